@@ -1,0 +1,117 @@
+//! What the SMTP client said about a message: its envelope, and how it came to us.
+
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Millis, QueueId};
+
+/// The SMTP envelope (RFC 5321 section 2.3.1) after aliases were expanded.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Envelope {
+    /// `local@domain` of MAIL FROM without brackets; empty for the null reverse-path `<>`.
+    pub reverse_path: String,
+    /// Who it goes to, in order, without repeats.
+    pub recipients: Vec<Recipient>,
+    /// What the client declared, or what was found, about bytes over 127.
+    pub body: BodyKind,
+    /// Whether addresses or headers need SMTPUTF8 (RFC 6531).
+    pub smtputf8: bool,
+    /// Whether every hop must use verified TLS (RFC 8689).
+    pub require_tls: bool,
+    /// How much of the message a DSN returns (RFC 3461 section 4.3).
+    pub ret: Option<Ret>,
+    /// The sender's own name for this envelope, decoded xtext (RFC 3461 section 4.4).
+    pub envid: Option<String>,
+}
+
+/// One RCPT TO, or one target of an alias.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Recipient {
+    /// `local@domain`; the domain in lower case and as A-labels.
+    pub address: String,
+    /// The address the client gave, where an alias led from it to `address`.
+    pub alias_of: Option<String>,
+    /// Which DSNs the sender asked for (RFC 3461 section 4.1).
+    pub notify: Notify,
+    /// The client's ORCPT, decoded, as `type;address` (RFC 3461 section 4.2).
+    pub orcpt: Option<String>,
+}
+
+/// The NOTIFY parameter of RCPT (RFC 3461 section 4.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Notify {
+    /// Tell the sender when it was delivered.
+    pub success: bool,
+    /// Tell the sender when it failed.
+    pub failure: bool,
+    /// Tell the sender when it is late.
+    pub delay: bool,
+}
+
+impl Default for Notify {
+    /// What holds when the sender says nothing: failures and delays are told.
+    fn default() -> Self {
+        Notify { success: false, failure: true, delay: true }
+    }
+}
+
+/// The RET parameter of MAIL (RFC 3461 section 4.3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Ret {
+    /// Return the whole message.
+    Full,
+    /// Return its header block only.
+    Headers,
+}
+
+/// The BODY parameter of MAIL (RFC 6152).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum BodyKind {
+    /// Every byte is below 128.
+    SevenBit,
+    /// Some bytes are above 127; lines still end with CR LF.
+    EightBit,
+}
+
+/// Where a message came from, which decides what may be told to whom about it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Origin {
+    /// A user logged in with AUTH.
+    User {
+        /// The user's address.
+        user: String,
+        /// The client's address.
+        client: IpAddr,
+    },
+    /// A client of `relay_networks`, without AUTH.
+    Network {
+        /// The client's address.
+        client: IpAddr,
+    },
+    /// Anyone else, for one of our domains.
+    Outside {
+        /// The client's address.
+        client: IpAddr,
+        /// Whether SPF passed for the reverse-path, so that a bounce reaches who sent it.
+        verified: bool,
+    },
+    /// We wrote it ourselves: a DSN about another message.
+    Dsn {
+        /// The message it is about.
+        about: QueueId,
+        /// When that message arrived.
+        since: Millis,
+    },
+}
+
+impl Origin {
+    /// Whether a DSN may go to the reverse-path (invariant I11).
+    pub fn deserves_bounce(&self) -> bool {
+        match self {
+            Origin::User { .. } | Origin::Network { .. } => true,
+            Origin::Outside { verified, .. } => *verified,
+            Origin::Dsn { .. } => false,
+        }
+    }
+}

@@ -1,0 +1,17 @@
+//! Every record and key of chapar's queue as it lies on disk.
+//!
+//! The daemon thinks in the types of this crate and the store writes them; nothing else decides
+//! what a byte on disk means. Record bodies are [postcard](https://docs.rs/postcard) encodings of
+//! these types inside a frame with a version, a kind, an id and a CRC32C. A type that is part of
+//! version 1 never changes: a new field is a new version beside the old one.
+//!
+//! This crate does no I/O and reads no clock.
+#![forbid(unsafe_code)]
+
+mod envelope;
+mod id;
+mod message;
+
+pub use envelope::{BodyKind, Envelope, Notify, Origin, Recipient, Ret};
+pub use id::{ParseIdError, QueueId};
+pub use message::{BodyPlace, Location, Message, Millis, RecipientState, Reply, Status};

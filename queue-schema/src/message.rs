@@ -1,0 +1,122 @@
+//! A message as the queue knows it: envelope, place of its bytes, and the state of each recipient.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Envelope, Origin, QueueId};
+
+/// Milliseconds since 1970-01-01T00:00:00Z.
+pub type Millis = u64;
+
+/// Everything about one queued message except its bytes: the value of the index, and what a
+/// delivery works from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Message {
+    /// Its name.
+    pub id: QueueId,
+    /// When it was accepted.
+    pub arrived: Millis,
+    /// Where it came from.
+    pub origin: Origin,
+    /// The envelope.
+    pub envelope: Envelope,
+    /// Bytes of header block and body together.
+    pub size: u64,
+    /// Where the bytes are.
+    pub location: Location,
+    /// One state for each of `envelope.recipients`, in the same order.
+    pub states: Vec<RecipientState>,
+    /// Whether the delay notice was sent already.
+    pub warned: bool,
+    /// Set by `mta-queue hold`: no attempt is made and no deadline ends it.
+    pub held: bool,
+}
+
+/// Where the bytes of a message lie: its `Accepted` record in the journal.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Location {
+    /// Number of the segment file.
+    pub segment: u64,
+    /// Offset of the record's first byte in it.
+    pub offset: u64,
+    /// Length of the whole record in bytes.
+    pub length: u32,
+    /// Length of the header block in bytes; it is always in the record.
+    pub head: u32,
+    /// Where what follows the header block is.
+    pub body: BodyPlace,
+}
+
+/// Where the body lies.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum BodyPlace {
+    /// In the record, behind the header block.
+    Inline,
+    /// In a file of its own in the spool directory: the file's name.
+    Spool(String),
+}
+
+/// How far one recipient has come.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecipientState {
+    /// Waiting, or how it ended.
+    pub status: Status,
+    /// Attempts that reached an answer or a failure of this recipient.
+    pub attempts: u32,
+    /// When the next attempt is due; of no meaning once it ended.
+    pub next_due: Millis,
+    /// When it was last tried; 0 for never.
+    pub last_attempt: Millis,
+    /// What the last attempt brought.
+    pub last_reply: Option<Reply>,
+}
+
+impl RecipientState {
+    /// A recipient that was just accepted and is due at once.
+    pub fn new(now: Millis) -> Self {
+        RecipientState {
+            status: Status::Waiting,
+            attempts: 0,
+            next_due: now,
+            last_attempt: 0,
+            last_reply: None,
+        }
+    }
+}
+
+/// The states of a recipient (invariant I2: it ends in exactly one of the others).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Status {
+    /// Never tried, or deferred: see `attempts`.
+    Waiting,
+    /// The next hop took responsibility for it.
+    Delivered,
+    /// A next hop refused it for good; its sender was told if that was deserved.
+    Bounced,
+    /// Its time ran out; its sender was told if that was deserved.
+    Expired,
+    /// An operator removed it.
+    Removed,
+}
+
+/// The last word about a recipient, from a remote server or from ourselves.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reply {
+    /// SMTP reply code, 200 to 599; ours where no server spoke.
+    pub code: u16,
+    /// Enhanced status code (RFC 3463) such as `4.2.1`; empty if none was given.
+    pub enhanced: String,
+    /// The text, lines joined by a space, without control characters, at most 512 bytes.
+    pub text: String,
+    /// `host[address]:port` of who said it; empty if we did.
+    pub remote: String,
+}
+
+impl std::fmt::Display for Reply {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.code)?;
+        if !self.enhanced.is_empty() {
+            write!(f, " {}", self.enhanced)?;
+        }
+        write!(f, " {}", self.text)
+    }
+}

@@ -1,0 +1,4 @@
+//! The `mta-queue` command.
+#![forbid(unsafe_code)]
+
+fn main() {}

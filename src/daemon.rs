@@ -1,0 +1,1 @@
+//! Starts the actors in order and stops them in reverse.

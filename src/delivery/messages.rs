@@ -1,0 +1,16 @@
+//! What the dispatcher is told.
+
+use actix::Message as ActorMessage;
+
+use crate::queue::Job;
+
+/// These jobs are due. The answer comes when the dispatcher has taken them over; every recipient
+/// of each is reported to the queue with [`crate::queue::Record`], whatever happens.
+#[derive(ActorMessage)]
+#[rtype(result = "()")]
+pub struct Wake(pub Vec<Job>);
+
+/// Start no new attempt, let those under way end, then answer: the daemon is stopping.
+#[derive(ActorMessage)]
+#[rtype(result = "()")]
+pub struct Drain;

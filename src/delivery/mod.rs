@@ -1,0 +1,5 @@
+//! Delivery.
+
+mod messages;
+
+pub use messages::{Drain, Wake};

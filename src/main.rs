@@ -1,0 +1,4 @@
+//! The `chapar` command.
+#![forbid(unsafe_code)]
+
+fn main() {}

@@ -1,0 +1,116 @@
+//! What the queue actor is told and asked: the only words other actors have for it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::Message as ActorMessage;
+use queue_schema::{Envelope, Location, Message, Millis, Origin, QueueId, Reply};
+
+use crate::message::Content;
+
+/// Make this message durable. Only its `Ok` becomes `250` (invariant I1).
+#[derive(ActorMessage)]
+#[rtype(result = "Result<QueueId, AcceptError>")]
+pub struct Accept {
+    /// The id its trace header already names, from [`super::IdSource`].
+    pub id: QueueId,
+    /// When the last byte of it came.
+    pub arrived: Millis,
+    /// How it came.
+    pub origin: Origin,
+    /// The envelope with aliases expanded; at least one recipient.
+    pub envelope: Envelope,
+    /// The bytes, as they go out.
+    pub content: Content,
+}
+
+/// Why a message was not accepted; none of them is the sender's fault, so all are 4xx (I7).
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AcceptError {
+    /// Free space is below `limits.free_space`: 452 4.3.1.
+    #[error("free space is below limits.free_space; free some on the file system of data_dir")]
+    DiskFull,
+    /// The store failed to write or sync and is read-only until a restart: 451 4.3.0.
+    #[error("the queue could not be written: {0}")]
+    Store(String),
+    /// The daemon is stopping: 421 4.3.2.
+    #[error("the daemon is stopping")]
+    Draining,
+}
+
+/// One message to be attempted for some of its recipients.
+#[derive(Debug, Clone)]
+pub struct Job {
+    /// Its envelope and states as they were when the job was made.
+    pub message: Arc<Message>,
+    /// Which of its recipients to try: positions in `envelope.recipients`.
+    pub recipients: Vec<u32>,
+    /// Its bytes when they are still in memory; otherwise [`Fetch`] them.
+    pub content: Option<Content>,
+}
+
+/// Read the bytes of a message back from the store.
+#[derive(ActorMessage)]
+#[rtype(result = "Result<Content, FetchError>")]
+pub struct Fetch {
+    /// The message.
+    pub id: QueueId,
+    /// Where its bytes are.
+    pub location: Location,
+}
+
+/// Why bytes could not be read: the record is damaged and was put aside, or reading failed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("message {id} can not be read back: {reason}")]
+pub struct FetchError {
+    /// The message.
+    pub id: QueueId,
+    /// What is wrong with its record or file.
+    pub reason: String,
+}
+
+/// What became of recipients of one job. A job's recipients may be told of in several of these;
+/// each recipient of a job is told of exactly once.
+///
+/// The answer comes when the queue has taken it over; the caller need not wait for the sync. The
+/// queue forgets no recipient before its end is on disk (I2).
+#[derive(ActorMessage)]
+#[rtype(result = "()")]
+pub struct Record {
+    /// The job's message.
+    pub message: Arc<Message>,
+    /// One for each recipient that was tried.
+    pub attempts: Vec<Attempt>,
+}
+
+/// One recipient's part of a delivery attempt.
+#[derive(Debug, Clone)]
+pub struct Attempt {
+    /// Position in `envelope.recipients`.
+    pub recipient: u32,
+    /// When the attempt ended.
+    pub at: Millis,
+    /// What became of it.
+    pub outcome: Outcome,
+    /// What was said, by the next hop or by ourselves.
+    pub reply: Reply,
+    /// For the log: protocol version and cipher, empty without TLS.
+    pub tls: String,
+}
+
+/// The three ends of an attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// The next hop answered 2xx: it is theirs now.
+    Delivered,
+    /// Try again later.
+    Deferred {
+        /// A wait the next hop named, or the rest of the destination's pause.
+        retry_after: Option<Duration>,
+        /// False when the destination, not the message, was the trouble (nothing was said about
+        /// this recipient): the wait is then no step of the backoff.
+        counts: bool,
+    },
+    /// Never try again; tell the sender.
+    Failed,
+}

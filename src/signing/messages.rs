@@ -1,0 +1,29 @@
+//! What the signer is asked.
+
+use actix::Message as ActorMessage;
+use bytes::Bytes;
+
+use crate::message::Content;
+
+/// Sign for `domain` with every key it has.
+///
+/// The answer is the DKIM-Signature header fields to put on top, each ended by CR LF; empty if the
+/// domain has no key. On an error the message must not be sent unsigned: answer 451 or wait.
+#[derive(ActorMessage)]
+#[rtype(result = "Result<Bytes, SignError>")]
+pub struct Sign {
+    /// The domain of the From header (or of the DSN's), in lower case A-labels.
+    pub domain: String,
+    /// The message as it goes out, without the signature.
+    pub content: Content,
+}
+
+/// Signing failed although the domain has a key.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("message can not be signed for {domain}: {reason}")]
+pub struct SignError {
+    /// Whose key.
+    pub domain: String,
+    /// What went wrong and what to do.
+    pub reason: String,
+}
