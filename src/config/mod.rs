@@ -309,7 +309,10 @@ impl Default for Limits {
 
 impl Default for Tls {
     fn default() -> Self {
-        Tls { ca_file: String::new(), min_version: TlsVersion::V12 }
+        Tls {
+            ca_file: String::new(),
+            min_version: TlsVersion::V12,
+        }
     }
 }
 

@@ -84,13 +84,18 @@ impl Identity {
 
     /// Every domain of ours, by name.
     pub fn domains(&self) -> impl Iterator<Item = (&str, &Domain)> {
-        self.domains.iter().map(|(name, domain)| (name.as_str(), domain))
+        self.domains
+            .iter()
+            .map(|(name, domain)| (name.as_str(), domain))
     }
 
     /// The user with this address; the local part in any case.
     pub fn user(&self, address: &str) -> Option<&User> {
         let (local, domain) = address.rsplit_once('@')?;
-        self.domains.get(&domain.to_ascii_lowercase())?.users.get(&local.to_lowercase())
+        self.domains
+            .get(&domain.to_ascii_lowercase())?
+            .users
+            .get(&local.to_lowercase())
     }
 
     /// Where `address` leads: an exact alias first; for a user without an alias, and for anything

@@ -1,1 +1,8 @@
-//! smtp
+//! SMTP, the protocol: bytes in, decisions out. No socket, no actor, no clock.
+
+pub mod address;
+pub mod command;
+pub mod data;
+pub mod replies;
+pub mod sasl;
+pub mod server;

@@ -1,0 +1,365 @@
+//! Mailboxes and paths of the envelope (RFC 5321 sections 4.1.2 and 4.1.3).
+//!
+//! Pure: bytes in, an address or a reason out. Nothing in a local part is ever reinterpreted: the
+//! domain after the last unquoted `@` alone decides where mail goes, whatever `%`, `!` or `@` the
+//! local part holds.
+
+use std::fmt;
+
+/// Longest local part in bytes (RFC 5321 section 4.5.3.1.1).
+pub const MAX_LOCAL: usize = 64;
+/// Longest domain in bytes (RFC 5321 section 4.5.3.1.2).
+pub const MAX_DOMAIN: usize = 255;
+
+/// A mailbox `local@domain`.
+///
+/// The domain is in lower case; a quoted local part that needs no quotes has lost them, so that
+/// two spellings of one mailbox are equal (RFC 5321 section 4.1.2: "the sending system SHOULD
+/// transmit the form that uses the minimum quoting possible").
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Address {
+    text: String,
+    at: usize,
+}
+
+/// Why bytes are no address; each names what to correct.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum AddressError {
+    /// No `<` and `>` around it, or something after the `>`.
+    #[error("write the address between < and >")]
+    Brackets,
+    /// No `@domain`.
+    #[error("the address has no domain")]
+    NoDomain,
+    /// The local part breaks the grammar.
+    #[error("the part before the @ is malformed")]
+    Local,
+    /// The domain breaks the grammar.
+    #[error("the domain is malformed")]
+    Domain,
+    /// Longer than 64 (local part) or 255 bytes (domain).
+    #[error("the address is too long")]
+    TooLong,
+    /// Bytes over 127 without SMTPUTF8 (RFC 6531).
+    #[error("non-ASCII addresses are not supported")]
+    NotAscii,
+}
+
+impl Address {
+    /// Parses `local@domain` without brackets.
+    pub fn parse(text: &[u8]) -> Result<Address, AddressError> {
+        if !text.is_ascii() {
+            return Err(AddressError::NotAscii);
+        }
+        let (local, rest) = local_part(text)?;
+        let domain = match rest {
+            [b'@', domain @ ..] => domain,
+            [] => return Err(AddressError::NoDomain),
+            _ => return Err(AddressError::Local),
+        };
+        if local.len() > MAX_LOCAL || domain.len() > MAX_DOMAIN {
+            return Err(AddressError::TooLong);
+        }
+        if domain.is_empty() {
+            return Err(AddressError::NoDomain);
+        }
+        if !valid_domain(domain) && !valid_literal(domain) {
+            return Err(AddressError::Domain);
+        }
+        let mut text = local;
+        let at = text.len();
+        text.push('@');
+        text.extend(
+            domain
+                .iter()
+                .map(|byte| char::from(byte.to_ascii_lowercase())),
+        );
+        Ok(Address { text, at })
+    }
+
+    /// The local part, quoted if it must be.
+    pub fn local(&self) -> &str {
+        self.text.get(..self.at).unwrap_or_default()
+    }
+
+    /// The domain in lower case, or an address literal with its brackets.
+    pub fn domain(&self) -> &str {
+        self.text.get(self.at + 1..).unwrap_or_default()
+    }
+
+    /// `local@domain`.
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl fmt::Debug for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "<{}>", self.text)
+    }
+}
+
+/// Parses the path of MAIL FROM: `None` is the null reverse-path `<>`. Gives what follows the `>`.
+pub fn reverse_path(text: &[u8]) -> Result<(Option<Address>, &[u8]), AddressError> {
+    if let [b'<', b'>', rest @ ..] = text {
+        return Ok((None, rest));
+    }
+    let (inner, rest) = bracketed(text)?;
+    Ok((Some(Address::parse(without_route(inner)?)?), rest))
+}
+
+/// Parses the path of RCPT TO; `<postmaster>` in any case means the postmaster of
+/// `own_domain` (RFC 5321 section 4.5.1). Gives what follows the `>`.
+pub fn forward_path<'a>(
+    text: &'a [u8],
+    own_domain: &str,
+) -> Result<(Address, &'a [u8]), AddressError> {
+    let (inner, rest) = bracketed(text)?;
+    if inner.eq_ignore_ascii_case(b"postmaster") {
+        let whole = format!("postmaster@{own_domain}");
+        return Ok((Address::parse(whole.as_bytes())?, rest));
+    }
+    Ok((Address::parse(without_route(inner)?)?, rest))
+}
+
+/// What is between `<` and the matching `>`, and what follows it. A `>` in a quoted string does
+/// not end it.
+fn bracketed(text: &[u8]) -> Result<(&[u8], &[u8]), AddressError> {
+    let inner = text.strip_prefix(b"<").ok_or(AddressError::Brackets)?;
+    let mut quoted = false;
+    let mut escaped = false;
+    for (at, byte) in inner.iter().enumerate() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if quoted => escaped = true,
+            b'"' => quoted = !quoted,
+            b'>' if !quoted => {
+                let (path, rest) = inner.split_at(at);
+                let rest = rest.get(1..).unwrap_or_default();
+                if !matches!(rest, [] | [b' ', ..]) {
+                    return Err(AddressError::Brackets);
+                }
+                return Ok((path, rest));
+            }
+            _ => {}
+        }
+    }
+    Err(AddressError::Brackets)
+}
+
+/// Drops a source route `@a,@b:`: it must be accepted and ignored (RFC 5321 section 4.1.1.3).
+fn without_route(path: &[u8]) -> Result<&[u8], AddressError> {
+    if !path.starts_with(b"@") {
+        return Ok(path);
+    }
+    let colon = path
+        .iter()
+        .position(|byte| *byte == b':')
+        .ok_or(AddressError::Local)?;
+    let (route, rest) = path.split_at(colon);
+    let sound = route.split(|byte| *byte == b',').all(|hop| {
+        hop.strip_prefix(b"@")
+            .is_some_and(|domain| valid_domain(domain))
+    });
+    if !sound {
+        return Err(AddressError::Domain);
+    }
+    Ok(rest.get(1..).unwrap_or_default())
+}
+
+/// A Dot-string or Quoted-string at the start of `text`, in its shortest form, and the rest.
+fn local_part(text: &[u8]) -> Result<(String, &[u8]), AddressError> {
+    if let [b'"', inner @ ..] = text {
+        return quoted_local(inner);
+    }
+    let end = text
+        .iter()
+        .position(|byte| !(is_atext(*byte) || *byte == b'.'))
+        .unwrap_or(text.len());
+    let (local, rest) = text.split_at(end);
+    if !is_dot_string(local) {
+        return Err(AddressError::Local);
+    }
+    Ok((local.iter().copied().map(char::from).collect(), rest))
+}
+
+fn quoted_local(inner: &[u8]) -> Result<(String, &[u8]), AddressError> {
+    let mut content = Vec::new();
+    let mut bytes = inner.iter().enumerate();
+    while let Some((at, byte)) = bytes.next() {
+        match byte {
+            b'"' => {
+                let rest = inner.get(at + 1..).unwrap_or_default();
+                return Ok((requoted(&content), rest));
+            }
+            b'\\' => match bytes.next() {
+                Some((_, escaped @ 32..=126)) => content.push(*escaped),
+                _ => return Err(AddressError::Local),
+            },
+            32..=126 => content.push(*byte),
+            _ => return Err(AddressError::Local),
+        }
+    }
+    Err(AddressError::Local)
+}
+
+fn requoted(content: &[u8]) -> String {
+    if is_dot_string(content) {
+        return content.iter().copied().map(char::from).collect();
+    }
+    let mut text = String::with_capacity(content.len() + 2);
+    text.push('"');
+    for byte in content {
+        if matches!(byte, b'"' | b'\\') {
+            text.push('\\');
+        }
+        text.push(char::from(*byte));
+    }
+    text.push('"');
+    text
+}
+
+fn is_dot_string(text: &[u8]) -> bool {
+    text.split(|byte| *byte == b'.')
+        .all(|atom| !atom.is_empty() && atom.iter().all(|byte| is_atext(*byte)))
+}
+
+/// RFC 5322 section 3.2.3.
+fn is_atext(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-/=?^_`{|}~".contains(&byte)
+}
+
+/// Letters, digits and hyphens in labels of 1 to 63 bytes (RFC 5321 section 4.1.2); `_` is let
+/// pass inside a label as hosts that can not change their name use it.
+pub fn valid_domain(domain: &[u8]) -> bool {
+    !domain.is_empty()
+        && domain.len() <= MAX_DOMAIN
+        && domain.split(|byte| *byte == b'.').all(|label| {
+            matches!(label, [first, .., last] if is_let_dig(*first) && is_let_dig(*last))
+                && label.len() <= 63
+                && label
+                    .iter()
+                    .all(|byte| is_let_dig(*byte) || matches!(byte, b'-' | b'_'))
+                || matches!(label, [only] if is_let_dig(*only))
+        })
+}
+
+fn is_let_dig(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric()
+}
+
+/// `[192.0.2.1]` or `[IPv6:2001:db8::1]` (RFC 5321 section 4.1.3).
+pub fn valid_literal(domain: &[u8]) -> bool {
+    literal_address(domain).is_some()
+}
+
+/// The address an address literal names.
+pub fn literal_address(domain: &[u8]) -> Option<std::net::IpAddr> {
+    let inner = domain.strip_prefix(b"[")?.strip_suffix(b"]")?;
+    let inner = std::str::from_utf8(inner).ok()?;
+    match inner
+        .get(..5)
+        .filter(|tag| tag.eq_ignore_ascii_case("ipv6:"))
+    {
+        Some(_) => inner
+            .get(5..)?
+            .parse::<std::net::Ipv6Addr>()
+            .ok()
+            .map(Into::into),
+        None => inner.parse::<std::net::Ipv4Addr>().ok().map(Into::into),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reads(text: &str) -> Result<String, AddressError> {
+        Address::parse(text.as_bytes()).map(|address| address.to_string())
+    }
+
+    #[test]
+    fn addresses_keep_their_meaning() {
+        for (given, kept) in [
+            ("User@Example.ORG", "User@example.org"),
+            ("\"user\"@example.org", "user@example.org"),
+            ("\"a b\"@example.org", "\"a b\"@example.org"),
+            ("\"a\\@b\"@example.org", "\"a@b\"@example.org"),
+            (
+                "\"a@evil.example\"@example.org",
+                "\"a@evil.example\"@example.org",
+            ),
+            ("a%evil.example@example.org", "a%evil.example@example.org"),
+            ("info@[192.0.2.1]", "info@[192.0.2.1]"),
+            ("info@[IPv6:2001:db8::1]", "info@[ipv6:2001:db8::1]"),
+            ("\"info@\"@example.com", "\"info@\"@example.com"),
+        ] {
+            assert_eq!(reads(given).as_deref(), Ok(kept), "{given}");
+        }
+    }
+
+    #[test]
+    fn malformed_addresses_are_refused_with_the_reason() {
+        use AddressError::*;
+        let long_local = format!("{}@example.org", "a".repeat(65));
+        let long_domain = format!("a@{}example.org", "abcdefgh.".repeat(28));
+        for (given, error) in [
+            ("", Local),
+            ("user", NoDomain),
+            ("user@", NoDomain),
+            ("@example.org", Local),
+            (".user@example.org", Local),
+            ("us..er@example.org", Local),
+            ("us er@example.org", Local),
+            (";sleep 66;", Local),
+            ("a@b@c.example", Domain),
+            ("a@-b.example", Domain),
+            ("a@b..example", Domain),
+            ("a@example.org.", Domain),
+            ("a@[300.1.1.1]", Domain),
+            ("a@[192.0.2.1", Domain),
+            ("\"a@example.org", Local),
+            ("\"a\"b@example.org", Local),
+            ("jürgen@example.org", NotAscii),
+            ("a\0b@example.org", Local),
+            (long_local.as_str(), TooLong),
+            (long_domain.as_str(), TooLong),
+        ] {
+            assert_eq!(reads(given), Err(error), "{given:?}");
+        }
+    }
+
+    #[test]
+    fn paths_end_at_their_bracket() {
+        let (address, rest) = reverse_path(b"<a@b.example> SIZE=1").expect("path");
+        assert_eq!(
+            address.map(|a| a.to_string()).as_deref(),
+            Some("a@b.example")
+        );
+        assert_eq!(rest, b" SIZE=1");
+        assert_eq!(reverse_path(b"<>").expect("null"), (None, &b""[..]));
+        let (address, _) = forward_path(b"<\">\"@b.example>", "x.example").expect("path");
+        assert_eq!(address.as_str(), "\">\"@b.example");
+        let (address, _) =
+            forward_path(b"<@hop.example,@b.example:c@d.example>", "x").expect("route");
+        assert_eq!(address.as_str(), "c@d.example");
+        let (address, _) = forward_path(b"<PostMaster>", "mx.example.org").expect("postmaster");
+        assert_eq!(address.as_str(), "postmaster@mx.example.org");
+        for bad in [
+            &b"a@b.example"[..],
+            b"<a@b.example",
+            b"<a@b.example>x",
+            b"<a@b.example>>",
+            b"<<a@b>",
+        ] {
+            assert!(forward_path(bad, "x.example").is_err(), "{bad:?}");
+        }
+        assert!(forward_path(b"<>", "x.example").is_err());
+    }
+}

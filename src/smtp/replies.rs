@@ -1,0 +1,211 @@
+//! Every reply the server can give, in one place (RFC 5321 section 4.2, RFC 3463).
+//!
+//! A reply is one line except that to EHLO. Texts say what was wrong and what to do; nothing a
+//! client sent is repeated in them, so no reply can be made to carry what it should not.
+
+use std::borrow::Cow;
+
+use super::address::AddressError;
+
+/// One reply.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reply {
+    /// Three digits.
+    pub code: u16,
+    /// The enhanced status code; empty where RFC 2034 has none (220, 221 by choice, 354, 334).
+    pub enhanced: &'static str,
+    /// What a person reads.
+    pub text: Cow<'static, str>,
+}
+
+impl Reply {
+    /// A reply with a text made for the occasion; control characters become spaces.
+    pub fn new(code: u16, enhanced: &'static str, text: impl Into<String>) -> Reply {
+        let text = text
+            .into()
+            .replace(|c: char| c.is_control() || !c.is_ascii(), " ");
+        Reply {
+            code,
+            enhanced,
+            text: Cow::Owned(text),
+        }
+    }
+
+    /// Whether it refuses.
+    pub fn is_error(&self) -> bool {
+        self.code >= 400
+    }
+
+    /// Appends it as it goes over the wire.
+    pub fn write(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(self.code.to_string().as_bytes());
+        out.push(b' ');
+        if !self.enhanced.is_empty() {
+            out.extend_from_slice(self.enhanced.as_bytes());
+            out.push(b' ');
+        }
+        out.extend_from_slice(self.text.as_bytes());
+        out.extend_from_slice(b"\r\n");
+    }
+}
+
+macro_rules! replies {
+    ($($(#[$doc:meta])* $name:ident = $code:literal $enhanced:literal $text:literal;)*) => {
+        $($(#[$doc])* pub const $name: Reply =
+            Reply { code: $code, enhanced: $enhanced, text: Cow::Borrowed($text) };)*
+
+        /// Every fixed reply with its name, for the table in the docs.
+        pub const ALL: &[(&str, Reply)] = &[$((stringify!($name), $name)),*];
+    };
+}
+
+replies! {
+    /// QUIT.
+    BYE = 221 "2.0.0" "Bye";
+    /// RSET, NOOP.
+    OK = 250 "2.0.0" "OK";
+    /// MAIL.
+    SENDER_OK = 250 "2.1.0" "Sender OK";
+    /// RCPT.
+    RECIPIENT_OK = 250 "2.1.5" "Recipient OK";
+    /// VRFY: nobody is named (RFC 5321 section 7.3).
+    WILL_NOT_VERIFY = 252 "2.5.2" "Will not say; send the message and see";
+    /// HELP.
+    HELP = 214 "2.0.0" "See RFC 5321";
+    /// STARTTLS.
+    START_TLS = 220 "2.0.0" "Ready to start TLS";
+    /// AUTH went well.
+    AUTHENTICATED = 235 "2.7.0" "Authentication succeeded";
+    /// AUTH, an empty challenge: the space after the code is part of it (RFC 4954 section 4).
+    CHALLENGE_EMPTY = 334 "" "";
+    /// AUTH LOGIN: "Username:" in base64.
+    CHALLENGE_USER = 334 "" "VXNlcm5hbWU6";
+    /// AUTH LOGIN: "Password:" in base64.
+    CHALLENGE_PASSWORD = 334 "" "UGFzc3dvcmQ6";
+    /// DATA.
+    SEND_DATA = 354 "" "Send the message and end it with a dot on a line of its own";
+    /// The daemon is stopping.
+    SHUTTING_DOWN = 421 "4.3.2" "The server is stopping, try again in a minute";
+    /// No command came in time.
+    IDLE = 421 "4.4.2" "Timeout, closing the connection";
+    /// Too many refused commands.
+    TOO_MANY_ERRORS = 421 "4.7.0" "Too many errors, closing the connection";
+    /// Too many NOOP, RSET, VRFY.
+    TOO_MANY_IDLE_COMMANDS = 421 "4.7.0" "Too many commands without mail, closing the connection";
+    /// limits.connections or limits.connections_per_client.
+    TOO_MANY_CONNECTIONS = 421 "4.7.0" "Too many connections, try again later";
+    /// limits.session.
+    SESSION_TOO_LONG = 421 "4.4.2" "The session lasts too long, closing the connection";
+    /// The message ended much later than limits.message allows.
+    DATA_TOO_LONG = 421 "5.3.4" "The message does not end, closing the connection";
+    /// The store can not be written.
+    QUEUE_FAILED = 451 "4.3.0" "The message could not be stored, try again later";
+    /// limits.free_space.
+    DISK_FULL = 452 "4.3.1" "Not enough disk space, try again later";
+    /// Signing failed.
+    SIGNING_FAILED = 451 "4.7.0" "The message could not be signed, try again later";
+    /// limits.recipients.
+    TOO_MANY_RECIPIENTS = 452 "4.5.3" "Too many recipients, send the rest in another transaction";
+    /// Password verification is overloaded.
+    AUTH_UNAVAILABLE = 454 "4.7.0" "Authentication is busy, try again later";
+    /// TLS is not configured.
+    TLS_UNAVAILABLE = 454 "4.7.0" "TLS is not available, try again later";
+    /// An unknown verb.
+    UNKNOWN_COMMAND = 500 "5.5.2" "Unknown command";
+    /// limits.command_line.
+    LINE_TOO_LONG = 500 "5.5.2" "The line is too long";
+    /// A bare CR or LF in a command line.
+    BAD_LINE_END = 500 "5.5.2" "Lines end with CR LF";
+    /// A control character in a command line.
+    CONTROL_CHARACTER = 501 "5.5.2" "Control characters are not allowed in commands";
+    /// EHLO or HELO without a sound name.
+    BAD_HELLO = 501 "5.5.4" "Say EHLO with your domain name or address literal";
+    /// A command that needs an argument.
+    NO_ARGUMENT = 501 "5.5.4" "The command needs an argument";
+    /// A command that takes none.
+    NO_ARGUMENT_ALLOWED = 501 "5.5.4" "The command takes no argument";
+    /// MAIL without FROM.
+    BAD_MAIL = 501 "5.5.4" "Say MAIL FROM:<address>";
+    /// RCPT without TO.
+    BAD_RCPT = 501 "5.5.4" "Say RCPT TO:<address>";
+    /// A malformed parameter value.
+    BAD_PARAMETER = 501 "5.5.4" "A parameter is malformed";
+    /// A parameter given twice.
+    REPEATED_PARAMETER = 501 "5.5.4" "A parameter is repeated";
+    /// AUTH without a mechanism or with too many words.
+    BAD_AUTH = 501 "5.5.4" "Say AUTH PLAIN or AUTH LOGIN";
+    /// Base64 or the SASL message in it is malformed.
+    BAD_SASL = 501 "5.5.2" "The response is malformed";
+    /// The client sent `*`.
+    AUTH_CANCELLED = 501 "5.7.0" "Authentication cancelled";
+    /// A verb that is known and not offered.
+    NOT_OFFERED = 502 "5.5.1" "The command is not offered";
+    /// HTTP or TLS where SMTP is spoken.
+    OTHER_PROTOCOL = 502 "5.5.1" "This is an SMTP server";
+    /// AUTH on the mx service.
+    AUTH_NOT_HERE = 502 "5.5.1" "Authenticate on port 465 or 587";
+    /// MAIL, AUTH or STARTTLS before EHLO.
+    HELLO_FIRST = 503 "5.5.1" "Say EHLO first";
+    /// MAIL within a transaction.
+    NESTED_MAIL = 503 "5.5.1" "A transaction is under way, say RSET to end it";
+    /// RCPT or DATA without MAIL.
+    MAIL_FIRST = 503 "5.5.1" "Say MAIL first";
+    /// AUTH within a transaction.
+    AUTH_IN_TRANSACTION = 503 "5.5.1" "AUTH is not allowed during a transaction";
+    /// AUTH twice.
+    ALREADY_AUTHENTICATED = 503 "5.5.1" "Already authenticated";
+    /// STARTTLS within TLS.
+    ALREADY_TLS = 503 "5.5.1" "TLS is already active";
+    /// STARTTLS within a transaction.
+    TLS_IN_TRANSACTION = 503 "5.5.1" "STARTTLS is not allowed during a transaction";
+    /// An unknown AUTH mechanism.
+    UNKNOWN_MECHANISM = 504 "5.5.4" "Use AUTH PLAIN or AUTH LOGIN";
+    /// MAIL on submission before TLS.
+    TLS_REQUIRED = 530 "5.7.0" "Say STARTTLS first";
+    /// MAIL on submission before AUTH.
+    AUTH_REQUIRED = 530 "5.7.0" "Authentication required";
+    /// Wrong password or unknown user: one reply for both.
+    AUTH_FAILED = 535 "5.7.8" "User name or password is wrong";
+    /// AUTH without TLS.
+    AUTH_NEEDS_TLS = 538 "5.7.11" "Authentication needs TLS, say STARTTLS first";
+    /// RCPT for a domain that is not ours, without AUTH.
+    RELAY_DENIED = 550 "5.7.1" "Relaying denied: authenticate on port 465 or 587 to send to other domains";
+    /// RCPT for an address of ours that does not exist.
+    UNKNOWN_RECIPIENT = 550 "5.1.1" "No such address here";
+    /// A bare CR or LF in message data.
+    BARE_LINE_END = 550 "5.5.2" "Lines of the message end with CR LF, a bare CR or LF is not allowed";
+    /// A header line that is none.
+    BAD_HEADER = 550 "5.6.0" "The header is malformed: each line needs a name and a colon, and an empty line ends it";
+    /// No From, or several.
+    BAD_FROM = 550 "5.6.0" "The message needs exactly one From header";
+    /// limits.message.
+    MESSAGE_TOO_BIG = 552 "5.3.4" "The message is too big";
+    /// limits.header.
+    HEADER_TOO_BIG = 552 "5.3.4" "The header is too big";
+    /// Bytes that could not have waited for a reply (RFC 2920 section 3.1).
+    UNAUTHORISED_PIPELINING = 554 "5.5.0" "Wait for the reply before sending more, closing the connection";
+    /// DATA when every RCPT was refused.
+    NO_RECIPIENTS = 554 "5.5.1" "No valid recipients";
+    /// limits.hops.
+    TOO_MANY_HOPS = 554 "5.4.6" "Too many Received headers, the message seems to loop";
+    /// An unknown parameter of MAIL or RCPT.
+    UNKNOWN_PARAMETER = 555 "5.5.4" "A parameter is not supported";
+}
+
+/// MAIL with a path that is none.
+pub fn bad_sender(error: AddressError) -> Reply {
+    bad_path(error, "5.1.7")
+}
+
+/// RCPT with a path that is none.
+pub fn bad_recipient(error: AddressError) -> Reply {
+    bad_path(error, "5.1.3")
+}
+
+fn bad_path(error: AddressError, enhanced: &'static str) -> Reply {
+    match error {
+        AddressError::Brackets => Reply::new(501, "5.5.4", format!("{error}")),
+        AddressError::NotAscii => Reply::new(553, "5.6.7", format!("{error}")),
+        _ => Reply::new(553, enhanced, format!("{error}")),
+    }
+}
