@@ -2,6 +2,21 @@
 //!
 //! What this module does not change keeps its bytes (invariant I12). No I/O, no clock.
 
+pub mod author;
+pub mod collect;
+pub mod complete;
 mod content;
+pub mod headers;
+pub mod trace;
 
 pub use content::{Body, Content, SpoolFile};
+use queue_schema::Millis;
+
+/// A date and time of RFC 5322 section 3.3, in UTC.
+pub fn date(at: Millis) -> String {
+    let at = i64::try_from(at)
+        .ok()
+        .and_then(|millis| jiff::Timestamp::from_millisecond(millis).ok())
+        .unwrap_or(jiff::Timestamp::MAX);
+    at.strftime("%a, %d %b %Y %H:%M:%S +0000").to_string()
+}

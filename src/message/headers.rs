@@ -1,0 +1,124 @@
+//! The fields of a header block, as slices of its bytes (RFC 5322 section 2.2).
+//!
+//! One splitter for everything that looks at headers: what is verified, signed and stored is cut
+//! at the same places.
+
+use std::ops::Range;
+
+/// One header field.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Field<'a> {
+    /// The name without the colon.
+    pub name: &'a [u8],
+    /// Everything after the colon, with folds and the last CR LF.
+    pub value: &'a [u8],
+    /// The whole field with its last CR LF.
+    pub whole: &'a [u8],
+}
+
+impl Field<'_> {
+    /// Whether this is the field `name`.
+    pub fn is(&self, name: &str) -> bool {
+        self.name.eq_ignore_ascii_case(name.as_bytes())
+    }
+}
+
+/// A line that is neither a field nor a continuation of one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a line of the header has no name or no colon")]
+pub struct MalformedHeader;
+
+/// Splits a header block, with or without the empty line that ends it.
+pub fn fields(head: &[u8]) -> Result<Vec<Field<'_>>, MalformedHeader> {
+    let mut fields = Vec::new();
+    let mut rest = head;
+    while !matches!(rest, [] | [b'\r', b'\n']) {
+        let end = field_end(rest);
+        let (whole, tail) = rest.split_at(end);
+        let colon = memchr::memchr(b':', whole).ok_or(MalformedHeader)?;
+        let (name, value) = whole.split_at(colon);
+        // RFC 5322 section 4.5 lets white space stand before the colon in obsolete syntax; names
+        // of two readings ("From : ") are how a signature and a reader are made to disagree.
+        if name.is_empty() || !name.iter().all(|byte| matches!(byte, 33..=126)) {
+            return Err(MalformedHeader);
+        }
+        fields.push(Field {
+            name,
+            value: value.get(1..).unwrap_or_default(),
+            whole,
+        });
+        rest = tail;
+    }
+    Ok(fields)
+}
+
+/// Where the field at the front of `text` ends: after the first CR LF that no white space follows.
+fn field_end(text: &[u8]) -> usize {
+    let mut from = 0;
+    while let Some(at) = text
+        .get(from..)
+        .and_then(|rest| memchr::memchr(b'\n', rest))
+    {
+        let next = from + at + 1;
+        match text.get(next) {
+            Some(b' ' | b'\t') => from = next,
+            _ => return next,
+        }
+    }
+    text.len()
+}
+
+/// Where the header block ends in `text`: the range of the empty line, once it is there. Looks
+/// from `from` on, which must not be beyond the last line start that was searched before.
+pub fn empty_line(text: &[u8], from: usize) -> Option<Range<usize>> {
+    if text.starts_with(b"\r\n") {
+        return Some(0..2);
+    }
+    let from = from.saturating_sub(3);
+    let at = memchr::memmem::find(text.get(from..)?, b"\r\n\r\n")? + from;
+    Some(at + 2..at + 4)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_are_cut_at_unfolded_line_ends() {
+        let head = b"From: a\r\nSubject: b\r\n c\r\n\td\r\nX-Empty:\r\n\r\n";
+        let fields = fields(head).expect("fields");
+        let names: Vec<_> = fields.iter().map(|f| f.name).collect();
+        assert_eq!(names, [&b"From"[..], b"Subject", b"X-Empty"]);
+        assert_eq!(
+            fields.get(1).map(|f| f.value),
+            Some(&b" b\r\n c\r\n\td\r\n"[..])
+        );
+        assert_eq!(
+            fields.iter().map(|f| f.whole.len()).sum::<usize>() + 2,
+            head.len()
+        );
+    }
+
+    #[test]
+    fn lines_that_are_no_fields_are_refused() {
+        for bad in [
+            &b"hello\r\n"[..],
+            b" folded\r\n",
+            b"From : a\r\n",
+            b": x\r\n",
+            b"Fr\xc3\xb6m: x\r\n",
+        ] {
+            assert_eq!(fields(bad), Err(MalformedHeader), "{bad:?}");
+        }
+        assert_eq!(fields(b"\r\n"), Ok(vec![]));
+        assert_eq!(fields(b""), Ok(vec![]));
+    }
+
+    #[test]
+    fn the_empty_line_is_found_whenever_it_comes() {
+        assert_eq!(empty_line(b"\r\nbody", 0), Some(0..2));
+        assert_eq!(empty_line(b"A: b\r\n\r\nbody", 0), Some(6..8));
+        assert_eq!(empty_line(b"A: b\r\n\r\n", 7), Some(6..8));
+        assert_eq!(empty_line(b"A: b\r\n", 0), None);
+    }
+}
