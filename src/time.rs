@@ -6,7 +6,11 @@ pub use queue_schema::Millis;
 
 /// Now, in milliseconds since 1970. A clock before 1970 reads as 0.
 pub fn now() -> Millis {
-    millis(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO))
+    millis(
+        SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or(Duration::ZERO),
+    )
 }
 
 /// A duration in whole milliseconds; one that does not fit is the longest that does.

@@ -4,6 +4,7 @@
 //! that a misspelt limit is not a limit that silently does not hold. Paths are relative to the
 //! directory of the file.
 
+pub mod files;
 mod units;
 
 use std::net::{IpAddr, SocketAddr};
@@ -309,7 +310,10 @@ impl Default for Limits {
 
 impl Default for Tls {
     fn default() -> Self {
-        Tls { ca_file: String::new(), min_version: TlsVersion::V12 }
+        Tls {
+            ca_file: String::new(),
+            min_version: TlsVersion::V12,
+        }
     }
 }
 

@@ -55,7 +55,9 @@ impl FromStr for Span {
             "d" => number.checked_mul(86_400_000),
             _ => None,
         };
-        millis.map(|n| Span(Duration::from_millis(n))).ok_or_else(bad)
+        millis
+            .map(|n| Span(Duration::from_millis(n)))
+            .ok_or_else(bad)
     }
 }
 
@@ -65,7 +67,12 @@ impl fmt::Display for Span {
             return f.write_str("never");
         }
         let millis = self.0.as_millis();
-        for (unit, name) in [(86_400_000, "d"), (3_600_000, "h"), (60_000, "m"), (1000, "s")] {
+        for (unit, name) in [
+            (86_400_000, "d"),
+            (3_600_000, "h"),
+            (60_000, "m"),
+            (1000, "s"),
+        ] {
             if millis >= unit && millis.is_multiple_of(unit) {
                 return write!(f, "{}{name}", millis / unit);
             }
@@ -105,7 +112,9 @@ impl FromStr for Size {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let bad = || format!("'{text}' is no size; write 512, 256KiB, 50MiB or 1GiB");
-        let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+        let split = text
+            .find(|c: char| !c.is_ascii_digit())
+            .unwrap_or(text.len());
         let (digits, unit) = text.split_at(split);
         let number: u64 = digits.parse().map_err(|_| bad())?;
         let factor = match unit {
@@ -165,7 +174,11 @@ impl FromStr for Network {
             None => (text, None),
         };
         let address: IpAddr = address.parse().map_err(|_| bad())?;
-        let longest = if matches!(address, IpAddr::V4(Ipv4Addr { .. })) { 32 } else { 128 };
+        let longest = if matches!(address, IpAddr::V4(Ipv4Addr { .. })) {
+            32
+        } else {
+            128
+        };
         let prefix = prefix.unwrap_or(longest);
         if prefix > longest {
             return Err(bad());
@@ -199,15 +212,28 @@ mod tests {
     #[test]
     fn values_read_as_they_are_written() {
         for text in ["500ms", "90s", "5m", "4h", "5d", "never"] {
-            assert_eq!(text.parse::<Span>().map(|s| s.to_string()).as_deref(), Ok(text));
+            assert_eq!(
+                text.parse::<Span>().map(|s| s.to_string()).as_deref(),
+                Ok(text)
+            );
         }
         for text in ["512", "256KiB", "50MiB", "1GiB"] {
-            assert_eq!(text.parse::<Size>().map(|s| s.to_string()).as_deref(), Ok(text));
+            assert_eq!(
+                text.parse::<Size>().map(|s| s.to_string()).as_deref(),
+                Ok(text)
+            );
         }
         for bad in ["", "5", "5 m", "-5m", "5w", "m", "99999999999999999999s"] {
             assert!(bad.parse::<Span>().is_err(), "{bad}");
         }
-        for bad in ["", "KiB", "-1", "5TB", "99999999999999999999", "18446744073709551615KiB"] {
+        for bad in [
+            "",
+            "KiB",
+            "-1",
+            "5TB",
+            "99999999999999999999",
+            "18446744073709551615KiB",
+        ] {
             assert!(bad.parse::<Size>().is_err(), "{bad}");
         }
     }
