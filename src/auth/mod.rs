@@ -1,1 +1,3 @@
-//! auth
+//! Who is sending.
+
+pub mod password;

@@ -4,6 +4,7 @@
 //! that a misspelt limit is not a limit that silently does not hold. Paths are relative to the
 //! directory of the file.
 
+pub mod files;
 mod units;
 
 use std::net::{IpAddr, SocketAddr};

@@ -1,17 +1,33 @@
-//! Who our domains and users are, and where an address leads.
+//! Who our domains and users are, who may send as whom, and where an address leads.
 //!
 //! A snapshot of the files below `domains/`, loaded whole or not at all; sessions and intake hold
-//! an `Arc` of the one that was current when they began. No I/O outside [`Identity::load`].
+//! an `Arc` of the one that was current when they began. No I/O outside [`Identity::load`] and
+//! [`edit`], which the command line uses.
+//!
+//! Domains are compared without case. Local parts of our own domains are, too; those of others keep
+//! theirs. `user+tag` means `user` unless it is an alias or a user itself.
+
+pub(crate) mod address;
+mod aliases;
+pub mod edit;
+mod load;
+mod resolve;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde::Deserialize;
 
+pub use resolve::{ALIAS_DEPTH, ALIAS_TARGETS};
+
 /// Every domain of ours with its users and aliases.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Identity {
     domains: BTreeMap<String, Domain>,
+    /// Takes the mail for `postmaster` and `abuse` of domains that have no such alias.
+    postmaster: Option<String>,
 }
 
 /// One directory of `domains/`.
@@ -38,11 +54,23 @@ pub enum Mode {
     SendOnly,
 }
 
+impl Mode {
+    /// As `domain.toml` writes it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Mode::Forward => "forward",
+            Mode::SendOnly => "send-only",
+        }
+    }
+}
+
 /// One entry of `users.toml`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct User {
     /// The argon2id hash of the password in PHC form.
     pub password: String,
+    /// Addresses to send as beside the own one, in lower case: `user@domain` or `*@domain`.
+    pub send_as: Vec<String>,
 }
 
 /// Where an address leads.
@@ -54,7 +82,8 @@ pub enum Resolution {
     Targets(Vec<String>),
     /// The domain is ours and knows no such address: 550 5.1.1.
     Unknown,
-    /// Aliases lead in a circle or to too many targets: 554 5.4.6, with the reason.
+    /// Aliases lead in a circle, to too many targets or to an address of ours that does not exist:
+    /// 554 5.4.6, with the reason.
     Refused(String),
 }
 
@@ -70,11 +99,31 @@ pub struct IdentityError {
     pub problem: String,
 }
 
+impl IdentityError {
+    fn whole(file: &Path, problem: String) -> IdentityError {
+        IdentityError {
+            file: file.display().to_string(),
+            line: None,
+            problem,
+        }
+    }
+
+    fn at(file: &Path, line: usize, problem: String) -> IdentityError {
+        IdentityError {
+            file: file.display().to_string(),
+            line: Some(line),
+            problem,
+        }
+    }
+}
+
 impl Identity {
     /// Reads `domains/` below the configuration directory `dir`. No such directory: no domains.
-    pub fn load(dir: &Path) -> Result<Identity, IdentityError> {
-        let _ = dir;
-        Ok(Identity::default())
+    ///
+    /// `postmaster` is the configuration's; it takes the mail for `postmaster` and `abuse` of
+    /// forward domains that have neither such an alias nor a catch-all. Empty: nobody does.
+    pub fn load(dir: &Path, postmaster: &str) -> Result<Identity, IdentityError> {
+        load::load(dir, postmaster)
     }
 
     /// The domain of this name (lower case A-labels), if it is ours.
@@ -91,17 +140,56 @@ impl Identity {
 
     /// The user with this address; the local part in any case.
     pub fn user(&self, address: &str) -> Option<&User> {
-        let (local, domain) = address.rsplit_once('@')?;
-        self.domains
-            .get(&domain.to_ascii_lowercase())?
-            .users
-            .get(&local.to_lowercase())
+        let (local, domain) = address::key(address)?;
+        self.domains.get(&domain)?.users.get(&local)
     }
 
-    /// Where `address` leads: an exact alias first; for a user without an alias, and for anything
-    /// else, the catch-all.
+    /// Where `address` leads: an exact alias first; for `user+tag` the alias of `user`; for
+    /// anything else, users without an alias among it, the catch-all. Bounded by [`ALIAS_DEPTH`]
+    /// and [`ALIAS_TARGETS`].
     pub fn resolve(&self, address: &str) -> Resolution {
-        let _ = address;
-        Resolution::Remote
+        resolve::resolve(self, address)
+    }
+
+    /// Whether the user who logged in as `user` may use `address` as reverse-path or in From: its
+    /// own address, also with a `+tag`, and what its `send_as` lists.
+    pub fn may_send_as(&self, user: &str, address: &str) -> bool {
+        let Some(entry) = self.user(user) else {
+            return false;
+        };
+        let (Some((own, own_domain)), Some((local, domain))) =
+            (address::key(user), address::key(address))
+        else {
+            return false;
+        };
+        let base = local
+            .split_once('+')
+            .map_or(local.as_str(), |(base, _)| base);
+        if domain == own_domain && (local == own || base == own) {
+            return true;
+        }
+        entry
+            .send_as
+            .iter()
+            .any(|pattern| match pattern.strip_prefix("*@") {
+                Some(any) => any == domain,
+                None => pattern.rsplit_once('@') == Some((&local, &domain)),
+            })
+    }
+}
+
+impl Domain {
+    /// Its users by local part in lower case.
+    pub fn users(&self) -> impl Iterator<Item = (&str, &User)> {
+        self.users
+            .iter()
+            .map(|(local, user)| (local.as_str(), user))
+    }
+
+    /// Its aliases: local part in lower case or `*`, and the targets.
+    pub fn aliases(&self) -> impl Iterator<Item = (&str, &[String])> {
+        self.aliases
+            .iter()
+            .map(|(name, targets)| (name.as_str(), targets.as_slice()))
     }
 }

@@ -1,5 +1,6 @@
 //! The signer: the only holder of private DKIM keys.
 
+pub mod keys;
 mod messages;
 
 pub use messages::{Sign, SignError};

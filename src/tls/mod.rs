@@ -1,1 +1,3 @@
-//! tls
+//! Certificates and what is made of them.
+
+pub mod self_signed;

@@ -1,0 +1,173 @@
+//! The `aliases` file of a domain: `name: target, target`, one name a line.
+//!
+//! `#` begins a comment at the start of a line or after white space. A name is a local part in any
+//! case, or `*` for every address that is neither an alias nor a plus-address of one. A target is
+//! an address, or a local part of the same domain.
+
+use std::collections::BTreeMap;
+
+use super::address;
+
+/// One line that says something.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Entry {
+    /// Its line, from 1.
+    pub(crate) line: usize,
+    /// The local part in lower case, or `*`.
+    pub(crate) name: String,
+    /// Addresses, each with its domain in lower case.
+    pub(crate) targets: Vec<String>,
+}
+
+/// What is wrong on which line.
+pub(crate) type Fault = (usize, String);
+
+/// The entries of `text`, the file of `domain`, in its order.
+pub(crate) fn parse(text: &str, domain: &str) -> Result<Vec<Entry>, Fault> {
+    let mut lines: BTreeMap<String, usize> = BTreeMap::new();
+    let mut entries = Vec::new();
+    for (index, line) in text.lines().enumerate() {
+        let number = index + 1;
+        let Some((name, targets)) = parse_line(line, domain).map_err(|why| (number, why))? else {
+            continue;
+        };
+        if let Some(first) = lines.insert(name.clone(), number) {
+            return Err((
+                number,
+                format!("'{name}' already stands on line {first}; put all its targets on one line"),
+            ));
+        }
+        entries.push(Entry {
+            line: number,
+            name,
+            targets,
+        });
+    }
+    Ok(entries)
+}
+
+/// The part of `line` before its comment.
+pub(crate) fn without_comment(line: &str) -> &str {
+    let mut before = None;
+    for (at, c) in line.char_indices() {
+        if c == '#' && before.is_none_or(char::is_whitespace) {
+            return line.get(..at).unwrap_or(line);
+        }
+        before = Some(c);
+    }
+    line
+}
+
+/// A target as it is kept: with a domain, in lower case.
+pub(crate) fn target(text: &str, domain: &str) -> Result<String, String> {
+    match text.chars().next() {
+        None => return Err("a target is empty; write name: user@example.org".into()),
+        Some('|' | '/' | ':' | '"') => {
+            return Err(format!(
+                "'{text}' is neither an address nor a local part; commands, files and lists are \
+                 not supported"
+            ));
+        }
+        Some('*') => return Err(format!("'{text}' has a wildcard; write a whole address")),
+        Some(_) => {}
+    }
+    let full = match text.rsplit_once('@') {
+        Some((local, domain)) => format!("{local}@{}", domain.to_ascii_lowercase()),
+        None => format!("{text}@{domain}"),
+    };
+    address::check(&full).map_err(|_| {
+        format!("'{text}' is no target; write an address or a local part of {domain}")
+    })?;
+    Ok(full)
+}
+
+/// A name as it is kept.
+pub(crate) fn name(text: &str, domain: &str) -> Result<String, String> {
+    if text == "*" || (address::is_local_part(text) && !text.contains('*')) {
+        return Ok(text.to_lowercase());
+    }
+    Err(match text.rsplit_once('@') {
+        Some((local, other)) if other.eq_ignore_ascii_case(domain) => {
+            format!("'{text}' has a domain; write only '{local}'")
+        }
+        Some((_, other)) => format!("'{text}' belongs into the aliases file of {other}"),
+        None => format!("'{text}' is no local part; write name: user@example.org"),
+    })
+}
+
+fn parse_line(line: &str, domain: &str) -> Result<Option<(String, Vec<String>)>, String> {
+    let line = without_comment(line).trim();
+    if line.is_empty() {
+        return Ok(None);
+    }
+    let (left, right) = line
+        .split_once(':')
+        .ok_or_else(|| format!("'{line}' has no colon; write name: user@example.org"))?;
+    let mut targets: Vec<String> = Vec::new();
+    for text in right.split(',') {
+        let target = target(text.trim(), domain)?;
+        if !targets.contains(&target) {
+            targets.push(target);
+        }
+    }
+    Ok(Some((name(left.trim(), domain)?, targets)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_become_entries() {
+        let text = "# ours\n\nInfo:  a@Example.ORG ,b , b  # both\r\n*: me@gmail.example\na#b: c@d#e.example\n";
+        let error = parse(text, "example.org");
+        assert!(error.is_err_and(|(line, _)| line == 5));
+        let text = text
+            .rsplit_once("a#b")
+            .map(|(before, _)| before)
+            .unwrap_or_default();
+        assert_eq!(
+            parse(text, "example.org"),
+            Ok(vec![
+                Entry {
+                    line: 3,
+                    name: "info".into(),
+                    targets: vec!["a@example.org".into(), "b@example.org".into()]
+                },
+                Entry {
+                    line: 4,
+                    name: "*".into(),
+                    targets: vec!["me@gmail.example".into()]
+                },
+            ])
+        );
+    }
+
+    #[test]
+    fn mistakes_name_line_and_remedy() {
+        for (text, line, remedy) in [
+            ("a b@c", 1, "has no colon"),
+            ("\na:", 2, "a target is empty"),
+            ("a: b,,c", 1, "a target is empty"),
+            ("a: | /usr/bin/cmd", 1, "not supported"),
+            ("a: :include:/list", 1, "not supported"),
+            ("a: /var/mail/a", 1, "not supported"),
+            ("*: *@other.example", 1, "wildcard"),
+            ("a@example.org: b", 1, "write only 'a'"),
+            (
+                "a@example.net: b",
+                1,
+                "belongs into the aliases file of example.net",
+            ),
+            ("a b: c", 1, "no local part"),
+            ("a*: c", 1, "no local part"),
+            ("a: b@", 1, "no target"),
+            ("a: b c@example.org", 1, "no target"),
+            ("a: b\n#\nA: c", 3, "already stands on line 1"),
+        ] {
+            let fault = parse(text, "example.org").expect_err(text);
+            assert_eq!(fault.0, line, "{text}");
+            assert!(fault.1.contains(remedy), "{text}: {}", fault.1);
+        }
+    }
+}

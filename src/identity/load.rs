@@ -1,0 +1,203 @@
+//! Reads `domains/`: all of it, or nothing and the first file, line and remedy.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::ops::Range;
+use std::path::Path;
+
+use serde::Deserialize;
+use toml::Spanned;
+
+use super::{Domain, Identity, IdentityError, Mode, User, address, aliases};
+use crate::auth::password;
+
+/// `domain.toml`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct DomainFile {
+    mode: Mode,
+    #[serde(default)]
+    selectors: Vec<Spanned<String>>,
+}
+
+/// One value of `users.toml`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct UserEntry {
+    password: Spanned<String>,
+    #[serde(default)]
+    send_as: Vec<Spanned<String>>,
+}
+
+pub(super) fn load(dir: &Path, postmaster: &str) -> Result<Identity, IdentityError> {
+    let root = dir.join("domains");
+    let mut identity = Identity {
+        domains: BTreeMap::new(),
+        postmaster: Some(postmaster.to_owned()),
+    };
+    identity.postmaster = identity.postmaster.filter(|address| !address.is_empty());
+    let entries = match fs::read_dir(&root) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(identity),
+        Err(error) => return Err(IdentityError::whole(&root, unreadable(&error))),
+    };
+    for entry in entries {
+        let entry = entry.map_err(|error| IdentityError::whole(&root, unreadable(&error)))?;
+        let path = entry.path();
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if name.starts_with('.') || !path.is_dir() {
+            continue;
+        }
+        address::check_domain(&name).map_err(|why| {
+            IdentityError::whole(
+                &path,
+                format!("{why}; the directory's name is the domain's"),
+            )
+        })?;
+        identity
+            .domains
+            .insert(name.clone().into_owned(), domain(&path, &name)?);
+    }
+    Ok(identity)
+}
+
+fn domain(dir: &Path, name: &str) -> Result<Domain, IdentityError> {
+    let path = dir.join("domain.toml");
+    let text = read(&path)?.ok_or_else(|| {
+        IdentityError::whole(
+            &path,
+            format!("there is no such file; `chapar domain add {name}` writes it"),
+        )
+    })?;
+    let file: DomainFile = toml::from_str(&text).map_err(|error| syntax(&path, &text, &error))?;
+    let mut selectors = Vec::new();
+    for selector in file.selectors {
+        if !address::is_domain(selector.as_ref()) {
+            let problem = format!(
+                "'{}' is no DKIM selector; write letters, digits and hyphens",
+                selector.as_ref()
+            );
+            return Err(IdentityError::at(
+                &path,
+                line_of(&text, selector.span()),
+                problem,
+            ));
+        }
+        selectors.push(selector.into_inner());
+    }
+    let path = dir.join("users.toml");
+    let users = match read(&path)? {
+        Some(text) => {
+            parse_users(&text, name).map_err(|(line, why)| IdentityError::at(&path, line, why))?
+        }
+        None => BTreeMap::new(),
+    };
+    let path = dir.join("aliases");
+    let entries = match read(&path)? {
+        Some(text) => aliases::parse(&text, name)
+            .map_err(|(line, why)| IdentityError::at(&path, line, why))?,
+        None => Vec::new(),
+    };
+    let aliases = entries
+        .into_iter()
+        .map(|entry| (entry.name, entry.targets))
+        .collect();
+    Ok(Domain {
+        mode: file.mode,
+        selectors,
+        users,
+        aliases,
+    })
+}
+
+/// The users in `text`, the `users.toml` of `domain`.
+pub(super) fn parse_users(
+    text: &str,
+    domain: &str,
+) -> Result<BTreeMap<String, User>, aliases::Fault> {
+    let entries: BTreeMap<Spanned<String>, UserEntry> = toml::from_str(text).map_err(|error| {
+        (
+            error.span().map_or(1, |span| line_of(text, span)),
+            message(&error),
+        )
+    })?;
+    let mut users = BTreeMap::new();
+    for (address, entry) in entries {
+        let line = line_of(text, address.span());
+        let written = address.into_inner();
+        address::check(&written).map_err(|why| (line, why))?;
+        let (local, other) = address::key(&written).unwrap_or_default();
+        if other != domain {
+            let problem = format!(
+                "'{written}' is not of {domain}; it belongs into domains/{other}/users.toml"
+            );
+            return Err((line, problem));
+        }
+        let at = line_of(text, entry.password.span());
+        password::check(entry.password.as_ref()).map_err(|error| {
+            (
+                at,
+                format!("{error}; `chapar user passwd {written}` sets a new one"),
+            )
+        })?;
+        let mut send_as = Vec::new();
+        for pattern in entry.send_as {
+            let at = line_of(text, pattern.span());
+            send_as.push(send_as_pattern(pattern.as_ref()).map_err(|why| (at, why))?);
+        }
+        let user = User {
+            password: entry.password.into_inner(),
+            send_as,
+        };
+        if users.insert(local, user).is_some() {
+            let problem = format!("'{written}' stands twice, in another case; remove one");
+            return Err((line, problem));
+        }
+    }
+    Ok(users)
+}
+
+/// A pattern of `send_as` in lower case.
+pub(super) fn send_as_pattern(pattern: &str) -> Result<String, String> {
+    let well = match pattern.strip_prefix("*@") {
+        Some(domain) => address::is_domain(domain),
+        None => address::check(pattern).is_ok(),
+    };
+    if !well {
+        return Err(format!(
+            "'{pattern}' is no address to send as; write user@example.org or *@example.org"
+        ));
+    }
+    Ok(pattern.to_ascii_lowercase())
+}
+
+fn read(path: &Path) -> Result<Option<String>, IdentityError> {
+    match fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(IdentityError::whole(path, unreadable(&error))),
+    }
+}
+
+fn unreadable(error: &io::Error) -> String {
+    format!("can not be read: {error}; see its owner and mode")
+}
+
+fn syntax(path: &Path, text: &str, error: &toml::de::Error) -> IdentityError {
+    IdentityError {
+        file: path.display().to_string(),
+        line: error.span().map(|span| line_of(text, span)),
+        problem: message(error),
+    }
+}
+
+fn message(error: &toml::de::Error) -> String {
+    error.message().replace('\n', ", ")
+}
+
+fn line_of(text: &str, span: Range<usize>) -> usize {
+    text.get(..span.start)
+        .map_or(1, |before| before.matches('\n').count() + 1)
+}
