@@ -1,1 +1,185 @@
-//! intake
+//! What a message is and where it goes: decisions between the last byte of data and the signer.
+//!
+//! Receives the envelope and header block of a transaction; gives the header block as it goes on,
+//! the envelope with aliases expanded, and whose DKIM key signs. Pure, except [`verify`], which
+//! asks the DNS. Never changes a byte below the header (I12), never accepts mail for others from
+//! strangers (I11).
+
+pub mod verify;
+
+use std::collections::HashSet;
+use std::net::IpAddr;
+
+use queue_schema::{BodyKind, Envelope, Millis, Notify, QueueId, Recipient};
+
+use crate::config::{Limits, Network};
+use crate::identity::{Identity, Mode, Resolution};
+use crate::message::{author, complete, headers};
+use crate::smtp::address::Address;
+use crate::smtp::replies::{self, Reply};
+use crate::smtp::server::Transaction;
+
+/// Who the client is, as far as that decides what it may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Client<'a> {
+    /// Logged in.
+    User(&'a str),
+    /// In `relay_networks`.
+    Network,
+    /// Anyone else.
+    Outside,
+}
+
+/// Whether `client` is in one of `networks`. A client that came to a dual-stack socket over IPv4
+/// counts as its IPv4 address.
+pub fn is_trusted(networks: &[Network], client: IpAddr) -> bool {
+    networks
+        .iter()
+        .any(|network| network.contains(client.to_canonical()))
+}
+
+/// MAIL FROM: a user sends as itself and as what it was given (RFC 6409 section 6.1). The null
+/// reverse-path is everybody's.
+pub fn sender(
+    identity: &Identity,
+    client: Client<'_>,
+    from: Option<&Address>,
+) -> Result<(), Reply> {
+    match (client, from) {
+        (Client::User(user), Some(from)) => may_send_as(identity, user, from.as_str()),
+        _ => Ok(()),
+    }
+}
+
+fn may_send_as(identity: &Identity, user: &str, address: &str) -> Result<(), Reply> {
+    if identity.may_send_as(user, address) {
+        return Ok(());
+    }
+    let given = identity
+        .user(user)
+        .map(|user| user.send_as.join(", "))
+        .unwrap_or_default();
+    let also = if given.is_empty() {
+        given
+    } else {
+        format!(", {given}")
+    };
+    let text = format!("You may send as {user}{also} only; send_as in users.toml allows more");
+    Err(Reply::new(553, "5.7.1", text))
+}
+
+/// RCPT TO: where it leads, or why it is refused.
+pub fn recipient(
+    identity: &Identity,
+    client: Client<'_>,
+    to: &Address,
+) -> Result<Vec<String>, Reply> {
+    match identity.resolve(to.as_str()) {
+        Resolution::Targets(targets) => Ok(targets),
+        Resolution::Unknown => Err(replies::UNKNOWN_RECIPIENT),
+        Resolution::Refused(why) => Err(Reply::new(554, "5.4.6", why)),
+        Resolution::Remote if client != Client::Outside => Ok(vec![to.to_string()]),
+        Resolution::Remote => match identity.domain(to.domain()).map(|domain| domain.mode) {
+            Some(Mode::SendOnly) => Err(Reply::new(
+                550,
+                "5.7.1",
+                "Mail to this domain goes to its MX, not here",
+            )),
+            _ => Err(replies::RELAY_DENIED),
+        },
+    }
+}
+
+/// A header block that may go on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Header {
+    /// The block with its empty line; our trace and signatures go on top.
+    pub head: Vec<u8>,
+    /// Whose DKIM key signs; `None` for mail from outside.
+    pub sign_for: Option<String>,
+}
+
+/// Checks the header block and, for users, completes it.
+pub fn header(
+    identity: &Identity,
+    client: Client<'_>,
+    head: Vec<u8>,
+    limits: &Limits,
+    id: QueueId,
+    hostname: &str,
+    now: Millis,
+) -> Result<Header, Reply> {
+    let fields = headers::fields(&head).map_err(|_| replies::BAD_HEADER)?;
+    if fields.iter().filter(|field| field.is("Received")).count() >= limits.hops {
+        return Err(replies::TOO_MANY_HOPS);
+    }
+    if client == Client::Outside {
+        return Ok(Header {
+            head,
+            sign_for: None,
+        });
+    }
+    let mut from = fields.iter().filter(|field| field.is("From"));
+    let authors = match (from.next(), from.next()) {
+        (Some(field), None) => author::addresses(field.value),
+        (None, _) if client == Client::Network => Vec::new(),
+        _ => return Err(replies::BAD_FROM),
+    };
+    let head = match client {
+        Client::User(user) => {
+            if authors.is_empty() {
+                return Err(replies::BAD_FROM);
+            }
+            authors
+                .iter()
+                .try_for_each(|author| may_send_as(identity, user, author))?;
+            complete::complete(&fields, id, hostname, now)
+        }
+        _ => head,
+    };
+    let sign_for = authors.first().and_then(|author| author.rsplit_once('@'));
+    Ok(Header {
+        head,
+        sign_for: sign_for.map(|(_, domain)| domain.to_owned()),
+    })
+}
+
+/// The envelope of a transaction whose recipients lead to `targets`, one list for each, in order.
+/// An address that several of them lead to gets the message once.
+pub fn envelope(transaction: &Transaction, targets: &[Vec<String>], eight_bit: bool) -> Envelope {
+    let mut seen = HashSet::new();
+    let mut recipients = Vec::new();
+    for (given, targets) in transaction.recipients.iter().zip(targets) {
+        for target in targets {
+            if seen.insert(target.as_str()) {
+                let alias_of = (target != given.as_str()).then(|| given.to_string());
+                recipients.push(Recipient {
+                    address: target.clone(),
+                    alias_of,
+                    notify: Notify::default(),
+                    orcpt: None,
+                });
+            }
+        }
+    }
+    Envelope {
+        reverse_path: transaction
+            .from
+            .as_ref()
+            .map(Address::to_string)
+            .unwrap_or_default(),
+        recipients,
+        body: if eight_bit {
+            BodyKind::EightBit
+        } else {
+            BodyKind::SevenBit
+        },
+        smtputf8: false,
+        require_tls: false,
+        ret: None,
+        envid: None,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,77 @@
-//! The signer: the only holder of private DKIM keys.
+//! The signer: the only holder of private DKIM keys (RFC 6376, 8301, 8463).
+//!
+//! Receives [`Sign`] and [`Reload`]; sends nothing. RSA runs on a pool with one thread a core.
+//! Never sees a socket, never signs with `l=`, and never lets a message of a domain with a key
+//! leave unsigned: an error is an error.
 
+mod dkim;
 pub mod keys;
 mod messages;
 
+use std::sync::Arc;
+
+use actix::{Actor, Context, Handler, Message, ResponseFuture};
+use bytes::Bytes;
+use tokio::sync::oneshot;
+
+pub use dkim::{Keys, KeysError};
 pub use messages::{Sign, SignError};
+
+/// The actor.
+pub struct Signer {
+    keys: Arc<Keys>,
+    pool: Arc<rayon::ThreadPool>,
+}
+
+/// Keys may have changed.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Reload(pub Keys);
+
+impl Signer {
+    /// With these keys; signatures are computed on `pool`.
+    pub fn new(keys: Keys, pool: Arc<rayon::ThreadPool>) -> Signer {
+        Signer {
+            keys: Arc::new(keys),
+            pool,
+        }
+    }
+}
+
+impl Actor for Signer {
+    type Context = Context<Self>;
+}
+
+impl Handler<Reload> for Signer {
+    type Result = ();
+
+    fn handle(&mut self, reload: Reload, _: &mut Self::Context) {
+        self.keys = Arc::new(reload.0);
+    }
+}
+
+impl Handler<Sign> for Signer {
+    type Result = ResponseFuture<Result<Bytes, SignError>>;
+
+    fn handle(&mut self, request: Sign, _: &mut Self::Context) -> Self::Result {
+        if !self.keys.covers(&request.domain) {
+            return Box::pin(async { Ok(Bytes::new()) });
+        }
+        let keys = self.keys.clone();
+        let domain = request.domain.clone();
+        let (answer, signed) = oneshot::channel();
+        self.pool.spawn(move || {
+            let signature = keys.sign(&request.domain, &request.content);
+            // Whoever asked may be gone: then nobody needs the answer.
+            let _ = answer.send(signature);
+        });
+        Box::pin(async move {
+            signed.await.unwrap_or_else(|_| {
+                Err(SignError {
+                    domain,
+                    reason: "the signing thread panicked".into(),
+                })
+            })
+        })
+    }
+}

@@ -163,10 +163,9 @@ fn without_route(path: &[u8]) -> Result<&[u8], AddressError> {
         .position(|byte| *byte == b':')
         .ok_or(AddressError::Local)?;
     let (route, rest) = path.split_at(colon);
-    let sound = route.split(|byte| *byte == b',').all(|hop| {
-        hop.strip_prefix(b"@")
-            .is_some_and(|domain| valid_domain(domain))
-    });
+    let sound = route
+        .split(|byte| *byte == b',')
+        .all(|hop| hop.strip_prefix(b"@").is_some_and(valid_domain));
     if !sound {
         return Err(AddressError::Domain);
     }

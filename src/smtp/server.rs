@@ -181,12 +181,10 @@ impl Server {
                 if self.discarded.is_some_and(|dropped| dropped > MAX_DISCARD) {
                     self.close(replies::TOO_MANY_ERRORS, out);
                 }
-                if end.is_none() {
-                    return None;
-                }
+                end?;
                 continue;
             }
-            if matches!(self.hello, None if input.starts_with(&[0x16, 3])) {
+            if self.hello.is_none() && input.starts_with(&[0x16, 3]) {
                 // A TLS ClientHello where SMTP is spoken.
                 self.close(replies::OTHER_PROTOCOL, out);
                 return None;

@@ -1,3 +1,4 @@
 //! Certificates and what is made of them.
 
 pub mod self_signed;
+pub mod server;

@@ -1,0 +1,172 @@
+//! Who may send what to whom, on a real directory of domains.
+
+use super::*;
+use crate::config::files;
+
+fn identity() -> Identity {
+    let dir = tempfile::tempdir().expect("directory");
+    let domain = dir.path().join("domains/example.org");
+    let lonely = dir.path().join("domains/send.example");
+    std::fs::create_dir_all(&domain).expect("directory");
+    std::fs::create_dir_all(&lonely).expect("directory");
+    let hash = crate::auth::password::hash(b"correct horse").expect("hash");
+    let users = format!("\"me@example.org\" = {{ password = \"{hash}\" }}\n");
+    files::create(&domain.join("users.toml"), users.as_bytes(), 0o600).expect("users");
+    let aliases = "sales: a@one.example, b@two.example\nme: me@box.example\n";
+    std::fs::write(domain.join("aliases"), aliases).expect("aliases");
+    std::fs::write(lonely.join("domain.toml"), "mode = \"send-only\"\n").expect("domain");
+    Identity::load(dir.path(), "").expect("identity")
+}
+
+fn address(text: &str) -> Address {
+    Address::parse(text.as_bytes()).expect("address")
+}
+
+const ME: Client<'_> = Client::User("me@example.org");
+
+#[test]
+fn i11_mail_for_others_is_accepted_only_from_users_and_networks() {
+    let identity = identity();
+    let judge =
+        |client, to| recipient(&identity, client, &address(to)).map_err(|r| (r.code, r.enhanced));
+    let stranger = "x@elsewhere.example";
+    assert_eq!(judge(Client::Outside, stranger), Err((550, "5.7.1")));
+    assert_eq!(judge(ME, stranger), Ok(vec![stranger.to_owned()]));
+    assert_eq!(
+        judge(Client::Network, stranger),
+        Ok(vec![stranger.to_owned()])
+    );
+    for trick in [
+        "x%elsewhere.example@example.org",
+        "elsewhere.example!x@example.org",
+        "\"x@elsewhere.example\"@example.org",
+    ] {
+        assert_eq!(
+            judge(Client::Outside, trick),
+            Err((550, "5.1.1")),
+            "{trick}"
+        );
+    }
+    assert_eq!(
+        judge(Client::Outside, "nobody@example.org"),
+        Err((550, "5.1.1"))
+    );
+    assert_eq!(
+        judge(Client::Outside, "x@send.example"),
+        Err((550, "5.7.1"))
+    );
+    assert_eq!(
+        judge(ME, "x@send.example"),
+        Ok(vec!["x@send.example".to_owned()])
+    );
+    let sales = vec!["a@one.example".to_owned(), "b@two.example".to_owned()];
+    assert_eq!(judge(Client::Outside, "Sales@Example.org"), Ok(sales));
+    let networks: Vec<Network> = vec!["127.0.0.0/8".parse().expect("network")];
+    assert!(is_trusted(
+        &networks,
+        "::ffff:127.0.0.1".parse().expect("address")
+    ));
+    assert!(!is_trusted(&networks, "::1".parse().expect("address")));
+}
+
+#[test]
+fn users_send_as_themselves() {
+    let identity = identity();
+    let judge = |from: &str| sender(&identity, ME, Some(&address(from))).map_err(|r| r.code);
+    assert_eq!(judge("me@example.org"), Ok(()));
+    assert_eq!(judge("Me+tag@example.org"), Ok(()));
+    assert_eq!(judge("you@example.org"), Err(553));
+    assert_eq!(sender(&identity, ME, None), Ok(()));
+    assert_eq!(
+        sender(
+            &identity,
+            Client::Outside,
+            Some(&address("you@example.org"))
+        ),
+        Ok(())
+    );
+}
+
+fn header_of(client: Client<'_>, head: &str) -> Result<Header, (u16, &'static str)> {
+    let limits = Limits::default();
+    let head = head.as_bytes().to_vec();
+    header(
+        &identity(),
+        client,
+        head,
+        &limits,
+        QueueId(1),
+        "mx.example.org",
+        0,
+    )
+    .map_err(|reply| (reply.code, reply.enhanced))
+}
+
+#[test]
+fn headers_of_users_are_checked_and_completed() {
+    let header =
+        header_of(ME, "From: Me <me@example.org>\r\nBcc: x@y.example\r\n\r\n").expect("header");
+    assert_eq!(header.sign_for.as_deref(), Some("example.org"));
+    let head = String::from_utf8(header.head).expect("text");
+    assert!(
+        head.starts_with("From: Me <me@example.org>\r\nDate: ") && head.ends_with("\r\n\r\n"),
+        "{head}"
+    );
+    assert!(head.contains("Message-ID: <0000000000001@mx.example.org>") && !head.contains("Bcc"));
+    for (head, expected) in [
+        ("From: you@example.org\r\n\r\n", (553, "5.7.1")),
+        (
+            "From: me@example.org\r\nFrom: me@example.org\r\n\r\n",
+            (550, "5.6.0"),
+        ),
+        ("Subject: x\r\n\r\n", (550, "5.6.0")),
+        ("From: nobody\r\n\r\n", (550, "5.6.0")),
+        ("no header at all\r\n\r\n", (550, "5.6.0")),
+    ] {
+        assert_eq!(header_of(ME, head), Err(expected), "{head}");
+    }
+}
+
+#[test]
+fn mail_from_outside_keeps_its_header_until_it_loops() {
+    let head = "From: a@b.example\r\nFrom: c@d.example\r\nBcc: x@y.example\r\n\r\n";
+    let header = header_of(Client::Outside, head).expect("header");
+    assert_eq!(
+        (header.head.as_slice(), header.sign_for),
+        (head.as_bytes(), None)
+    );
+    let loops = format!("{}\r\n", "Received: x\r\n".repeat(50));
+    assert_eq!(header_of(Client::Outside, &loops), Err((554, "5.4.6")));
+    let nearly = format!("{}\r\n", "Received: x\r\n".repeat(49));
+    assert!(header_of(Client::Outside, &nearly).is_ok());
+}
+
+#[test]
+fn recipients_that_lead_to_one_address_are_one() {
+    let transaction = Transaction {
+        from: None,
+        body: None,
+        recipients: vec![address("a@example.org"), address("b@example.org")],
+    };
+    let targets = [
+        vec!["x@y.example".to_owned(), "b@example.org".to_owned()],
+        vec!["b@example.org".to_owned()],
+    ];
+    let envelope = envelope(&transaction, &targets, true);
+    let list: Vec<_> = envelope
+        .recipients
+        .iter()
+        .map(|r| (r.address.as_str(), r.alias_of.as_deref()))
+        .collect();
+    assert_eq!(
+        list,
+        [
+            ("x@y.example", Some("a@example.org")),
+            ("b@example.org", Some("a@example.org"))
+        ]
+    );
+    assert_eq!(
+        (envelope.reverse_path.as_str(), envelope.body),
+        ("", BodyKind::EightBit)
+    );
+}
