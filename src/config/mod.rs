@@ -81,6 +81,16 @@ pub enum Service {
     Submission,
 }
 
+impl Service {
+    /// As it is written in the configuration.
+    pub fn name(self) -> &'static str {
+        match self {
+            Service::Mx => "mx",
+            Service::Submission => "submission",
+        }
+    }
+}
+
 /// How TLS begins on a listener.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -92,6 +102,17 @@ pub enum TlsMode {
     Implicit,
     /// Never; only on loopback.
     None,
+}
+
+impl TlsMode {
+    /// As it is written in the configuration.
+    pub fn name(self) -> &'static str {
+        match self {
+            TlsMode::Starttls => "starttls",
+            TlsMode::Implicit => "implicit",
+            TlsMode::None => "none",
+        }
+    }
 }
 
 /// `[dns]`.

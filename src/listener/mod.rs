@@ -157,6 +157,15 @@ impl Actor for Listener {
         let Some(socket) = self.socket.take() else {
             return;
         };
+        let local = socket.local_addr().map(|local| local.to_string());
+        tracing::info!(
+            target: "listener",
+            address = self.name,
+            local = local.unwrap_or_default(),
+            service = self.service.name(),
+            tls = self.tls.name(),
+            "listening"
+        );
         ctx.add_stream(futures_util::stream::unfold(socket, |socket| async move {
             let accepted = socket.accept().await;
             if accepted.is_err() {
@@ -164,7 +173,6 @@ impl Actor for Listener {
             }
             Some((Accepted(accepted), socket))
         }));
-        tracing::info!(target: "listener", address = self.name, "listening");
     }
 }
 

@@ -1,0 +1,210 @@
+//! A submission client for the demo and the tests: speaks plainly, hides nothing, trusts any
+//! certificate.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tokio_util::either::Either;
+
+/// One connection to a server.
+pub struct Client {
+    stream: Either<TcpStream, Box<TlsStream<TcpStream>>>,
+    input: Vec<u8>,
+}
+
+/// A reply as it came: its code and all its lines.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    /// Three digits.
+    pub code: u16,
+    /// The bytes of all lines with their CR LF.
+    pub text: String,
+}
+
+impl Client {
+    /// Connects in clear; the greeting is still to be read.
+    pub async fn connect(server: SocketAddr) -> io::Result<Client> {
+        let tcp = TcpStream::connect(server).await?;
+        tcp.set_nodelay(true)?;
+        Ok(Client { stream: Either::Left(tcp), input: Vec::new() })
+    }
+
+    /// Connects with TLS from the first byte; the greeting is still to be read.
+    pub async fn connect_tls(server: SocketAddr, host: &str) -> io::Result<Client> {
+        Client::connect(server).await?.into_tls(host).await
+    }
+
+    /// Starts TLS on a connection in clear: after the server's 220 to STARTTLS.
+    pub async fn into_tls(self, host: &str) -> io::Result<Client> {
+        let Either::Left(tcp) = self.stream else {
+            return Err(io::Error::other("TLS is already active"));
+        };
+        let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
+        let tls = TlsConnector::from(Arc::new(trusting()?)).connect(name, tcp).await?;
+        Ok(Client { stream: Either::Right(Box::new(tls)), input: Vec::new() })
+    }
+
+    /// Sends bytes as they are.
+    pub async fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.stream.write_all(bytes).await?;
+        self.stream.flush().await
+    }
+
+    /// Reads one whole reply.
+    pub async fn reply(&mut self) -> io::Result<Answer> {
+        let mut text = String::new();
+        loop {
+            let line = self.line().await?;
+            text.push_str(&line);
+            if line.as_bytes().get(3) != Some(&b'-') {
+                let code = line.get(..3).and_then(|code| code.parse().ok());
+                let code = code.ok_or_else(|| io::Error::other(format!("no reply: {line:?}")))?;
+                return Ok(Answer { code, text });
+            }
+        }
+    }
+
+    /// Reads until the server closes; gives what came.
+    pub async fn rest(&mut self) -> String {
+        let mut rest = std::mem::take(&mut self.input);
+        let _ = self.stream.read_to_end(&mut rest).await;
+        String::from_utf8_lossy(&rest).into_owned()
+    }
+
+    async fn line(&mut self) -> io::Result<String> {
+        loop {
+            if let Some(end) = memchr::memchr(b'\n', &self.input) {
+                let line: Vec<u8> = self.input.drain(..=end).collect();
+                return Ok(String::from_utf8_lossy(&line).into_owned());
+            }
+            let mut block = [0; 4096];
+            match self.stream.read(&mut block).await? {
+                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                read => self.input.extend_from_slice(block.get(..read).unwrap_or_default()),
+            }
+        }
+    }
+
+    /// Sends one command line and reads its reply.
+    pub async fn command(&mut self, line: &str) -> io::Result<Answer> {
+        self.write(format!("{line}\r\n").as_bytes()).await?;
+        self.reply().await
+    }
+
+    /// The same, and any other reply than `code` is an error.
+    pub async fn expect(&mut self, line: &str, code: u16) -> io::Result<Answer> {
+        let answer = self.command(line).await?;
+        wanted(answer, code, line)
+    }
+
+    /// AUTH PLAIN.
+    pub async fn auth_plain(&mut self, user: &str, password: &str) -> io::Result<Answer> {
+        let response = STANDARD.encode(format!("\0{user}\0{password}"));
+        self.command(&format!("AUTH PLAIN {response}")).await
+    }
+
+    /// A whole submission to the implicit TLS port: greeting, EHLO, AUTH, one message, QUIT. Gives
+    /// the reply to the final dot.
+    pub async fn submit(
+        server: SocketAddr,
+        host: &str,
+        login: (&str, &str),
+        from: &str,
+        to: &[&str],
+        message: &[u8],
+    ) -> io::Result<Answer> {
+        let mut client = Client::connect_tls(server, host).await?;
+        wanted(client.reply().await?, 220, "greeting")?;
+        client.expect("EHLO client.example.org", 250).await?;
+        wanted(client.auth_plain(login.0, login.1).await?, 235, "AUTH")?;
+        let answer = client.send(from, to, message).await?;
+        client.expect("QUIT", 221).await?;
+        Ok(answer)
+    }
+
+    /// One transaction; every recipient must be accepted. Gives the reply to the final dot.
+    pub async fn send(&mut self, from: &str, to: &[&str], message: &[u8]) -> io::Result<Answer> {
+        self.expect(&format!("MAIL FROM:<{from}>"), 250).await?;
+        for to in to {
+            self.expect(&format!("RCPT TO:<{to}>"), 250).await?;
+        }
+        self.expect("DATA", 354).await?;
+        let mut data = Vec::with_capacity(message.len() + 64);
+        for line in message.split_inclusive(|byte| *byte == b'\n') {
+            if line.starts_with(b".") {
+                data.push(b'.');
+            }
+            data.extend_from_slice(line);
+        }
+        data.extend_from_slice(b".\r\n");
+        self.write(&data).await?;
+        self.reply().await
+    }
+}
+
+fn wanted(answer: Answer, code: u16, what: &str) -> io::Result<Answer> {
+    if answer.code == code {
+        return Ok(answer);
+    }
+    Err(io::Error::other(format!("{what}: expected {code}, got {}", answer.text.trim_end())))
+}
+
+fn trusting() -> io::Result<ClientConfig> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(io::Error::other)?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(TrustAny))
+        .with_no_client_auth();
+    Ok(config)
+}
+
+/// The lab's certificates are made a moment before; nobody else's server is ever asked.
+#[derive(Debug)]
+struct TrustAny;
+
+impl ServerCertVerifier for TrustAny {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        rustls::crypto::ring::default_provider().signature_verification_algorithms.supported_schemes()
+    }
+}
