@@ -1,4 +1,6 @@
 //! The `chapar` command.
 #![forbid(unsafe_code)]
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    chapar::cli::main()
+}

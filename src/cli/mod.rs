@@ -1,1 +1,100 @@
-//! cli
+//! The command line: one file per command. Talks to files and to the daemon's socket; the only
+//! room where errors are for people alone.
+//!
+//! Exit codes follow sysexits: 64 wrong usage, 65 wrong input, 67 no such address, 77 a refused
+//! password, 78 a wrong configuration, 1 anything else.
+
+#[macro_use]
+mod print;
+
+mod alias;
+mod certificate;
+mod check;
+mod config;
+mod dns;
+mod domain;
+mod exit;
+mod password;
+mod records;
+mod setup;
+pub mod site;
+mod user;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Where the configuration lies unless told otherwise.
+pub const CONFIG: &str = "/etc/chapar/chapar.toml";
+
+/// A mail transfer agent for people who send their own mail.
+#[derive(Debug, Parser)]
+#[command(name = "chapar", version, arg_required_else_help = true)]
+struct Cli {
+    /// The configuration file.
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        default_value = CONFIG,
+        default_missing_value = CONFIG,
+        num_args = 0..=1
+    )]
+    config: PathBuf,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Setup(setup::Args),
+    Check(check::Args),
+    Config(config::Args),
+    Dns(dns::Args),
+    #[command(subcommand)]
+    Domain(domain::Command),
+    #[command(subcommand)]
+    User(user::Command),
+    #[command(subcommand)]
+    Alias(alias::Command),
+}
+
+/// Runs the command line of this process.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print();
+            return if error.use_stderr() {
+                exit::USAGE.into()
+            } else {
+                ExitCode::SUCCESS
+            };
+        }
+    };
+    let config = cli.config.as_path();
+    let result = match cli.command {
+        Command::Setup(args) => setup::run(config, args),
+        Command::Check(args) => check::run(config, args),
+        Command::Config(args) => config::run(config, args),
+        Command::Dns(args) => dns::run(config, args),
+        Command::Domain(command) => domain::run(config, command),
+        Command::User(command) => user::run(config, command),
+        Command::Alias(command) => alias::run(config, command),
+    };
+    result.unwrap_or_else(|error| exit::report(&error))
+}
+
+/// The directory of the configuration file.
+fn directory(config: &Path) -> &Path {
+    match config.parent() {
+        Some(dir) if !dir.as_os_str().is_empty() => dir,
+        _ => Path::new("."),
+    }
+}
+
+/// What to do so that a running daemon sees a change.
+fn hint_reload() {
+    eprintln!("A running daemon reads this at its next reload: systemctl reload chapar");
+}

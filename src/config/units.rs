@@ -147,6 +147,16 @@ pub struct Network {
 }
 
 impl Network {
+    /// Bits that its members share.
+    pub fn prefix(&self) -> u8 {
+        self.prefix
+    }
+
+    /// Whether its members are IPv4 addresses.
+    pub fn is_ipv4(&self) -> bool {
+        self.address.is_ipv4()
+    }
+
     /// Whether `client` is in it. An IPv4-mapped IPv6 client counts as its IPv4 address only when
     /// the listener says so, never by the client's own writing: callers pass canonical addresses.
     pub fn contains(&self, client: IpAddr) -> bool {

@@ -57,7 +57,17 @@ pub fn add_user(
         if !send_as.is_empty() {
             entry.insert("send_as", Value::Array(Array::from_iter(send_as)));
         }
-        document.insert(&address.to_lowercase(), Item::Value(entry.into()));
+        let first = document.is_empty();
+        let key = address.to_lowercase();
+        document.insert(&key, Item::Value(entry.into()));
+        if first {
+            // What is only comments is the head, not the tail, of what follows.
+            let head = document.trailing().as_str().unwrap_or_default().to_owned();
+            if let Some(mut key) = document.key_mut(&key) {
+                key.leaf_decor_mut().set_prefix(head);
+                document.set_trailing("");
+            }
+        }
         Ok(())
     })
 }
@@ -235,7 +245,14 @@ fn change_aliases(
     let Some(new) = change(&text, &name, entry)? else {
         return Ok(false);
     };
-    aliases::parse(&new, domain).map_err(fault)?;
+    let entries = aliases::parse(&new, domain).map_err(fault)?;
+    let identity = load::load(dir, "")?;
+    let before = identity.refusals();
+    let after = identity.with_aliases(domain, entries).refusals();
+    if let Some(reason) = after.iter().find(|reason| !before.contains(reason)) {
+        let remedy = "so nothing was changed; change that alias first";
+        return Err(EditError::Request(format!("then {reason}; {remedy}")));
+    }
     files::replace(&path, new.as_bytes(), FILE_MODE)
         .map_err(|error| EditError::Io { path, error })?;
     Ok(true)

@@ -178,6 +178,29 @@ impl Identity {
     }
 }
 
+impl Identity {
+    /// Why mail to aliases of ours is refused, one sentence an alias.
+    pub fn refusals(&self) -> Vec<String> {
+        let mut found = Vec::new();
+        for (domain, entry) in &self.domains {
+            for name in entry.aliases.keys() {
+                if let Resolution::Refused(reason) = self.resolve(&format!("{name}@{domain}")) {
+                    found.push(format!("mail to {name}@{domain} is refused: {reason}"));
+                }
+            }
+        }
+        found
+    }
+
+    /// With these aliases for a domain instead of its own.
+    fn with_aliases(mut self, domain: &str, entries: Vec<aliases::Entry>) -> Identity {
+        if let Some(found) = self.domains.get_mut(domain) {
+            found.aliases = entries.into_iter().map(|e| (e.name, e.targets)).collect();
+        }
+        self
+    }
+}
+
 impl Domain {
     /// Its users by local part in lower case.
     pub fn users(&self) -> impl Iterator<Item = (&str, &User)> {

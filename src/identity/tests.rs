@@ -364,6 +364,12 @@ fn edits_keep_comments_and_order() {
         "# ours\ninfo: b@gmail.example   # both\n*: info@example.org\n"
     );
     assert!(edit::add_alias(at, domain, "x", &list(&["| cmd"])).is_err());
+    let error = edit::add_alias(at, domain, "info", &list(&["any"])).expect_err("a loop");
+    assert_eq!(
+        error.to_string(),
+        "then mail to *@example.org is refused: alias info of example.org leads back to itself; \
+         so nothing was changed; change that alias first"
+    );
     assert!(edit::add_alias(at, "example.net", "x", &list(&["a@b"])).is_err());
     assert!(edit::add_alias(at, "../../etc", "x", &list(&["a@b"])).is_err());
 
@@ -382,6 +388,9 @@ fn edits_keep_comments_and_order() {
     );
     assert_eq!(file("users.toml"), expected);
     edit::remove_user(at, "ME@example.org").expect("remove");
+    fs::remove_file(at.join("domains/example.org/users.toml")).expect("remove");
+    edit::add_user(at, "New@example.org", &hash, &list(&["*@example.org"])).expect("add");
+    assert!(file("users.toml").starts_with(edit::USERS_HEAD));
     assert!(edit::remove_user(at, "me@example.org").is_err());
     assert!(load(&dir).may_send_as("new@example.org", "x@example.org"));
     assert!(load(&dir).user("me@example.org").is_none());

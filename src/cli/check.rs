@@ -1,0 +1,154 @@
+//! `chapar check`: whether a daemon would take this configuration, and what is wrong with it.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::process::ExitCode;
+
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
+
+use super::{certificate, exit};
+use crate::config::{Config, TlsMode};
+use crate::identity::{Identity, Mode, Resolution};
+use crate::signing::keys::PrivateKey;
+
+/// Checks the configuration and everything it names: domains, users, aliases, keys, certificates.
+/// One line for each problem, with its remedy; exit code 78 if there is one.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  chapar check\n  chapar check --config ./chapar.toml")]
+pub(super) struct Args {}
+
+pub(super) fn run(file: &Path, _: Args) -> anyhow::Result<ExitCode> {
+    Ok(configuration(file))
+}
+
+/// Prints what is wrong with the configuration in `file`, or that it is good.
+pub(super) fn configuration(file: &Path) -> ExitCode {
+    match problems(file) {
+        Ok(good) => {
+            say!("{}: {good}", file.display());
+            ExitCode::SUCCESS
+        }
+        Err(problems) => {
+            for problem in problems {
+                eprintln!("{problem}");
+            }
+            exit::CONFIG.into()
+        }
+    }
+}
+
+fn problems(file: &Path) -> Result<String, Vec<String>> {
+    let config = Config::load_all(file)
+        .map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<_>>())?;
+    let mut found = Vec::new();
+    found.extend(
+        config
+            .check_to_serve(file)
+            .err()
+            .map(|error| error.to_string()),
+    );
+    found.extend(extra_roots(&config));
+    found.extend(certificate(&config));
+    let mut good = format!("good: listeners {}", config.listeners.len());
+    match Identity::load(&config.dir, &config.postmaster) {
+        Ok(identity) => {
+            found.extend(domains(&config, &identity));
+            let users: usize = identity
+                .domains()
+                .map(|(_, domain)| domain.users().count())
+                .sum();
+            let domains = identity.domains().count();
+            good.push_str(&format!(", domains {domains}, users {users}"));
+        }
+        Err(error) => found.push(error.to_string()),
+    }
+    if found.is_empty() {
+        Ok(good)
+    } else {
+        Err(found)
+    }
+}
+
+fn extra_roots(config: &Config) -> Option<String> {
+    if config.tls.ca_file.is_empty() {
+        return None;
+    }
+    let path = config.dir.join(&config.tls.ca_file);
+    let problem = match fs::read(&path) {
+        Ok(pem) => match CertificateDer::pem_slice_iter(&pem).next() {
+            Some(Ok(_)) => return None,
+            _ => "no certificate in PEM".to_owned(),
+        },
+        Err(error) => error.to_string(),
+    };
+    Some(format!(
+        "{}: {problem}; tls.ca_file names this file",
+        path.display()
+    ))
+}
+
+fn certificate(config: &Config) -> Option<String> {
+    if config
+        .listeners
+        .iter()
+        .all(|listen| listen.tls == TlsMode::None)
+    {
+        return None;
+    }
+    let dir = config.dir.join("secrets/tls").join(&config.hostname);
+    let remedy = "`chapar setup` makes a certificate, or takes one with --cert and --key";
+    let read = |name: &str| {
+        let path = dir.join(name);
+        fs::read(&path).map_err(|error| format!("{}: {error}; {remedy}", path.display()))
+    };
+    let pair = read("fullchain.pem").and_then(|chain| Ok((chain, read("privkey.pem")?)));
+    let (chain, key) = match pair {
+        Ok(pair) => pair,
+        Err(problem) => return Some(problem),
+    };
+    let key_file = dir.join("privkey.pem");
+    exposed(&key_file).or_else(|| {
+        let problem = certificate::check(&chain, &key).err()?;
+        Some(format!("{}: {problem}; {remedy}", dir.display()))
+    })
+}
+
+fn exposed(path: &Path) -> Option<String> {
+    let mode = fs::metadata(path).ok()?.permissions().mode() & 0o777;
+    let open = mode & 0o077 != 0;
+    open.then(|| {
+        format!(
+            "{}: mode {mode:04o} lets others read it; chmod 600 it",
+            path.display()
+        )
+    })
+}
+
+fn domains(config: &Config, identity: &Identity) -> Vec<String> {
+    let mut found = identity.refusals();
+    for (name, domain) in identity.domains() {
+        let dir = config.dir.join("domains").join(name);
+        found.extend(exposed(&dir.join("users.toml")));
+        for selector in &domain.selectors {
+            found.extend(
+                PrivateKey::load(&config.dir, name, selector)
+                    .err()
+                    .map(|e| e.to_string()),
+            );
+        }
+        if domain.mode != Mode::Forward {
+            continue;
+        }
+        let aliases = dir.join("aliases");
+        if identity.resolve(&format!("postmaster@{name}")) == Resolution::Unknown {
+            found.push(format!(
+                "{}: postmaster@{name} leads nowhere (RFC 5321 section 4.5.1); set postmaster in \
+                 chapar.toml or add the alias",
+                aliases.display()
+            ));
+        }
+    }
+    found
+}

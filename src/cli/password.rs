@@ -1,0 +1,59 @@
+//! A password from standard input: never an argument, which every process may read.
+
+use std::io::{self, BufRead as _, IsTerminal as _, Read as _};
+
+use anyhow::Context as _;
+use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
+
+use crate::auth::password;
+
+/// The first line of standard input. A terminal is asked, without echo.
+pub(super) fn read() -> anyhow::Result<Vec<u8>> {
+    let stdin = io::stdin();
+    if !stdin.is_terminal() {
+        return line().context("no password on standard input");
+    }
+    eprint!("Password: ");
+    let before = tcgetattr(&stdin)?;
+    let mut silent = before.clone();
+    silent.local_modes.remove(LocalModes::ECHO);
+    tcsetattr(&stdin, OptionalActions::Flush, &silent)?;
+    let typed = line();
+    tcsetattr(&stdin, OptionalActions::Flush, &before)?;
+    eprintln!();
+    typed.context("no password typed")
+}
+
+fn line() -> io::Result<Vec<u8>> {
+    let mut typed = Vec::new();
+    let most = u64::try_from(password::LONGEST)
+        .unwrap_or(u64::MAX)
+        .saturating_add(3);
+    io::stdin()
+        .lock()
+        .take(most)
+        .read_until(b'\n', &mut typed)?;
+    while typed
+        .last()
+        .is_some_and(|last| matches!(last, b'\r' | b'\n'))
+    {
+        typed.pop();
+    }
+    Ok(typed)
+}
+
+/// A hash, and the password too if it was made here and must be shown.
+pub(super) fn new(from_stdin: bool) -> anyhow::Result<(String, Option<String>)> {
+    if from_stdin {
+        return Ok((password::hash(&read()?)?, None));
+    }
+    let made = password::generate()?;
+    Ok((password::hash(made.as_bytes())?, Some(made)))
+}
+
+/// Shows a password that was made here.
+pub(super) fn show(address: &str, made: Option<&str>) {
+    if let Some(password) = made {
+        say!("User:     {address}\nPassword: {password}    (shown only now)");
+    }
+}

@@ -1,0 +1,329 @@
+//! What lies on disk for a domain to work: made where it is missing, never changed where it is not.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use anyhow::{Context as _, bail};
+
+use super::exit::Wrong;
+use crate::config::{Config, Listen, Service, TlsMode, files};
+use crate::identity::edit::{self, ALIASES_HEAD, FILE_MODE, USERS_HEAD, USERS_MODE};
+use crate::identity::{Identity, Mode, address};
+use crate::signing::keys::{self, Algorithm, PrivateKey};
+use crate::tls::self_signed;
+
+/// Selectors of a domain's first keys. The prefix keeps them apart from those of other senders.
+pub const SELECTORS: [&str; 2] = ["chapar1-rsa", "chapar1-ed25519"];
+
+/// Mode of directories without secrets.
+const DIR_MODE: u32 = 0o750;
+/// Mode of directories with secrets.
+const SECRET_DIR_MODE: u32 = 0o700;
+/// Mode of keys.
+const KEY_MODE: u32 = 0o600;
+
+/// What was done with a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Did {
+    /// It was missing.
+    Wrote,
+    /// It exists and was left as it is.
+    Kept,
+}
+
+/// A file and what was done with it.
+pub type Step = (PathBuf, Did);
+
+/// A `chapar.toml` to be.
+#[derive(Debug, Clone)]
+pub struct NewConfig {
+    /// The EHLO name.
+    pub hostname: String,
+    /// Where the queue lives; absolute, or below the configuration's directory.
+    pub data_dir: PathBuf,
+    /// Who is told of our failures.
+    pub postmaster: String,
+    /// The listeners.
+    pub listeners: Vec<Listen>,
+    /// More of the file, after the listeners.
+    pub rest: String,
+}
+
+impl NewConfig {
+    /// The listeners of every mail host, on all its addresses.
+    pub fn usual_listeners() -> Vec<Listen> {
+        // A kernel without IPv6 can not bind [::], one with it takes IPv4 there too.
+        let any = if std::net::TcpListener::bind("[::]:0").is_ok() {
+            "[::]"
+        } else {
+            "0.0.0.0"
+        };
+        [
+            (25, Service::Mx, TlsMode::Starttls),
+            (587, Service::Submission, TlsMode::Starttls),
+            (465, Service::Submission, TlsMode::Implicit),
+        ]
+        .into_iter()
+        .map(|(port, service, tls)| Listen {
+            address: format!("{any}:{port}"),
+            service,
+            tls,
+        })
+        .collect()
+    }
+
+    fn text(&self) -> String {
+        let mut text = format!(
+            "# chapar. Every other key and its default: chapar config --defaults\n\n\
+             # The EHLO name. The PTR record of this host's addresses must be the same.\n\
+             hostname = \"{}\"\n\
+             # Where the queue lives.\n\
+             data_dir = \"{}\"\n\
+             # Who is told of our own failures.\n\
+             postmaster = \"{}\"\n",
+            self.hostname,
+            self.data_dir.display(),
+            self.postmaster
+        );
+        for listen in &self.listeners {
+            let (service, who) = match listen.service {
+                Service::Mx => ("mx", "Mail from other servers for our domains."),
+                Service::Submission => ("submission", "Mail from our users."),
+            };
+            let tls = match listen.tls {
+                TlsMode::Starttls => "starttls",
+                TlsMode::Implicit => "implicit",
+                TlsMode::None => "none",
+            };
+            text.push_str(&format!(
+                "\n# {who}\n[[listen]]\naddress = \"{}\"\nservice = \"{service}\"\ntls = \"{tls}\"\n",
+                listen.address
+            ));
+        }
+        text.push_str(&self.rest);
+        text
+    }
+}
+
+/// A configuration directory and the main file in it.
+#[derive(Debug, Clone)]
+pub struct Site {
+    file: PathBuf,
+    dir: PathBuf,
+    steps: Vec<Step>,
+}
+
+impl Site {
+    /// The site whose main file is `file`.
+    pub fn new(file: &Path) -> Site {
+        let dir = super::directory(file).to_path_buf();
+        Site {
+            file: file.to_path_buf(),
+            dir,
+            steps: Vec::new(),
+        }
+    }
+
+    /// The directory.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// What was done so far.
+    pub fn steps(&self) -> &[Step] {
+        &self.steps
+    }
+
+    /// The main file, written if it is missing.
+    pub fn config(&mut self, new: &NewConfig) -> anyhow::Result<Config> {
+        if !exists(&self.file)? {
+            let text = new.text();
+            // Checked first: a file that does not load would stay.
+            Config::parse(&text, &self.file.display().to_string(), &self.dir)?;
+            self.dir_at(&self.dir.clone(), DIR_MODE)?;
+            self.make(
+                &self.dir.join(".gitignore"),
+                b"/secrets/\n/data/\n",
+                FILE_MODE,
+            )?;
+            self.make(&self.file.clone(), text.as_bytes(), FILE_MODE)?;
+        } else {
+            self.steps.push((self.file.clone(), Did::Kept));
+            self.make(
+                &self.dir.join(".gitignore"),
+                b"/secrets/\n/data/\n",
+                FILE_MODE,
+            )?;
+        }
+        Ok(Config::load(&self.file)?)
+    }
+
+    /// The directory of `domain` with its files and keys. `forward`: where a new domain's mail
+    /// goes, `user`'s in a line of its own; none: it is send-only.
+    pub fn domain(
+        &mut self,
+        domain: &str,
+        forward: Option<&str>,
+        user: Option<&str>,
+    ) -> anyhow::Result<Mode> {
+        address::check_domain(domain).map_err(Wrong)?;
+        if let Some(forward) = forward {
+            address::check(forward).map_err(Wrong)?;
+        }
+        let dir = self.dir.join("domains").join(domain);
+        self.dir_at(&dir, DIR_MODE)?;
+        let mode = if forward.is_some() {
+            Mode::Forward
+        } else {
+            Mode::SendOnly
+        };
+        let text = format!(
+            "# forward: mail to this domain goes where its aliases lead.\n\
+             # send-only: we only send for it; mail to it follows its MX.\n\
+             mode = \"{}\"\n\
+             # DKIM keys to sign with: secrets/dkim/{domain}/SELECTOR.pem\n\
+             selectors = [{}]\n",
+            mode.as_str(),
+            SELECTORS
+                .map(|selector| format!("\"{selector}\""))
+                .join(", ")
+        );
+        self.make(&dir.join("domain.toml"), text.as_bytes(), FILE_MODE)?;
+        let aliases = match forward {
+            Some(forward) => user
+                .into_iter()
+                .chain(["*"])
+                .fold(ALIASES_HEAD.to_owned(), |text, name| {
+                    format!("{text}{name}: {forward}\n")
+                }),
+            None => ALIASES_HEAD.to_owned(),
+        };
+        self.make(&dir.join("aliases"), aliases.as_bytes(), FILE_MODE)?;
+        let identity = Identity::load(&self.dir, "")?;
+        let Some(found) = identity.domain(domain) else {
+            bail!("{}: vanished while it was written", dir.display());
+        };
+        let selectors = found.selectors.clone();
+        for selector in &selectors {
+            self.key(domain, selector)?;
+        }
+        Ok(found.mode)
+    }
+
+    /// A user of a domain that has no file of users yet. False: it has one.
+    pub fn first_user(
+        &mut self,
+        domain: &str,
+        user: &str,
+        hash: impl FnOnce() -> anyhow::Result<String>,
+    ) -> anyhow::Result<bool> {
+        let path = self.dir.join("domains").join(domain).join("users.toml");
+        if exists(&path)? {
+            self.steps.push((path, Did::Kept));
+            return Ok(false);
+        }
+        let hash = hash()?;
+        // The owner of a domain sends as any address of it.
+        edit::add_user(&self.dir, user, &hash, &[format!("*@{domain}")])?;
+        self.steps.push((path, Did::Wrote));
+        Ok(true)
+    }
+
+    /// An empty file of users, if there is none.
+    pub fn no_users(&mut self, domain: &str) -> anyhow::Result<()> {
+        let path = self.dir.join("domains").join(domain).join("users.toml");
+        self.make(&path, USERS_HEAD.as_bytes(), USERS_MODE)
+    }
+
+    /// The certificate for `host`: the given one (chain and key, PEM), or a self-signed one where
+    /// there is none.
+    pub fn certificate(
+        &mut self,
+        host: &str,
+        given: Option<(Vec<u8>, Vec<u8>)>,
+        now: SystemTime,
+    ) -> anyhow::Result<()> {
+        let dir = self.dir.join("secrets/tls").join(host);
+        self.dir_at(&dir, SECRET_DIR_MODE)?;
+        let (chain, key) = (dir.join("fullchain.pem"), dir.join("privkey.pem"));
+        if let Some((new_chain, new_key)) = given {
+            super::certificate::check(&new_chain, &new_key).map_err(Wrong)?;
+            // The key first: a crash between them leaves a pair that is refused, not one that lies.
+            self.set(&key, &new_key)?;
+            return self.set(&chain, &new_chain);
+        }
+        match (exists(&chain)?, exists(&key)?) {
+            (true, true) => {
+                self.steps.extend([(chain, Did::Kept), (key, Did::Kept)]);
+                Ok(())
+            }
+            (false, false) => {
+                let made = self_signed::generate(host, now)?;
+                self.make(&key, made.key.as_bytes(), KEY_MODE)?;
+                self.make(&chain, made.certificate.as_bytes(), KEY_MODE)
+            }
+            (there, _) => bail!(Wrong(format!(
+                "{} is there and the other of the pair is not; restore it, or remove this one and \
+                 run setup again",
+                if there {
+                    chain.display()
+                } else {
+                    key.display()
+                }
+            ))),
+        }
+    }
+
+    fn key(&mut self, domain: &str, selector: &str) -> anyhow::Result<()> {
+        let path = keys::path(&self.dir, domain, selector);
+        if exists(&path)? {
+            PrivateKey::load(&self.dir, domain, selector)?;
+            self.steps.push((path, Did::Kept));
+            return Ok(());
+        }
+        self.dir_at(super::directory(&path), SECRET_DIR_MODE)?;
+        let algorithm = if selector.ends_with("ed25519") {
+            Algorithm::Ed25519
+        } else {
+            Algorithm::Rsa
+        };
+        let pem = PrivateKey::generate(algorithm)?.to_pem();
+        self.make(&path, pem.as_bytes(), KEY_MODE)
+    }
+
+    fn dir_at(&self, dir: &Path, mode: u32) -> anyhow::Result<()> {
+        files::create_dir(dir, mode).with_context(|| format!("{} can not be made", dir.display()))
+    }
+
+    fn make(&mut self, path: &Path, bytes: &[u8], mode: u32) -> anyhow::Result<()> {
+        let wrote = files::create(path, bytes, mode)
+            .with_context(|| format!("{} can not be written", path.display()))?;
+        self.steps.push((
+            path.to_path_buf(),
+            if wrote { Did::Wrote } else { Did::Kept },
+        ));
+        Ok(())
+    }
+
+    /// Puts what the operator gave into a file of secrets.
+    fn set(&mut self, path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
+        if fs::read(path).is_ok_and(|old| old == bytes) {
+            self.steps.push((path.to_path_buf(), Did::Kept));
+            return Ok(());
+        }
+        files::replace(path, bytes, KEY_MODE)
+            .with_context(|| format!("{} can not be written", path.display()))?;
+        self.steps.push((path.to_path_buf(), Did::Wrote));
+        Ok(())
+    }
+}
+
+fn exists(path: &Path) -> anyhow::Result<bool> {
+    match path.symlink_metadata() {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error).with_context(|| format!("{} can not be seen", path.display())),
+    }
+}

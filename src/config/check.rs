@@ -1,0 +1,576 @@
+//! What a well-formed configuration must also be: plausible, bounded, and not an open relay.
+
+use std::net::{IpAddr, SocketAddr};
+
+use toml::de::{DeTable, DeValue};
+
+use super::{Config, ConfigError, Listen, Route, Size, Span, TlsMode, line_of};
+use crate::identity::address;
+
+/// Fewest bits of an IPv4 network that may relay: `10.0.0.0/8` is the largest private one.
+const LEAST_PREFIX_V4: u8 = 8;
+/// The same for IPv6: `fc00::/7`.
+const LEAST_PREFIX_V6: u8 = 7;
+/// Fewest bytes of a command line (RFC 5321 section 4.5.3.1.4).
+const LEAST_COMMAND_LINE: usize = 512;
+
+/// Where a route leads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Via {
+    /// A host name or an address without brackets.
+    pub host: String,
+    /// Its port.
+    pub port: u16,
+}
+
+impl Route {
+    /// `via`, taken apart: `smtp://host`, `smtp://host:port`, an IPv6 address in brackets.
+    pub fn target(&self) -> Result<Via, String> {
+        let bad = |why: &str| {
+            Err(format!(
+                "via = \"{}\" {why}; write smtp://relay.example.org:25",
+                self.via
+            ))
+        };
+        let Some(rest) = self.via.strip_prefix("smtp://") else {
+            return bad("does not begin with smtp://, the only kind of route");
+        };
+        if rest.contains('@') {
+            return bad("has a user, which is not supported");
+        }
+        let (host, port) = match rest.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+            Some((host, after)) => (
+                host,
+                after.strip_prefix(':').or(after.is_empty().then_some("25")),
+            ),
+            None => rest
+                .split_once(':')
+                .map_or((rest, Some("25")), |(host, port)| (host, Some(port))),
+        };
+        let bracketed = rest.starts_with('[');
+        let well = match host.parse::<IpAddr>() {
+            Ok(ip) => ip.is_ipv6() == bracketed,
+            Err(_) => !bracketed && address::is_domain(host),
+        };
+        match port.and_then(|port| port.parse::<u16>().ok()) {
+            Some(port) if well && port != 0 => Ok(Via {
+                host: host.to_owned(),
+                port,
+            }),
+            _ => bad("has no valid host and port"),
+        }
+    }
+}
+
+/// Everything that is wrong with `config`, which was read from `text` of the file `name`.
+pub(super) fn check(config: &Config, text: &str, name: &str) -> Vec<ConfigError> {
+    let mut checker = Checker {
+        text,
+        name,
+        table: DeTable::parse(text).ok(),
+        problems: Vec::new(),
+    };
+    checker.top(config);
+    for (index, listen) in config.listeners.iter().enumerate() {
+        let twin = config
+            .listeners
+            .iter()
+            .take(index)
+            .any(|other| other.address == listen.address);
+        checker.listener(index, listen, twin);
+    }
+    for (index, route) in config.routes.iter().enumerate() {
+        checker.route(index, route);
+    }
+    checker.outbound(config);
+    checker.retry(config);
+    checker.limits(config);
+    checker.problems
+}
+
+/// Why `name` is no host name for EHLO.
+fn check_hostname(name: &str) -> Result<(), String> {
+    let last = name.rsplit('.').next().unwrap_or_default();
+    let remedy =
+        "write the full name that the PTR of the sending address has, such as mx.example.org";
+    if address::is_domain(name) && name.contains('.') && !last.bytes().all(|b| b.is_ascii_digit()) {
+        return Ok(());
+    }
+    Err(format!(
+        "hostname = \"{name}\" is no full host name; {remedy}"
+    ))
+}
+
+struct Checker<'a> {
+    text: &'a str,
+    name: &'a str,
+    table: Option<toml::Spanned<DeTable<'a>>>,
+    problems: Vec<ConfigError>,
+}
+
+impl Checker<'_> {
+    fn top(&mut self, config: &Config) {
+        if let Err(problem) = check_hostname(&config.hostname) {
+            self.blame("hostname", None, problem);
+        }
+        if !config.postmaster.is_empty() && address::check(&config.postmaster).is_err() {
+            let problem = format!(
+                "postmaster = \"{}\" is no address; write user@example.org",
+                config.postmaster
+            );
+            self.blame("postmaster", None, problem);
+        }
+        for network in &config.relay_networks {
+            let least = if network.is_ipv4() {
+                LEAST_PREFIX_V4
+            } else {
+                LEAST_PREFIX_V6
+            };
+            if network.prefix() < least {
+                let problem = format!(
+                    "relay_networks: {network} would make an open relay of this host; \
+                     write networks of /{least} or smaller"
+                );
+                self.blame("relay_networks", None, problem);
+            }
+        }
+    }
+
+    fn listener(&mut self, index: usize, listen: &Listen, twin: bool) {
+        let key = "listen.address";
+        let written = &listen.address;
+        if twin {
+            let problem = format!("address = \"{written}\" is listened on already; remove one");
+            self.blame(key, Some(index), problem);
+        }
+        let inherited = written.strip_prefix("systemd:");
+        let loopback = match (inherited, written.parse::<SocketAddr>()) {
+            (Some(""), _) => {
+                let remedy = "write the FileDescriptorName= of the socket unit behind it";
+                self.blame(
+                    key,
+                    Some(index),
+                    format!("address = \"systemd:\" has no name; {remedy}"),
+                );
+                return;
+            }
+            (Some(_), _) => false,
+            (None, Ok(address)) => address.ip().is_loopback(),
+            (None, Err(_)) => {
+                let problem = format!(
+                    "address = \"{written}\" is no address and port; write \"[::]:25\" for all \
+                     addresses, \"192.0.2.1:25\" for one, or \"systemd:NAME\""
+                );
+                self.blame(key, Some(index), problem);
+                return;
+            }
+        };
+        if listen.tls == TlsMode::None && !loopback {
+            let problem = format!(
+                "tls = \"none\" on {written}: passwords and mail would travel in clear; write \
+                 \"starttls\" or \"implicit\", or listen on 127.0.0.1 or [::1]"
+            );
+            self.blame("listen.tls", Some(index), problem);
+        }
+    }
+
+    fn route(&mut self, index: usize, route: &Route) {
+        let domain = route.to.strip_prefix("*.").unwrap_or(&route.to);
+        if route.to != "*" && !address::is_domain(domain) {
+            let problem = format!(
+                "to = \"{}\" is no domain; write example.org, *.example.org for its sub-domains, or *",
+                route.to
+            );
+            self.blame("route.to", Some(index), problem);
+        }
+        if let Err(problem) = route.target() {
+            self.blame("route.via", Some(index), problem);
+        }
+    }
+
+    fn outbound(&mut self, config: &Config) {
+        if config.dns.servers.iter().any(|server| server.port() == 0) {
+            self.blame(
+                "dns.servers",
+                None,
+                "dns.servers: port 0 answers nobody; write 53".into(),
+            );
+        }
+        let delivery = &config.delivery;
+        if delivery.port == 0 {
+            self.blame(
+                "delivery.port",
+                None,
+                "delivery.port = 0 is no port; write 25".into(),
+            );
+        }
+        for v4 in [true, false] {
+            let own = delivery.source.iter().filter(|ip| ip.is_ipv4() == v4);
+            if own.count() > 1 {
+                let problem = "delivery.source has two addresses of one family; keep one";
+                self.blame("delivery.source", None, problem.into());
+            }
+        }
+        if delivery
+            .source
+            .iter()
+            .any(|ip| ip.is_unspecified() || ip.is_multicast())
+        {
+            let problem = "delivery.source is not an address of this host; leave it out to let the \
+                           kernel choose";
+            self.blame("delivery.source", None, problem.into());
+        }
+        self.at_least("delivery.connections", delivery.connections, 1);
+        self.at_least("delivery.active", delivery.active, 1);
+        self.bounded("delivery.keep_idle", delivery.keep_idle);
+        let timeouts = &config.timeouts;
+        for (key, span) in [
+            ("timeouts.connect", timeouts.connect),
+            ("timeouts.greeting", timeouts.greeting),
+            ("timeouts.command", timeouts.command),
+            ("timeouts.data", timeouts.data),
+            ("timeouts.final_dot", timeouts.final_dot),
+        ] {
+            self.bounded(key, span);
+        }
+    }
+
+    fn retry(&mut self, config: &Config) {
+        let retry = &config.retry;
+        for (key, span) in [
+            ("retry.first", retry.first),
+            ("retry.longest", retry.longest),
+            ("retry.give_up", retry.give_up),
+            ("retry.bounce_give_up", retry.bounce_give_up),
+        ] {
+            self.bounded(key, span);
+        }
+        if !(1.0..=100.0).contains(&retry.factor) {
+            let problem = format!(
+                "retry.factor = {} is not between 1 and 100; write 1 for equal waits, 2 to double",
+                retry.factor
+            );
+            self.blame("retry.factor", None, problem);
+        }
+        if retry.first > retry.longest {
+            let problem = format!(
+                "retry.first = {} is longer than retry.longest = {}; make one of them fit",
+                retry.first, retry.longest
+            );
+            self.blame("retry.first", None, problem);
+        }
+        if retry.warn_after == Span(std::time::Duration::ZERO) {
+            let problem = "retry.warn_after = 0 would warn of every message; write 4h or never";
+            self.blame("retry.warn_after", None, problem.into());
+        }
+    }
+
+    fn limits(&mut self, config: &Config) {
+        let limits = &config.limits;
+        for (key, value, least) in [
+            ("limits.recipients", limits.recipients, 1),
+            (
+                "limits.command_line",
+                limits.command_line,
+                LEAST_COMMAND_LINE,
+            ),
+            ("limits.hops", limits.hops, 1),
+            ("limits.connections", limits.connections, 1),
+            (
+                "limits.connections_per_client",
+                limits.connections_per_client,
+                1,
+            ),
+            ("limits.errors", limits.errors, 1),
+            ("limits.idle_commands", limits.idle_commands, 1),
+        ] {
+            self.at_least(key, value, least);
+        }
+        for (key, span) in [
+            ("limits.command_timeout", limits.command_timeout),
+            ("limits.data_timeout", limits.data_timeout),
+            ("limits.session", limits.session),
+            ("limits.handshake", limits.handshake),
+            ("limits.drain", limits.drain),
+        ] {
+            self.bounded(key, span);
+        }
+        for (key, size) in [
+            ("limits.message", limits.message),
+            ("limits.header", limits.header),
+        ] {
+            if size < Size::kib(1) {
+                self.blame(
+                    key,
+                    None,
+                    format!("{key} = {size} lets no mail in; write 1KiB or more"),
+                );
+            }
+        }
+    }
+
+    fn at_least(&mut self, key: &str, value: usize, least: usize) {
+        if value < least {
+            self.blame(
+                key,
+                None,
+                format!("{key} = {value} is too few; write {least} or more"),
+            );
+        }
+    }
+
+    /// Every wait ends some day, and none is over before it begins.
+    fn bounded(&mut self, key: &str, span: Span) {
+        if span == Span::NEVER || span.0.is_zero() {
+            let problem = format!("{key} = {span} can not be; write a span such as 30s, 5m or 5d");
+            self.blame(key, None, problem);
+        }
+    }
+
+    /// Notes a problem with `key`, `section.key` or `key`, of the table `index` of an array.
+    fn blame(&mut self, key: &str, index: Option<usize>, problem: String) {
+        let line = self.line(key, index);
+        self.problems.push(ConfigError {
+            file: self.name.to_owned(),
+            line,
+            problem,
+        });
+    }
+
+    /// The line of a key; where it is not written, that of its section.
+    fn line(&self, key: &str, index: Option<usize>) -> Option<usize> {
+        let root = self.table.as_ref()?.get_ref();
+        let (section, key) = key
+            .split_once('.')
+            .map_or((key, None), |(s, k)| (s, Some(k)));
+        let mut value = root.get(section)?;
+        if let (Some(index), DeValue::Array(tables)) = (index, value.get_ref()) {
+            value = tables.get(index)?;
+        }
+        if let (Some(key), DeValue::Table(table)) = (key, value.get_ref()) {
+            value = table.get(key).unwrap_or(value);
+        }
+        Some(line_of(self.text, &value.span()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    fn problems(text: &str) -> Vec<String> {
+        let parsed = Config::parse_all(text, "chapar.toml", Path::new("/etc/chapar"));
+        parsed
+            .err()
+            .unwrap_or_default()
+            .iter()
+            .map(ToString::to_string)
+            .collect()
+    }
+
+    #[test]
+    fn each_mistake_names_line_and_remedy() {
+        for (text, line, remedy) in [
+            ("", 1, "missing field `hostname`"),
+            ("hostname = \"localhost\"", 1, "such as mx.example.org"),
+            ("\nhostname = \"192.0.2.1\"", 2, "such as mx.example.org"),
+            ("hostname = \"mx..org\"", 1, "such as mx.example.org"),
+            ("hostname = \"mx example.org\"", 1, "such as mx.example.org"),
+            ("OK\npostmaster = \"me\"", 2, "write user@example.org"),
+            ("OK\nrelay_networks = [\"0.0.0.0/0\"]", 2, "open relay"),
+            (
+                "OK\nrelay_networks = [\"10.0.0.0/8\", \"::/0\"]",
+                2,
+                "open relay",
+            ),
+            (
+                "OK\nrelay_networks = [\"10.0.0.0/33\"]",
+                2,
+                "write 192.0.2.0/24",
+            ),
+            (
+                "OK\n[[listen]]\nservice = \"mx\"\naddress = \":25\"",
+                4,
+                "write \"[::]:25\"",
+            ),
+            (
+                "OK\n[[listen]]\naddress = \"mx.example.org:25\"\nservice = \"mx\"",
+                3,
+                "write \"[::]:25\"",
+            ),
+            (
+                "OK\n[[listen]]\naddress = \"systemd:\"\nservice = \"mx\"",
+                3,
+                "FileDescriptorName=",
+            ),
+            (
+                "OK\n[[listen]]\naddress = \"[::]:25\"\nservice = \"mx\"\ntls = \"none\"",
+                5,
+                "in clear",
+            ),
+            (
+                "OK\n[[listen]]\naddress = \"systemd:mx\"\nservice = \"mx\"\ntls = \"none\"",
+                5,
+                "in clear",
+            ),
+            (
+                "OK\n[[listen]]\naddress = \"[::]:25\"\nservice = \"mx\"\n[[listen]]\naddress = \"[::]:25\"\nservice = \"mx\"",
+                6,
+                "remove one",
+            ),
+            (
+                "OK\n[[listen]]\naddress = \"[::]:25\"\nservice = \"imap\"",
+                4,
+                "`submission`",
+            ),
+            (
+                "OK\n[[listen]]\naddress = \"[::]:25\"",
+                2,
+                "missing field `service`",
+            ),
+            (
+                "OK\n[[route]]\nto = \"*.*\"\nvia = \"smtp://a\"",
+                3,
+                "write example.org",
+            ),
+            (
+                "OK\n[[route]]\nto = \"*\"\nvia = \"lmtp://a\"",
+                4,
+                "the only kind of route",
+            ),
+            (
+                "OK\n[[route]]\nto = \"*\"\nvia = \"smtp://me@a\"",
+                4,
+                "has a user",
+            ),
+            (
+                "OK\n[[route]]\nto = \"*\"\nvia = \"smtp://a:0\"",
+                4,
+                "smtp://relay.example.org:25",
+            ),
+            ("OK\n[dns]\nservers = [\"127.0.0.1:0\"]", 3, "write 53"),
+            (
+                "OK\n[dns]\nservers = [\"127.0.0.1\"]",
+                3,
+                "invalid socket address",
+            ),
+            ("OK\n[delivery]\nport = 0", 3, "write 25"),
+            (
+                "OK\n[delivery]\nsource = [\"192.0.2.1\", \"192.0.2.2\"]",
+                3,
+                "keep one",
+            ),
+            (
+                "OK\n[delivery]\nsource = [\"::\"]",
+                3,
+                "let the kernel choose",
+            ),
+            ("OK\n[delivery]\nconnections = 0", 3, "write 1 or more"),
+            (
+                "OK\n[delivery]\nconections = 9",
+                3,
+                "unknown field `conections`",
+            ),
+            ("OK\n[retry]\nfactor = 0.5", 3, "write 1 for equal waits"),
+            ("OK\n[retry]\nfactor = nan", 3, "write 1 for equal waits"),
+            (
+                "OK\n[retry]\nfirst = \"5h\"",
+                3,
+                "longer than retry.longest = 4h",
+            ),
+            ("OK\n[retry]\ngive_up = \"never\"", 3, "write a span"),
+            ("OK\n[retry]\nfirst = \"5\"", 3, "write 500ms, 90s"),
+            ("OK\n[retry]\nwarn_after = \"0s\"", 3, "write 4h or never"),
+            ("OK\n[timeouts]\nconnect = \"0s\"", 3, "write a span"),
+            ("OK\n[limits]\ncommand_line = 100", 3, "write 512 or more"),
+            ("OK\n[limits]\nmessage = \"0\"", 3, "write 1KiB or more"),
+            ("OK\n[limits]\nmessage = \"50MB\"", 3, "write 512, 256KiB"),
+            ("OK\nlimits.drain = \"never\"", 2, "write a span"),
+            ("OK\n[limits\n", 2, ""),
+        ] {
+            let found = problems(&text.replace("OK", "hostname = \"mx.example.org\""));
+            let [problem] = found.as_slice() else {
+                panic!("{text}: {found:?}")
+            };
+            assert!(
+                problem.starts_with(&format!("chapar.toml:{line}: ")),
+                "{text}: {problem}"
+            );
+            assert!(problem.contains(remedy), "{text}: {problem}");
+            assert!(!problem.contains('\n'), "{problem}");
+        }
+    }
+
+    #[test]
+    fn several_mistakes_are_told_at_once() {
+        let found = problems("hostname = \"mx\"\npostmaster = \"me\"\n[retry]\nfactor = 0\n");
+        assert_eq!(found.len(), 3, "{found:?}");
+        let text = "hostname = \"mx\"\npostmaster = \"me\"\n";
+        let first = Config::parse(text, "x", Path::new("")).expect_err("first");
+        assert_eq!(first.line, Some(1));
+    }
+
+    #[test]
+    fn a_good_file_passes_and_serving_needs_a_listener() {
+        let text = "hostname = \"mx.example.org\"\ndata_dir = \"data\"\npostmaster = \"me@gmail.example\"\n\
+             relay_networks = [\"10.0.0.0/8\", \"fc00::/7\"]\n[delivery]\nsource = [\"192.0.2.1\", \"2001:db8::1\"]\n";
+        let listen = "[[listen]]\naddress = \"127.0.0.1:0\"\nservice = \"mx\"\ntls = \"none\"\n\
+             [[listen]]\naddress = \"systemd:submission\"\nservice = \"submission\"\n\
+             [[route]]\nto = \"*.corp.example\"\nvia = \"smtp://[2001:db8::2]:26\"\n";
+        let parse = |text: &str| Config::parse(text, "chapar.toml", Path::new("/etc/chapar"));
+        let bare = parse(text).expect("good");
+        assert_eq!(bare.data_dir, Path::new("/etc/chapar/data"));
+        let error = bare
+            .check_to_serve(Path::new("/etc/chapar/chapar.toml"))
+            .expect_err("no listener");
+        assert!(
+            error
+                .to_string()
+                .starts_with("/etc/chapar/chapar.toml: no listener is configured; ")
+        );
+        let full = parse(&format!("{text}{listen}")).expect("good");
+        assert_eq!(full.check_to_serve(Path::new("")), Ok(()));
+        let via = |text: &str| {
+            Route {
+                to: "*".into(),
+                via: text.into(),
+            }
+            .target()
+        };
+        assert_eq!(
+            full.routes.first().map(Route::target),
+            Some(Ok(Via {
+                host: "2001:db8::2".into(),
+                port: 26
+            }))
+        );
+        assert_eq!(
+            via("smtp://relay.example"),
+            Ok(Via {
+                host: "relay.example".into(),
+                port: 25
+            })
+        );
+        assert_eq!(
+            via("smtp://127.0.0.1:2525"),
+            Ok(Via {
+                host: "127.0.0.1".into(),
+                port: 2525
+            })
+        );
+        for bad in [
+            "smtp://",
+            "smtp://:25",
+            "smtp://a:b",
+            "smtp://::1:25",
+            "smtp://[::1",
+            "smtp://[a]:25",
+            "smtp://[127.0.0.1]",
+            "smtp://a/b",
+        ] {
+            assert!(via(bad).is_err(), "{bad}");
+        }
+    }
+}

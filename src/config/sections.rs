@@ -1,0 +1,152 @@
+//! The sections of `chapar.toml`: each key once, with its meaning, type and default.
+//!
+//! The structs, their defaults, `chapar config --defaults` and the table in
+//! `docs/configuration.md` all come from here.
+
+use std::net::{IpAddr, SocketAddr};
+
+use serde::Deserialize;
+
+use super::table::{Row, Shown};
+use super::{Family, Size, Span, TlsVersion};
+
+macro_rules! sections {
+    ($(
+        $(#[doc = $about:literal])+
+        $section:ident: $name:ident {
+            $( $(#[doc = $doc:literal])+ $key:ident: $type:ty = $default:expr, )+
+        }
+    )+) => {
+        $(
+            $(#[doc = $about])+
+            #[derive(Debug, Clone, PartialEq, Deserialize)]
+            #[serde(default, deny_unknown_fields)]
+            pub struct $name {
+                $( $(#[doc = $doc])+ pub $key: $type, )+
+            }
+
+            impl Default for $name {
+                fn default() -> Self {
+                    $name { $( $key: $default, )+ }
+                }
+            }
+        )+
+
+        /// Every key of every section.
+        pub(super) fn rows() -> Vec<Row> {
+            let mut rows = Vec::new();
+            $(
+                let section = $name::default();
+                $( rows.push(Row::of(
+                    concat!(stringify!($section), ".", stringify!($key)),
+                    Some(section.$key.shown()),
+                    <$type as Shown>::UNIT,
+                    concat!($($doc),+),
+                )); )+
+            )+
+            rows
+        }
+    };
+}
+
+sections! {
+    /// `[dns]`.
+    dns: Dns {
+        /// Resolvers to ask; empty: the system's.
+        servers: Vec<SocketAddr> = Vec::new(),
+    }
+
+    /// `[delivery]`.
+    delivery: Delivery {
+        /// Port of remote MX hosts.
+        port: u16 = 25,
+        /// Addresses to send from, at most one of each family; empty: the kernel's choice.
+        source: Vec<IpAddr> = Vec::new(),
+        /// Which address family to use; auto: IPv6 only where our own has a matching PTR.
+        family: Family = Family::Auto,
+        /// May deliver to loopback and private addresses (labs, tests).
+        private_targets: bool = false,
+        /// Connections to one destination at the same time.
+        connections: usize = 20,
+        /// Messages for which attempts may be under way at the same time.
+        active: usize = 20_000,
+        /// How long an idle connection is kept for the next message.
+        keep_idle: Span = Span::secs(5),
+    }
+
+    /// `[retry]`: `delay(n) = min(first * factor^n, longest)`, give or take a tenth.
+    retry: Retry {
+        /// Wait after the first failed attempt.
+        first: Span = Span::mins(5),
+        /// Each wait is this times the one before.
+        factor: f64 = 2.0,
+        /// No wait is longer.
+        longest: Span = Span::hours(4),
+        /// After this time the sender is told that it failed.
+        give_up: Span = Span::days(5),
+        /// The same for DSNs.
+        bounce_give_up: Span = Span::days(2),
+        /// After this time the sender is told, once, that it is late; `never` turns that off.
+        warn_after: Span = Span::hours(4),
+    }
+
+    /// `[timeouts]` of our client (RFC 5321 section 4.5.3.2).
+    timeouts: Timeouts {
+        /// For the TCP connection.
+        connect: Span = Span::secs(30),
+        /// For the 220.
+        greeting: Span = Span::mins(5),
+        /// For the reply to EHLO, MAIL, RCPT, DATA, and for a TLS handshake.
+        command: Span = Span::mins(5),
+        /// For each block of data to leave.
+        data: Span = Span::mins(3),
+        /// For the reply to the final dot; shorter makes duplicates.
+        final_dot: Span = Span::mins(10),
+    }
+
+    /// `[limits]`.
+    limits: Limits {
+        /// Bytes of one message.
+        message: Size = Size::mib(50),
+        /// Bytes of its header block.
+        header: Size = Size::kib(256),
+        /// A body beyond this goes to disk as it arrives.
+        memory_body: Size = Size::kib(256),
+        /// Recipients of one message.
+        recipients: usize = 1000,
+        /// Bytes of one command line with its CR LF.
+        command_line: usize = 2048,
+        /// Received header fields after which a message is taken to loop.
+        hops: usize = 50,
+        /// Connections at the same time, of all clients to one listener.
+        connections: usize = 1000,
+        /// Connections at the same time from one IPv4 address or IPv6 /64.
+        connections_per_client: usize = 50,
+        /// Commands of one connection that may be refused before it is closed.
+        errors: usize = 20,
+        /// Commands of one connection that move no mail (NOOP, RSET, VRFY) before it is closed.
+        idle_commands: usize = 100,
+        /// How long a client may take for a command.
+        command_timeout: Span = Span::mins(5),
+        /// How long a client may pause within message data.
+        data_timeout: Span = Span::mins(3),
+        /// How long a whole session may last.
+        session: Span = Span::hours(1),
+        /// How long a TLS handshake may take.
+        handshake: Span = Span::secs(60),
+        /// Below it new mail gets 452.
+        free_space: Size = Size::gib(1),
+        /// Bytes of bodies kept in memory for a first attempt.
+        memory_bodies: Size = Size::mib(64),
+        /// How long a stopping daemon waits for sessions and attempts under way.
+        drain: Span = Span::secs(30),
+    }
+
+    /// `[tls]`.
+    tls: Tls {
+        /// Extra roots (labs); empty: the system's.
+        ca_file: String = String::new(),
+        /// The oldest version that is spoken.
+        min_version: TlsVersion = TlsVersion::V12,
+    }
+}

@@ -1,0 +1,250 @@
+//! The configuration as a table: every key, its default, its unit and its meaning.
+
+use std::fmt::Display;
+use std::net::{IpAddr, SocketAddr};
+
+use super::{Family, Size, Span, TlsVersion, sections};
+
+/// One key of `chapar.toml`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Row {
+    /// `section.key`; for `[[listen]]` and `[[route]]` of each of them.
+    pub key: &'static str,
+    /// The default as TOML writes it; none: the key must be given.
+    pub value: Option<String>,
+    /// The unit, or what may stand there.
+    pub unit: &'static str,
+    /// What it is for.
+    pub about: String,
+}
+
+impl Row {
+    pub(super) fn of(
+        key: &'static str,
+        value: Option<String>,
+        unit: &'static str,
+        about: &str,
+    ) -> Row {
+        Row {
+            key,
+            value,
+            unit,
+            about: about.trim().to_owned(),
+        }
+    }
+
+    /// `section.key = value  # unit: meaning`.
+    pub fn line(&self) -> String {
+        let (key, unit, about) = (self.key, self.unit, &self.about);
+        match &self.value {
+            Some(value) => format!("{key} = {value}  # {unit}: {about}"),
+            None => format!("{key} = \"\"  # {unit}, must be given: {about}"),
+        }
+    }
+
+    /// A row of the table in `docs/configuration.md`.
+    pub fn markdown(&self) -> String {
+        let value = self
+            .value
+            .as_ref()
+            .map_or("(must be given)".into(), |v| format!("`{v}`"));
+        let unit = self.unit.replace('|', "\\|");
+        format!("| `{}` | {value} | {unit} | {} |", self.key, self.about)
+    }
+}
+
+/// Every key there is, in the order of the file.
+pub fn defaults() -> Vec<Row> {
+    let none: Vec<IpAddr> = Vec::new();
+    let mut rows = vec![
+        Row::of(
+            "hostname",
+            None,
+            "host name",
+            "The EHLO name; must match the PTR of the sending address.",
+        ),
+        Row::of(
+            "data_dir",
+            Some(quoted(super::default_data_dir().display())),
+            "directory",
+            "Where the queue lives.",
+        ),
+        Row::of(
+            "postmaster",
+            Some(quoted("")),
+            "address",
+            "Who is told of our own failures, and gets the mail for postmaster@ and abuse@ of our domains that lead it nowhere else.",
+        ),
+        Row::of(
+            "relay_networks",
+            Some(none.shown()),
+            "networks",
+            "Clients that may relay without AUTH.",
+        ),
+        Row::of(
+            "listen.address",
+            None,
+            "address:port",
+            "Where to listen, or systemd:NAME for an inherited socket.",
+        ),
+        Row::of(
+            "listen.service",
+            None,
+            "mx | submission",
+            "Mail from other servers for our domains, or from our users.",
+        ),
+        Row::of(
+            "listen.tls",
+            Some(quoted("starttls")),
+            "starttls | implicit | none",
+            "How TLS begins; none only on loopback.",
+        ),
+        Row::of(
+            "route.to",
+            None,
+            "domain | *.domain | *",
+            "Whose mail takes this route instead of its MX; the first match wins.",
+        ),
+        Row::of("route.via", None, "smtp://host:port", "Where it goes."),
+    ];
+    rows.extend(sections::rows());
+    rows
+}
+
+fn quoted(text: impl Display) -> String {
+    format!("\"{text}\"")
+}
+
+/// A value as `chapar config --defaults` shows it.
+pub(super) trait Shown {
+    /// Its unit, or what may stand there.
+    const UNIT: &'static str;
+    /// The value in TOML.
+    fn shown(&self) -> String;
+}
+
+macro_rules! shown {
+    ($($type:ty, $unit:literal, $value:ident => $shown:expr;)+) => {$(
+        impl Shown for $type {
+            const UNIT: &'static str = $unit;
+            fn shown(&self) -> String {
+                let $value = self;
+                $shown
+            }
+        }
+    )+};
+}
+
+shown! {
+    Span, "time", value => quoted(value);
+    Size, "bytes", value => quoted(value);
+    usize, "count", value => value.to_string();
+    u16, "port", value => value.to_string();
+    f64, "factor", value => format!("{value:?}");
+    bool, "true | false", value => value.to_string();
+    String, "file", value => quoted(value);
+    Family, "auto | ipv4 | ipv6", value => quoted(match value {
+        Family::Auto => "auto",
+        Family::Ipv4 => "ipv4",
+        Family::Ipv6 => "ipv6",
+    });
+    TlsVersion, "1.2 | 1.3", value => quoted(match value {
+        TlsVersion::V12 => "1.2",
+        TlsVersion::V13 => "1.3",
+    });
+    Vec<IpAddr>, "addresses", value => list(value);
+    Vec<SocketAddr>, "address:port", value => list(value);
+}
+
+fn list<T: Display>(values: &[T]) -> String {
+    format!(
+        "[{}]",
+        values.iter().map(quoted).collect::<Vec<_>>().join(", ")
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::path::Path;
+
+    use super::*;
+    use crate::config::Config;
+
+    const NEEDED: &str = "hostname = \"mx.example.org\"\n";
+
+    fn parse(text: &str) -> Result<Config, String> {
+        Config::parse(text, "chapar.toml", Path::new("")).map_err(|error| error.problem)
+    }
+
+    /// The keys that the parser knows in `section`, from its complaint about one that it does not.
+    fn known(section: &str) -> BTreeSet<String> {
+        let text = match section {
+            "" => format!("{NEEDED}no_such_key = 1\n"),
+            "listen" | "route" => format!("{NEEDED}[[{section}]]\nno_such_key = 1\n"),
+            _ => format!("{NEEDED}[{section}]\nno_such_key = 1\n"),
+        };
+        let problem = parse(&text).expect_err("an unknown key is an error");
+        assert!(problem.contains("unknown field"), "{problem}");
+        problem
+            .split('`')
+            .skip(3)
+            .step_by(2)
+            .map(str::to_owned)
+            .collect()
+    }
+
+    #[test]
+    fn the_table_has_every_key_that_the_parser_knows_and_no_other() {
+        let rows = defaults();
+        let split = |key: &'static str| key.split_once('.').unwrap_or(("", key));
+        let sections: BTreeSet<&str> = rows.iter().map(|row| split(row.key).0).collect();
+        for section in &sections {
+            let mut listed: BTreeSet<String> = rows
+                .iter()
+                .map(|row| split(row.key))
+                .filter(|(of, _)| of == section)
+                .map(|(_, key)| key.to_owned())
+                .collect();
+            if section.is_empty() {
+                listed.extend(
+                    sections
+                        .iter()
+                        .filter(|s| !s.is_empty())
+                        .map(|s| (*s).to_owned()),
+                );
+            }
+            // One known key alone is written "expected `key`", several as a list: both in quotes.
+            assert_eq!(listed, known(section), "[{section}]");
+        }
+    }
+
+    #[test]
+    fn the_defaults_written_out_are_the_defaults() {
+        let mut text = String::new();
+        for row in defaults() {
+            let each = row.key.starts_with("listen.") || row.key.starts_with("route.");
+            if let (Some(value), false) = (&row.value, each) {
+                text.push_str(&format!("{} = {value}\n", row.key));
+            }
+        }
+        let implied = parse(NEEDED).expect("a host name is enough");
+        assert_eq!(parse(&format!("{NEEDED}{text}")), Ok(implied));
+    }
+
+    #[test]
+    fn the_documentation_has_this_table() {
+        let docs = include_str!("../../docs/configuration.md");
+        let documented: Vec<&str> = docs
+            .lines()
+            .skip_while(|line| *line != "|---|---|---|---|")
+            .skip(1)
+            .take_while(|line| line.starts_with('|'))
+            .collect();
+        let rows: Vec<String> = defaults().iter().map(Row::markdown).collect();
+        assert_eq!(
+            documented, rows,
+            "replace the table in docs/configuration.md by what `chapar config --defaults --markdown` prints"
+        );
+    }
+}
