@@ -1,5 +1,7 @@
 //! Delivery.
 
 mod messages;
+pub mod mx;
+pub mod verdict;
 
 pub use messages::{Drain, Wake};

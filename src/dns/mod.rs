@@ -1,1 +1,286 @@
-//! dns
+//! One caching resolver for the whole house.
+//!
+//! Everything that asks DNS asks through a clone of one [`Resolver`]; clones share its cache, which
+//! respects TTLs, remembers what does not exist, and is bounded. What it gives are plain answers:
+//! records, nothing, no such domain, or "could not find out", which is never taken for "no".
+//! Lookups are of whole names: no search list is applied, and `/etc/hosts` is not read, because
+//! where mail goes must not depend on the machine it leaves from.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::{Duration, Instant};
+
+use hickory_resolver::config::{
+    ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts,
+};
+use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use hickory_resolver::net::{DnsError, NetError};
+use hickory_resolver::proto::op::ResponseCode;
+use hickory_resolver::proto::rr::{Name, RData, RecordType};
+use hickory_resolver::{TokioResolver, system_conf};
+
+use crate::config::Dns;
+use crate::delivery::mx;
+
+/// How long one DNS server may take to answer.
+pub const TIMEOUT: Duration = Duration::from_secs(3);
+/// How often a question is asked before it counts as unanswered.
+pub const ATTEMPTS: usize = 2;
+/// Answers kept in memory.
+pub const CACHE_ANSWERS: u64 = 8192;
+
+/// The resolver can not be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum ResolverError {
+    /// No `dns.servers`, and the system's list could not be read.
+    #[error("no DNS servers: {0}; name some with dns.servers = [\"127.0.0.1:53\"]")]
+    System(NetError),
+    /// The resolver refused to start.
+    #[error("the DNS resolver can not start: {0}")]
+    Start(NetError),
+}
+
+/// What a lookup of addresses told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Addresses {
+    /// These, in the order the server gave them.
+    Found(Vec<IpAddr>),
+    /// The name has none, or does not exist.
+    None,
+    /// Could not find out.
+    Failed(String),
+}
+
+/// A handle to the shared resolver.
+#[derive(Clone)]
+pub struct Resolver {
+    inner: TokioResolver,
+}
+
+impl Resolver {
+    /// Sets up the resolver for these servers, or the system's.
+    pub fn new(config: &Dns) -> Result<Resolver, ResolverError> {
+        Resolver::build(config, TIMEOUT)
+    }
+
+    fn build(config: &Dns, timeout: Duration) -> Result<Resolver, ResolverError> {
+        let (servers, mut options) = match config.servers.is_empty() {
+            true => {
+                let (system, options) =
+                    system_conf::read_system_conf().map_err(ResolverError::System)?;
+                (
+                    ResolverConfig::from_parts(None, vec![], system.name_servers),
+                    options,
+                )
+            }
+            false => {
+                let servers = config.servers.iter().map(|server| {
+                    let connections = [ConnectionConfig::udp(), ConnectionConfig::tcp()];
+                    let connections = connections.map(|mut connection| {
+                        connection.port = server.port();
+                        connection
+                    });
+                    NameServerConfig::new(server.ip(), true, connections.to_vec())
+                });
+                let servers = servers.collect();
+                (
+                    ResolverConfig::from_parts(None, vec![], servers),
+                    ResolverOpts::default(),
+                )
+            }
+        };
+        options.timeout = timeout;
+        // The resolver counts repetitions.
+        options.attempts = ATTEMPTS - 1;
+        options.cache_size = CACHE_ANSWERS;
+        options.use_hosts_file = ResolveHosts::Never;
+        options.edns0 = true;
+        options.try_tcp_on_error = true;
+        let provider = TokioRuntimeProvider::default();
+        let inner = TokioResolver::builder_with_config(servers, provider)
+            .with_options(options)
+            .build()
+            .map_err(ResolverError::Start)?;
+        Ok(Resolver { inner })
+    }
+
+    /// The resolver itself, for libraries that want one.
+    pub fn hickory(&self) -> &TokioResolver {
+        &self.inner
+    }
+
+    /// The MX records of a domain, and until when they hold.
+    pub async fn mx(&self, domain: &str) -> (mx::Lookup, Instant) {
+        let now = Instant::now();
+        let Some(name) = fqdn(domain) else {
+            return (mx::Lookup::NoDomain, now);
+        };
+        match self.inner.lookup(name, RecordType::MX).await {
+            Ok(found) => {
+                let records = found
+                    .answers()
+                    .iter()
+                    .filter_map(|record| match &record.data {
+                        RData::MX(data) => Some(mx::Record {
+                            preference: data.preference,
+                            host: host_text(&data.exchange),
+                        }),
+                        _ => None,
+                    });
+                let records: Vec<_> = records.collect();
+                let lookup = match records.is_empty() {
+                    true => mx::Lookup::Nothing,
+                    false => mx::Lookup::Records(records),
+                };
+                (lookup, found.valid_until())
+            }
+            Err(error) => match absence(&error) {
+                Some(ResponseCode::NXDomain) => (mx::Lookup::NoDomain, now),
+                Some(_) => (mx::Lookup::Nothing, now),
+                None => (mx::Lookup::Failed(error.to_string()), now),
+            },
+        }
+    }
+
+    /// The IPv4 addresses of a host.
+    pub async fn ipv4(&self, host: &str) -> Addresses {
+        self.addresses(host, RecordType::A).await
+    }
+
+    /// The IPv6 addresses of a host.
+    pub async fn ipv6(&self, host: &str) -> Addresses {
+        self.addresses(host, RecordType::AAAA).await
+    }
+
+    async fn addresses(&self, host: &str, kind: RecordType) -> Addresses {
+        let Some(name) = fqdn(host) else {
+            return Addresses::None;
+        };
+        match self.inner.lookup(name, kind).await {
+            Ok(found) => {
+                let addresses = found
+                    .answers()
+                    .iter()
+                    .filter_map(|record| match record.data {
+                        RData::A(a) => Some(IpAddr::V4(Ipv4Addr::from(a))),
+                        RData::AAAA(aaaa) => Some(IpAddr::V6(Ipv6Addr::from(aaaa))),
+                        _ => None,
+                    });
+                let addresses: Vec<_> = addresses.collect();
+                match addresses.is_empty() {
+                    true => Addresses::None,
+                    false => Addresses::Found(addresses),
+                }
+            }
+            Err(error) => match absence(&error) {
+                Some(_) => Addresses::None,
+                None => Addresses::Failed(error.to_string()),
+            },
+        }
+    }
+}
+
+/// The response code where the error is a server's word that there is nothing. Anything else
+/// (SERVFAIL, REFUSED, a timeout, a bad signature) means that we do not know.
+fn absence(error: &NetError) -> Option<ResponseCode> {
+    match error {
+        NetError::Dns(DnsError::NoRecordsFound(nothing)) => match nothing.response_code {
+            code @ (ResponseCode::NXDomain | ResponseCode::NoError) => Some(code),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+/// A whole name, so that no search list is applied; `None` for what can not be one.
+fn fqdn(text: &str) -> Option<Name> {
+    let mut name = Name::from_ascii(text).ok()?;
+    name.set_fqdn(true);
+    Some(name)
+}
+
+/// A host name as text without the final dot; the root is empty.
+fn host_text(name: &Name) -> String {
+    let text = name.to_ascii();
+    text.trim_end_matches('.').to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lab::DnsServer;
+
+    async fn lab() -> (DnsServer, Resolver) {
+        let server = DnsServer::start().await.expect("a DNS server");
+        let config = Dns {
+            servers: vec![server.address()],
+        };
+        let resolver = Resolver::new(&config).expect("a resolver");
+        (server, resolver)
+    }
+
+    #[tokio::test]
+    async fn mx_answers_and_every_kind_of_none() {
+        let (server, resolver) = lab().await;
+        server.mx("example.com", 10, "MX1.example.com");
+        server.mx("example.com", 20, "192.0.2.1");
+        server.null_mx("null.example");
+        server.a("only-a.example", Ipv4Addr::new(192, 0, 2, 7));
+        server.servfail("broken.example");
+        server.cname("alias.example", "example.com");
+        let record = |preference, host: &str| mx::Record {
+            preference,
+            host: host.to_owned(),
+        };
+        let both =
+            mx::Lookup::Records(vec![record(10, "mx1.example.com"), record(20, "192.0.2.1")]);
+        let lower = |lookup| match lookup {
+            mx::Lookup::Records(mut records) => {
+                records
+                    .iter_mut()
+                    .for_each(|record| record.host.make_ascii_lowercase());
+                mx::Lookup::Records(records)
+            }
+            other => other,
+        };
+        assert_eq!(lower(resolver.mx("example.com").await.0), both);
+        assert_eq!(lower(resolver.mx("alias.example").await.0), both);
+        let null = mx::Lookup::Records(vec![record(0, "")]);
+        assert_eq!(resolver.mx("null.example").await.0, null);
+        assert_eq!(resolver.mx("only-a.example").await.0, mx::Lookup::Nothing);
+        assert_eq!(resolver.mx("nowhere.example").await.0, mx::Lookup::NoDomain);
+        assert!(matches!(
+            resolver.mx("broken.example").await.0,
+            mx::Lookup::Failed(_)
+        ));
+        let long = "x".repeat(64);
+        assert_eq!(resolver.mx(&long).await.0, mx::Lookup::NoDomain);
+    }
+
+    #[tokio::test]
+    async fn addresses_and_a_server_that_is_gone() {
+        let (server, resolver) = lab().await;
+        server.a("a.example", Ipv4Addr::new(192, 0, 2, 7));
+        server.aaaa("a.example", Ipv6Addr::LOCALHOST);
+        server.servfail("broken.example");
+        let found = |address: &str| Addresses::Found(vec![address.parse().expect("address")]);
+        assert_eq!(resolver.ipv4("a.example").await, found("192.0.2.7"));
+        assert_eq!(resolver.ipv6("a.example").await, found("::1"));
+        assert_eq!(resolver.ipv4("nowhere.example").await, Addresses::None);
+        assert!(matches!(
+            resolver.ipv4("broken.example").await,
+            Addresses::Failed(_)
+        ));
+        // The record goes away: seen at once, because its TTL was 0.
+        server.remove("a.example");
+        assert_eq!(resolver.ipv4("a.example").await, Addresses::None);
+        let refused = std::net::UdpSocket::bind("127.0.0.1:0").and_then(|s| s.local_addr());
+        let config = Dns {
+            servers: vec![refused.expect("a free port")],
+        };
+        let resolver = Resolver::build(&config, Duration::from_millis(100)).expect("a resolver");
+        assert!(matches!(
+            resolver.ipv4("a.example").await,
+            Addresses::Failed(_)
+        ));
+    }
+}

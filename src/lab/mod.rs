@@ -1,5 +1,15 @@
-//! A world on loopback for `chapar demo` and the tests.
+//! A world on loopback: a DNS server, remote MX hosts that do as they are told, a client that
+//! submits.
+//!
+//! `chapar demo` and the integration tests run the real daemon against it. Nothing here is used
+//! when mail is delivered for real.
 
 mod client;
+mod dns;
+mod mx;
+mod script;
 
 pub use client::{Answer, Client};
+pub use dns::DnsServer;
+pub use mx::{Line, Mx, MxConfig, Received};
+pub use script::{Act, Stage};

@@ -1,8 +1,11 @@
 //! SMTP, the protocol: bytes in, decisions out. No socket, no actor, no clock.
 
 pub mod address;
+pub mod client;
 pub mod command;
 pub mod data;
 pub mod replies;
+pub mod reply;
 pub mod sasl;
 pub mod server;
+pub mod stuffing;

@@ -1,0 +1,265 @@
+//! What a reply means for a recipient: delivered, deferred or failed.
+//!
+//! Every answer of a next hop is judged here and nowhere else. Pure: no I/O, no clock.
+
+use std::time::Duration;
+
+use crate::queue::Outcome;
+use crate::smtp::client::{Answer, Loss, Refusal, Said, Stage};
+use crate::smtp::reply::Reply;
+
+/// A wait that a reply names is obeyed, but not beyond this.
+pub const LONGEST_NAMED_WAIT: Duration = Duration::from_secs(24 * 3600);
+
+/// An outcome and the words for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verdict {
+    /// What becomes of the recipient.
+    pub outcome: Outcome,
+    /// What the server said, or what we say where it said nothing.
+    pub reply: Reply,
+}
+
+impl Verdict {
+    /// Tried, and to be tried again after the next step of the backoff.
+    pub fn deferred(code: u16, enhanced: &str, text: &str) -> Verdict {
+        Verdict {
+            outcome: Outcome::Deferred {
+                retry_after: None,
+                counts: true,
+            },
+            reply: Reply::new(code, enhanced, text),
+        }
+    }
+
+    /// Not tried, through no fault of the message; to be tried again after `wait`.
+    pub fn postponed(wait: Duration, reply: Reply) -> Verdict {
+        Verdict {
+            outcome: Outcome::Deferred {
+                retry_after: Some(wait),
+                counts: false,
+            },
+            reply,
+        }
+    }
+
+    /// Never to be tried again.
+    pub fn failed(code: u16, enhanced: &str, text: &str) -> Verdict {
+        Verdict {
+            outcome: Outcome::Failed,
+            reply: Reply::new(code, enhanced, text),
+        }
+    }
+}
+
+/// Judges what a server said about a recipient.
+pub fn judge(answer: &Answer) -> Verdict {
+    match &answer.said {
+        Said::Reply(reply) => Verdict {
+            outcome: judge_reply(answer.stage, reply),
+            reply: reply.clone(),
+        },
+        Said::Nothing(loss) => judge_loss(answer.stage, loss),
+    }
+}
+
+fn judge_reply(stage: Stage, reply: &Reply) -> Outcome {
+    let temporary = match reply.code {
+        // Only the reply to the final dot takes a message over (RFC 5321 section 4.2.5).
+        200..=299 if stage == Stage::FinalDot => return Outcome::Delivered,
+        200..=399 => true,
+        400..=499 => true,
+        // RFC 5321 section 4.5.3.1.10: 552 to RCPT was once "too many recipients" and is to be
+        // read as 452; and a full mailbox, which it means today, may be emptied.
+        552 if stage == Stage::Recipient => true,
+        // We and the server disagree about where in the session we are, which says nothing about
+        // the message.
+        503 => true,
+        _ => false,
+    };
+    match temporary {
+        true => Outcome::Deferred {
+            retry_after: named_wait(&reply.text),
+            counts: true,
+        },
+        false => Outcome::Failed,
+    }
+}
+
+fn judge_loss(stage: Stage, loss: &Loss) -> Verdict {
+    // RFC 3463: X.4.1 no answer from host, X.4.2 bad connection, X.5.0 protocol trouble.
+    let enhanced = match loss {
+        Loss::Closed | Loss::Network(_) if stage != Stage::Connect => "4.4.2",
+        Loss::Closed | Loss::Network(_) | Loss::TimedOut => "4.4.1",
+        Loss::Malformed(_) | Loss::OutOfStep => "4.5.0",
+    };
+    Verdict::deferred(451, enhanced, &format!("{loss} (at {stage})"))
+}
+
+/// Judges that a message can not go over a connection at all.
+pub fn judge_refusal(refusal: &Refusal) -> Verdict {
+    let (code, enhanced) = match refusal {
+        Refusal::TooLarge { .. } => (552, "5.3.4"),
+        Refusal::EightBit => (554, "5.6.3"),
+        Refusal::Utf8 => (554, "5.6.7"),
+        Refusal::Address => (553, "5.1.3"),
+    };
+    Verdict::failed(code, enhanced, &refusal.to_string())
+}
+
+/// The wait a reply asks for, as in "try again in 300 seconds" or "retry after 5 minutes".
+fn named_wait(text: &str) -> Option<Duration> {
+    let lower = text.to_ascii_lowercase();
+    let words: Vec<&str> = lower
+        .split(|c: char| !c.is_ascii_alphanumeric())
+        .filter(|word| !word.is_empty())
+        .collect();
+    // A number counts only after "in" or "after" and before a unit: texts are full of numbers.
+    words.iter().enumerate().find_map(|(at, word)| {
+        if !matches!(*word, "in" | "after" | "for" | "wait" | "least") {
+            return None;
+        }
+        let number = words.get(at + 1)?;
+        let digits = number.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+        let count: u64 = digits.parse().ok()?;
+        let attached = number.get(digits.len()..).unwrap_or_default();
+        let unit = if attached.is_empty() {
+            *words.get(at + 2)?
+        } else {
+            attached
+        };
+        let seconds = match unit {
+            "s" | "sec" | "secs" | "second" | "seconds" => 1,
+            "m" | "min" | "mins" | "minute" | "minutes" => 60,
+            "h" | "hr" | "hrs" | "hour" | "hours" => 3600,
+            _ => return None,
+        };
+        let wait = Duration::from_secs(count.saturating_mul(seconds));
+        (count > 0).then(|| wait.min(LONGEST_NAMED_WAIT))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::smtp::reply::ReplyError;
+
+    const LATER: Outcome = Outcome::Deferred {
+        retry_after: None,
+        counts: true,
+    };
+
+    fn outcome(stage: Stage, code: u16, enhanced: &str) -> Outcome {
+        judge(&Answer {
+            stage,
+            said: Said::Reply(Reply::new(code, enhanced, "text")),
+        })
+        .outcome
+    }
+
+    #[test]
+    fn replies_by_stage() {
+        use Stage::*;
+        for (stage, code, enhanced, expected) in [
+            (FinalDot, 250, "2.0.0", Outcome::Delivered),
+            (FinalDot, 200, "", Outcome::Delivered),
+            (FinalDot, 299, "", Outcome::Delivered),
+            (Mail, 250, "", LATER),
+            (Data, 250, "", LATER),
+            (FinalDot, 451, "4.7.1", LATER),
+            (FinalDot, 552, "", Outcome::Failed),
+            (Mail, 552, "", Outcome::Failed),
+            (Recipient, 552, "", LATER),
+            (Recipient, 552, "5.5.3", LATER),
+            (Recipient, 552, "5.2.2", LATER),
+            (Recipient, 550, "5.1.1", Outcome::Failed),
+            (Recipient, 450, "4.2.0", LATER),
+            (Recipient, 421, "", LATER),
+            (Recipient, 503, "5.5.1", LATER),
+            (Mail, 503, "", LATER),
+            (FinalDot, 554, "5.7.1", Outcome::Failed),
+            (Greeting, 554, "", Outcome::Failed),
+            (Greeting, 421, "", LATER),
+            (Hello, 550, "", Outcome::Failed),
+        ] {
+            assert_eq!(
+                outcome(stage, code, enhanced),
+                expected,
+                "{code} {enhanced} at {stage}"
+            );
+        }
+    }
+
+    #[test]
+    fn silence_defers_and_says_where() {
+        for (stage, loss, enhanced, text) in [
+            (
+                Stage::Connect,
+                Loss::TimedOut,
+                "4.4.1",
+                "no answer in time (at connecting)",
+            ),
+            (
+                Stage::Connect,
+                Loss::Network("connection refused".to_owned()),
+                "4.4.1",
+                "connection refused (at connecting)",
+            ),
+            (
+                Stage::FinalDot,
+                Loss::Closed,
+                "4.4.2",
+                "the server closed the connection (at the end of data)",
+            ),
+            (
+                Stage::Mail,
+                Loss::OutOfStep,
+                "4.5.0",
+                "the server sent a reply that belongs to no command (at MAIL FROM)",
+            ),
+            (
+                Stage::Greeting,
+                Loss::Malformed(ReplyError::TooLong),
+                "4.5.0",
+                "the server sent a reply without end (at the greeting)",
+            ),
+        ] {
+            let verdict = judge(&Answer {
+                stage,
+                said: Said::Nothing(loss),
+            });
+            assert_eq!(verdict, Verdict::deferred(451, enhanced, text));
+        }
+    }
+
+    #[test]
+    fn waits_that_are_named() {
+        let secs = |n| Some(Duration::from_secs(n));
+        for (text, wait) in [
+            ("Greylisted, try again in 300 seconds", secs(300)),
+            ("Greylisted for 5 minutes", secs(300)),
+            ("please retry after 10m.", secs(600)),
+            ("come back in 2 hours", secs(7200)),
+            ("wait 60s", secs(60)),
+            ("wait at least 90 sec", secs(90)),
+            ("try again in 0 seconds", None),
+            ("try again in 99999999999999999999 seconds", None),
+            ("try again in 18446744073709551615 hours", secs(86_400)),
+            ("try again later", None),
+            ("1000 seconds", None),
+            ("blocked after 5 errors in 3", None),
+            ("", None),
+        ] {
+            let reply = Reply::new(451, "4.7.1", text);
+            let answer = Answer {
+                stage: Stage::Recipient,
+                said: Said::Reply(reply),
+            };
+            let expected = Outcome::Deferred {
+                retry_after: wait,
+                counts: true,
+            };
+            assert_eq!(judge(&answer).outcome, expected, "{text}");
+        }
+    }
+}

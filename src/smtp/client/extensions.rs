@@ -1,0 +1,75 @@
+//! What a server says it can do in its reply to EHLO (RFC 5321 section 4.1.1.1).
+
+/// The extensions of a server that our client has a use for.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Extensions {
+    /// STARTTLS (RFC 3207).
+    pub starttls: bool,
+    /// PIPELINING (RFC 2920).
+    pub pipelining: bool,
+    /// 8BITMIME (RFC 6152).
+    pub eight_bit: bool,
+    /// SMTPUTF8 (RFC 6531).
+    pub smtputf8: bool,
+    /// SIZE (RFC 1870): the longest message it takes, 0 if it names no limit.
+    pub size: Option<u64>,
+}
+
+impl Extensions {
+    /// Reads the text of each line of a 250 reply to EHLO; the first one is the server's name.
+    pub fn parse<'a>(lines: impl Iterator<Item = &'a [u8]>) -> Extensions {
+        let mut found = Extensions::default();
+        for line in lines.skip(1) {
+            // Old servers write `SIZE=n`; a keyword ends at the first character it can not hold.
+            let mut words = line.split(|byte| matches!(byte, b' ' | b'\t' | b'='));
+            let keyword = words.next().unwrap_or_default();
+            if keyword.eq_ignore_ascii_case(b"STARTTLS") {
+                found.starttls = true;
+            } else if keyword.eq_ignore_ascii_case(b"PIPELINING") {
+                found.pipelining = true;
+            } else if keyword.eq_ignore_ascii_case(b"8BITMIME") {
+                found.eight_bit = true;
+            } else if keyword.eq_ignore_ascii_case(b"SMTPUTF8") {
+                found.smtputf8 = true;
+            } else if keyword.eq_ignore_ascii_case(b"SIZE") {
+                // A limit that can not be read is no limit: the server itself says no in time.
+                let limit = words.next().and_then(|word| std::str::from_utf8(word).ok());
+                found.size = Some(limit.and_then(|word| word.parse().ok()).unwrap_or(0));
+            }
+        }
+        found
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Extensions {
+        Extensions::parse(text.lines().map(str::as_bytes))
+    }
+
+    #[test]
+    fn keywords_in_any_case_and_none_from_the_name() {
+        let found = parse("PIPELINING\nstarttls\nSize 1000\n8BitMime\nX-OTHER a b\nSMTPUTF8");
+        assert_eq!(
+            found,
+            Extensions {
+                starttls: true,
+                pipelining: false,
+                eight_bit: true,
+                smtputf8: true,
+                size: Some(1000),
+            }
+        );
+        for (text, size) in [
+            ("SIZE", 0),
+            ("SIZE=5", 5),
+            ("SIZE 99999999999999999999", 0),
+            ("SIZE -1", 0),
+        ] {
+            assert_eq!(parse(&format!("a\n{text}")).size, Some(size), "{text}");
+        }
+        assert_eq!(parse(""), Extensions::default());
+    }
+}

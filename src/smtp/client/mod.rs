@@ -1,0 +1,485 @@
+//! The client's half of an SMTP connection (RFC 5321), as a state machine without I/O or clock.
+//!
+//! Whoever drives it writes what [`Client::output`] holds, feeds what comes in to
+//! [`Client::receive`], says when the peer is gone with [`Client::lost`], and does what
+//! [`Client::step`] asks for. It greets, negotiates STARTTLS, and runs one transaction after the
+//! other, pipelined where the server offers that (RFC 2920), and says for each recipient what
+//! the server said about it and when. What that means is [`crate::delivery::verdict`]'s to judge.
+//!
+//! It must never send a message whose recipients were all refused, read a reply as the answer to
+//! a command it does not belong to, or use what a server said before TLS once TLS began.
+
+mod extensions;
+mod transaction;
+
+pub use extensions::Extensions;
+pub use transaction::{Mail, Refusal};
+
+use super::reply::{Reply, ReplyError, ReplyReader};
+use transaction::Transaction;
+
+/// Where in a connection something was said or went wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Stage {
+    /// Before the greeting: no connection.
+    Connect,
+    /// The greeting.
+    Greeting,
+    /// EHLO or HELO.
+    Hello,
+    /// STARTTLS and the handshake.
+    StartTls,
+    /// RSET between two transactions.
+    Reset,
+    /// MAIL FROM.
+    Mail,
+    /// RCPT TO.
+    Recipient,
+    /// The DATA command.
+    Data,
+    /// The message and its final dot.
+    FinalDot,
+}
+
+impl std::fmt::Display for Stage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Stage::Connect => "connecting",
+            Stage::Greeting => "the greeting",
+            Stage::Hello => "EHLO",
+            Stage::StartTls => "STARTTLS",
+            Stage::Reset => "RSET",
+            Stage::Mail => "MAIL FROM",
+            Stage::Recipient => "RCPT TO",
+            Stage::Data => "DATA",
+            Stage::FinalDot => "the end of data",
+        })
+    }
+}
+
+/// Why no reply came.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Loss {
+    /// The peer closed the connection.
+    Closed,
+    /// The time for it ran out.
+    TimedOut,
+    /// The network failed; what the system said.
+    Network(String),
+    /// Bytes that are no reply, or a reply without end.
+    Malformed(ReplyError),
+    /// A reply that does not belong to what was asked: the two sides disagree where they are.
+    OutOfStep,
+}
+
+impl std::fmt::Display for Loss {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Loss::Closed => f.write_str("the server closed the connection"),
+            Loss::TimedOut => f.write_str("no answer in time"),
+            Loss::Network(what) => f.write_str(what),
+            Loss::Malformed(what) => what.fmt(f),
+            Loss::OutOfStep => f.write_str("the server sent a reply that belongs to no command"),
+        }
+    }
+}
+
+/// What came of a command.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Said {
+    /// This.
+    Reply(Reply),
+    /// Nothing that could be read.
+    Nothing(Loss),
+}
+
+/// The last word on one recipient, or on a connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    /// When it was said.
+    pub stage: Stage,
+    /// What was said.
+    pub said: Said,
+}
+
+/// Which of the configured timeouts applies to a read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wait {
+    /// `timeouts.greeting`.
+    Greeting,
+    /// `timeouts.command`.
+    Command,
+    /// `timeouts.final_dot`.
+    FinalDot,
+}
+
+/// What the driver does next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// Write the output, then read until a reply is whole or this time is over.
+    Read(Wait),
+    /// Do a TLS handshake now, then call [`Client::secured`].
+    Handshake,
+    /// A transaction may [`Client::begin`].
+    Ready,
+    /// Send the message through a [`super::stuffing::Stuffer`], then call [`Client::data_sent`].
+    SendData,
+    /// The transaction is over; the next step is `Ready` or `Closed`.
+    Finished(Finished),
+    /// The connection is of no more use; this was said last. Write the output if the peer is
+    /// still there, and close.
+    Closed(Answer),
+}
+
+/// The end of a transaction.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finished {
+    /// One for each recipient, in the order they were given.
+    pub answers: Vec<Answer>,
+    /// Not one word was said about this transaction: the connection had been closed before, or
+    /// ended with a 421 in place of the reply to MAIL. On a connection that was used before it is
+    /// no attempt.
+    pub untouched: bool,
+}
+
+#[derive(Debug)]
+enum State {
+    Greeting,
+    Ehlo,
+    Helo,
+    StartTls,
+    Handshake,
+    Ready,
+    /// Replies to MAIL, RCPT and DATA are awaited.
+    Group,
+    /// The driver sends the message.
+    Data,
+    /// The reply to the final dot is awaited.
+    FinalDot,
+    /// DATA was accepted though no recipient was; a lone dot ended it.
+    EmptyDot,
+    /// The answers are complete; tells whether the connection may go on.
+    Finished(Option<Answer>),
+    Closed(Answer),
+}
+
+/// One connection, seen from the client.
+#[derive(Debug)]
+pub struct Client {
+    hello: String,
+    wants_tls: bool,
+    secure: bool,
+    state: State,
+    replies: ReplyReader,
+    output: Vec<u8>,
+    extensions: Extensions,
+    transaction: Transaction,
+    /// A transaction failed: RSET comes before the next one.
+    needs_reset: bool,
+    transactions: u64,
+}
+
+impl Client {
+    /// A connection that just opened. `hello` is our name for EHLO, or an address literal;
+    /// `wants_tls` says whether STARTTLS is used where it is offered.
+    pub fn new(hello: &str, wants_tls: bool) -> Client {
+        Client {
+            hello: hello.to_owned(),
+            wants_tls,
+            secure: false,
+            state: State::Greeting,
+            replies: ReplyReader::default(),
+            output: Vec::new(),
+            extensions: Extensions::default(),
+            transaction: Transaction::default(),
+            needs_reset: false,
+            transactions: 0,
+        }
+    }
+
+    /// What is to be written; the driver clears it once it is.
+    pub fn output(&mut self) -> &mut Vec<u8> {
+        &mut self.output
+    }
+
+    /// What the server offers, as it said last.
+    pub fn extensions(&self) -> &Extensions {
+        &self.extensions
+    }
+
+    /// Whether the connection is in TLS.
+    pub fn is_secure(&self) -> bool {
+        self.secure
+    }
+
+    /// How many transactions were begun on this connection.
+    pub fn transactions(&self) -> u64 {
+        self.transactions
+    }
+
+    /// Takes what the server sent.
+    pub fn receive(&mut self, bytes: &[u8]) {
+        self.replies.push(bytes);
+    }
+
+    /// The peer is gone, or too late. What it still said is taken into account.
+    pub fn lost(&mut self, loss: Loss) {
+        match self.state {
+            State::Finished(None) => self.state = State::Finished(Some(nothing(Stage::Mail, loss))),
+            State::Finished(Some(_)) | State::Closed(_) => {}
+            // A server that refuses a message half way says so and closes.
+            State::Data => {
+                let refusal = match self.replies.poll() {
+                    Ok(Some(raw)) if raw.code >= 400 => Some(raw.to_reply()),
+                    _ => None,
+                };
+                let said = refusal.map_or(Said::Nothing(loss), Said::Reply);
+                self.end_transaction(Answer {
+                    stage: Stage::FinalDot,
+                    said,
+                });
+            }
+            _ => self.fail(loss),
+        }
+    }
+
+    /// The TLS handshake is done. All that was said before it is forgotten (RFC 3207 section 4.2).
+    pub fn secured(&mut self) {
+        self.secure = true;
+        self.replies.clear();
+        self.extensions = Extensions::default();
+        self.greet_back();
+    }
+
+    /// Begins a transaction; only in [`Step::Ready`]. An error is about this message and leaves
+    /// the connection as it was.
+    pub fn begin<'a>(
+        &mut self,
+        mail: &Mail<'_>,
+        recipients: impl Iterator<Item = &'a str>,
+    ) -> Result<(), Refusal> {
+        let reset = self.needs_reset;
+        self.transaction
+            .prepare(mail, recipients, &self.extensions, reset)?;
+        self.transactions += 1;
+        self.state = State::Group;
+        if self.extensions.pipelining {
+            self.transaction.write_all(&mut self.output);
+        } else {
+            self.transaction.write_next(&mut self.output);
+        }
+        Ok(())
+    }
+
+    /// The message and its final dot were written.
+    pub fn data_sent(&mut self) {
+        self.state = State::FinalDot;
+    }
+
+    /// Says goodbye; the driver writes it and need not wait for the answer.
+    pub fn quit(&mut self) {
+        if matches!(self.state, State::Ready) {
+            self.output.extend_from_slice(b"QUIT\r\n");
+        }
+        self.state = State::Closed(nothing(Stage::Mail, Loss::Closed));
+    }
+
+    /// What to do next.
+    pub fn step(&mut self) -> Step {
+        loop {
+            let wait = match &mut self.state {
+                State::Handshake => return Step::Handshake,
+                State::Data => return Step::SendData,
+                State::Closed(answer) => return Step::Closed(answer.clone()),
+                State::Finished(end) => {
+                    let end = end.take();
+                    self.needs_reset |= self.transaction.failed();
+                    self.state = end.map_or(State::Ready, State::Closed);
+                    return Step::Finished(self.transaction.finish());
+                }
+                // Nobody asked: it closes the connection, or the two of us are out of step.
+                State::Ready if self.replies.has_more() => Wait::Command,
+                State::Ready => return Step::Ready,
+                State::Greeting => Wait::Greeting,
+                State::FinalDot | State::EmptyDot => Wait::FinalDot,
+                State::Ehlo | State::Helo | State::StartTls | State::Group => Wait::Command,
+            };
+            match self.replies.poll() {
+                Ok(None) => return Step::Read(wait),
+                Ok(Some(raw)) => {
+                    if matches!(self.state, State::Ehlo) {
+                        self.extensions = Extensions::parse(raw.lines());
+                    }
+                    // Nobody ever reads the text of a success but that of the final dot.
+                    let kept = raw.code >= 400 || matches!(self.state, State::FinalDot);
+                    let reply = match kept {
+                        true => raw.to_reply(),
+                        false => Reply::new(raw.code, "", ""),
+                    };
+                    self.hear(reply);
+                }
+                Err(error) => self.fail(Loss::Malformed(error)),
+            }
+        }
+    }
+
+    fn hear(&mut self, reply: Reply) {
+        match self.state {
+            State::Greeting => match reply.code {
+                220..=299 => self.greet_back(),
+                _ => self.refuse(Stage::Greeting, reply),
+            },
+            State::Ehlo => match reply.code {
+                250..=299 => self.introduced(),
+                // RFC 5321 section 3.2: a server without EHLO is greeted the old way. 421 is not
+                // among these, and 554 after the greeting still may accept HELO.
+                500..=599 => {
+                    self.state = State::Helo;
+                    self.extensions = Extensions::default();
+                    self.say(&["HELO ", &self.hello.clone()]);
+                }
+                _ => self.refuse(Stage::Hello, reply),
+            },
+            State::Helo => match reply.code {
+                250..=299 => self.introduced(),
+                _ => self.refuse(Stage::Hello, reply),
+            },
+            State::StartTls => match reply.code {
+                // Bytes behind the 220 were not sent by who will hold the key (CVE-2011-0411,
+                // from the client's side): this connection is not to be trusted.
+                220 if self.replies.has_more() => self.fail(Loss::OutOfStep),
+                220 => self.state = State::Handshake,
+                // Offered, but not now: TLS was only opportunistic.
+                400..=599 if reply.code != 421 => self.introduced_for_good(),
+                _ => self.refuse(Stage::StartTls, reply),
+            },
+            State::Group => self.hear_in_group(reply),
+            State::FinalDot => {
+                let closing = matches!(reply.code, 300..=399 | 421);
+                let answer = match reply.code {
+                    300..=399 => nothing(Stage::FinalDot, Loss::OutOfStep),
+                    _ => said(Stage::FinalDot, reply),
+                };
+                self.transaction.answer_rest(&answer);
+                self.finish(closing.then_some(answer));
+            }
+            State::EmptyDot => {
+                let closing = (reply.code == 421).then(|| said(Stage::FinalDot, reply));
+                self.finish(closing);
+            }
+            State::Ready => {
+                let answer = match reply.code {
+                    421 => said(Stage::Mail, reply),
+                    _ => nothing(Stage::Mail, Loss::OutOfStep),
+                };
+                self.state = State::Closed(answer);
+            }
+            State::Handshake | State::Data | State::Finished(_) | State::Closed(_) => {}
+        }
+    }
+
+    fn hear_in_group(&mut self, reply: Reply) {
+        use transaction::{Expect, Turn};
+        let expected = self.transaction.expected();
+        match self.transaction.hear(reply) {
+            Turn::Next => {
+                if !self.extensions.pipelining {
+                    self.transaction.write_next(&mut self.output);
+                }
+                if expected == Some(Expect::Reset) {
+                    self.needs_reset = false;
+                }
+            }
+            Turn::SendData => self.state = State::Data,
+            Turn::EndEmpty => {
+                self.output.extend_from_slice(b".\r\n");
+                self.state = State::EmptyDot;
+            }
+            Turn::Finished => self.finish(None),
+            Turn::Close(answer) => self.end_transaction(answer),
+        }
+    }
+
+    /// Every recipient without an answer gets this one, and the connection ends.
+    fn end_transaction(&mut self, answer: Answer) {
+        self.transaction.answer_rest(&answer);
+        self.state = State::Finished(Some(answer));
+    }
+
+    fn finish(&mut self, closing: Option<Answer>) {
+        // More replies than commands: nothing that follows could be matched to what it answers.
+        let extra = self
+            .replies
+            .has_more()
+            .then(|| nothing(Stage::FinalDot, Loss::OutOfStep));
+        self.state = State::Finished(closing.or(extra));
+    }
+
+    fn fail(&mut self, loss: Loss) {
+        let stage = match self.state {
+            State::Greeting => Stage::Greeting,
+            State::Ehlo | State::Helo => Stage::Hello,
+            State::StartTls | State::Handshake => Stage::StartTls,
+            State::Ready => Stage::Mail,
+            State::Group => {
+                let answer = nothing(self.transaction.stage(), loss);
+                return self.end_transaction(answer);
+            }
+            State::Data | State::FinalDot | State::EmptyDot => {
+                return self.end_transaction(nothing(Stage::FinalDot, loss));
+            }
+            State::Finished(_) | State::Closed(_) => return,
+        };
+        self.state = State::Closed(nothing(stage, loss));
+    }
+
+    fn refuse(&mut self, stage: Stage, reply: Reply) {
+        let answer = match reply.code {
+            400..=599 => said(stage, reply),
+            _ => nothing(stage, Loss::OutOfStep),
+        };
+        self.state = State::Closed(answer);
+    }
+
+    fn greet_back(&mut self) {
+        self.state = State::Ehlo;
+        self.say(&["EHLO ", &self.hello.clone()]);
+    }
+
+    fn introduced(&mut self) {
+        if self.wants_tls && !self.secure && self.extensions.starttls {
+            self.state = State::StartTls;
+            self.say(&["STARTTLS"]);
+        } else {
+            self.introduced_for_good();
+        }
+    }
+
+    fn introduced_for_good(&mut self) {
+        self.state = State::Ready;
+    }
+
+    fn say(&mut self, words: &[&str]) {
+        for word in words {
+            self.output.extend_from_slice(word.as_bytes());
+        }
+        self.output.extend_from_slice(b"\r\n");
+    }
+}
+
+fn said(stage: Stage, reply: Reply) -> Answer {
+    Answer {
+        stage,
+        said: Said::Reply(reply),
+    }
+}
+
+fn nothing(stage: Stage, loss: Loss) -> Answer {
+    Answer {
+        stage,
+        said: Said::Nothing(loss),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,296 @@
+//! One mail transaction: its commands, and which reply answers which of them.
+
+use super::super::reply::Reply;
+use super::{Answer, Extensions, Finished, Loss, Said, Stage, nothing};
+
+/// What MAIL FROM says about a message.
+#[derive(Debug, Clone, Copy)]
+pub struct Mail<'a> {
+    /// `local@domain`; empty for the null reverse-path.
+    pub reverse_path: &'a str,
+    /// Bytes of the message.
+    pub size: u64,
+    /// Whether it holds bytes above 127.
+    pub eight_bit: bool,
+    /// Whether it needs SMTPUTF8.
+    pub smtputf8: bool,
+}
+
+/// Why a message can not go over a connection, before a word about it was said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// It is longer than the SIZE the server named (RFC 1870 section 6.1).
+    #[error("the message is longer than the {limit} bytes the server takes")]
+    TooLarge {
+        /// That size.
+        limit: u64,
+    },
+    /// It holds bytes above 127 and the server has no 8BITMIME (RFC 6152 section 3).
+    #[error("the message has 8-bit content and the server has no 8BITMIME")]
+    EightBit,
+    /// It needs SMTPUTF8, which the server has not (RFC 6531 section 3.2).
+    #[error(
+        "the message has internationalised addresses or headers and the server has no SMTPUTF8"
+    )]
+    Utf8,
+    /// An address holds a control character, which would end its command.
+    #[error("an address of the envelope holds a control character")]
+    Address,
+}
+
+/// The command a reply answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Expect {
+    Reset,
+    Mail,
+    Recipient(usize),
+    Data,
+}
+
+/// What a reply leads to.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Turn {
+    /// The next reply, or the next command.
+    Next,
+    /// The message.
+    SendData,
+    /// A lone dot: 354 came, but there is nobody to send the message to.
+    EndEmpty,
+    /// Every recipient has its answer.
+    Finished,
+    /// The end of the connection, which is also the answer of all who have none yet.
+    Close(Answer),
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Transaction {
+    /// The commands, one after the other.
+    script: Vec<u8>,
+    /// Where each ends.
+    ends: Vec<usize>,
+    /// How many were given to write.
+    written: usize,
+    /// How many were answered.
+    answered: usize,
+    /// The first one is RSET.
+    reset: bool,
+    answers: Vec<Option<Answer>>,
+    accepted: usize,
+    mail_refused: bool,
+    /// A recipient was accepted after MAIL was refused: what would happen to data is anyone's guess.
+    strange: bool,
+    touched: bool,
+    completed: bool,
+}
+
+impl Transaction {
+    pub(super) fn prepare<'a>(
+        &mut self,
+        mail: &Mail<'_>,
+        recipients: impl Iterator<Item = &'a str>,
+        offered: &Extensions,
+        reset: bool,
+    ) -> Result<(), Refusal> {
+        *self = Transaction {
+            script: std::mem::take(&mut self.script),
+            ends: std::mem::take(&mut self.ends),
+            reset,
+            ..Transaction::default()
+        };
+        self.script.clear();
+        self.ends.clear();
+        if let Some(limit) = offered
+            .size
+            .filter(|limit| *limit > 0 && mail.size > *limit)
+        {
+            return Err(Refusal::TooLarge { limit });
+        }
+        if mail.eight_bit && !offered.eight_bit {
+            return Err(Refusal::EightBit);
+        }
+        let mut utf8 = mail.smtputf8;
+        if reset {
+            self.command(&["RSET"]);
+        }
+        let mut size = String::new();
+        if offered.size.is_some() {
+            size = format!(" SIZE={}", mail.size);
+        }
+        check(mail.reverse_path, &mut utf8)?;
+        let body = if mail.eight_bit { " BODY=8BITMIME" } else { "" };
+        // Whether SMTPUTF8 is needed is known only after all addresses were seen.
+        let mail_at = self.script.len();
+        self.command(&["MAIL FROM:<", mail.reverse_path, ">", &size, body]);
+        for recipient in recipients {
+            check(recipient, &mut utf8)?;
+            self.command(&["RCPT TO:<", recipient, ">"]);
+            self.answers.push(None);
+        }
+        self.command(&["DATA"]);
+        if utf8 {
+            if !offered.smtputf8 {
+                return Err(Refusal::Utf8);
+            }
+            let word = b" SMTPUTF8";
+            let first = usize::from(reset);
+            let at = self.ends.get(first).map_or(mail_at, |end| end - 2);
+            self.script.splice(at..at, word.iter().copied());
+            for end in self.ends.iter_mut().skip(first) {
+                *end += word.len();
+            }
+        }
+        Ok(())
+    }
+
+    fn command(&mut self, words: &[&str]) {
+        for word in words {
+            self.script.extend_from_slice(word.as_bytes());
+        }
+        self.script.extend_from_slice(b"\r\n");
+        self.ends.push(self.script.len());
+    }
+
+    /// All commands at once; every one of their replies will be read (RFC 2920 section 3.1).
+    pub(super) fn write_all(&mut self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.script);
+        self.written = self.ends.len();
+    }
+
+    pub(super) fn write_next(&mut self, out: &mut Vec<u8>) {
+        let start = self.written.checked_sub(1).and_then(|at| self.ends.get(at));
+        let end = self.ends.get(self.written);
+        if let Some(command) = end.and_then(|end| self.script.get(*start.unwrap_or(&0)..*end)) {
+            out.extend_from_slice(command);
+            self.written += 1;
+        }
+    }
+
+    /// What the next reply answers.
+    pub(super) fn expected(&self) -> Option<Expect> {
+        if self.answered >= self.ends.len() {
+            return None;
+        }
+        let skip = usize::from(self.reset);
+        Some(match self.answered.checked_sub(skip) {
+            None => Expect::Reset,
+            Some(0) => Expect::Mail,
+            Some(at) if at <= self.answers.len() => Expect::Recipient(at - 1),
+            Some(_) => Expect::Data,
+        })
+    }
+
+    pub(super) fn stage(&self) -> Stage {
+        match self.expected() {
+            Some(Expect::Reset) => Stage::Reset,
+            Some(Expect::Mail) => Stage::Mail,
+            Some(Expect::Recipient(_)) => Stage::Recipient,
+            Some(Expect::Data) => Stage::Data,
+            None => Stage::FinalDot,
+        }
+    }
+
+    pub(super) fn hear(&mut self, reply: Reply) -> Turn {
+        let Some(expected) = self.expected() else {
+            return Turn::Close(nothing(Stage::FinalDot, Loss::OutOfStep));
+        };
+        let stage = self.stage();
+        let code = reply.code;
+        let pipelined = self.written == self.ends.len();
+        let out_of_step = || Turn::Close(nothing(stage, Loss::OutOfStep));
+        let answer = Answer {
+            stage,
+            said: Said::Reply(reply),
+        };
+        if code == 421 {
+            return Turn::Close(answer);
+        }
+        self.answered += 1;
+        match expected {
+            Expect::Reset if code / 100 == 2 => return Turn::Next,
+            Expect::Reset => return Turn::Close(answer),
+            Expect::Mail => {
+                self.touched = true;
+                match code {
+                    200..=299 => {}
+                    // It thinks a transaction is open, or none may be: start afresh.
+                    503 => return Turn::Close(answer),
+                    400..=599 => {
+                        self.mail_refused = true;
+                        self.answer_rest(&answer);
+                        if !pipelined {
+                            return Turn::Finished;
+                        }
+                    }
+                    _ => return out_of_step(),
+                }
+            }
+            Expect::Recipient(at) => {
+                match code {
+                    200..=299 if self.mail_refused => self.strange = true,
+                    200..=299 => self.accepted += 1,
+                    // To be told that RCPT needs MAIL is what a refused MAIL leads to.
+                    400..=599 if self.mail_refused => {}
+                    503 => return Turn::Close(answer),
+                    400..=599 => {
+                        if let Some(slot) = self.answers.get_mut(at) {
+                            *slot = Some(answer);
+                        }
+                    }
+                    _ => return out_of_step(),
+                }
+                let last = at + 1 == self.answers.len();
+                if last && !pipelined && self.accepted == 0 {
+                    return Turn::Finished;
+                }
+            }
+            Expect::Data => {
+                return match code {
+                    300..=399 if self.strange => out_of_step(),
+                    300..=399 if self.accepted == 0 => Turn::EndEmpty,
+                    300..=399 => Turn::SendData,
+                    503 if self.accepted > 0 => Turn::Close(answer),
+                    400..=599 => {
+                        self.answer_rest(&answer);
+                        Turn::Finished
+                    }
+                    _ => out_of_step(),
+                };
+            }
+        }
+        Turn::Next
+    }
+
+    /// Gives this answer to all who have none.
+    pub(super) fn answer_rest(&mut self, answer: &Answer) {
+        for slot in self.answers.iter_mut().filter(|slot| slot.is_none()) {
+            *slot = Some(answer.clone());
+        }
+        self.completed = answer.stage == Stage::FinalDot
+            && matches!(&answer.said, Said::Reply(reply) if reply.code / 100 == 2);
+    }
+
+    /// Whether it ended otherwise than by a message that was taken.
+    pub(super) fn failed(&self) -> bool {
+        !self.completed
+    }
+
+    pub(super) fn finish(&mut self) -> Finished {
+        let answers = std::mem::take(&mut self.answers)
+            .into_iter()
+            .map(|answer| answer.unwrap_or_else(|| nothing(Stage::FinalDot, Loss::OutOfStep)))
+            .collect();
+        Finished {
+            answers,
+            untouched: !self.touched,
+        }
+    }
+}
+
+/// Refuses an address that would break its command; finds out whether it needs SMTPUTF8.
+fn check(address: &str, utf8: &mut bool) -> Result<(), Refusal> {
+    if address.bytes().any(|byte| byte.is_ascii_control()) {
+        return Err(Refusal::Address);
+    }
+    *utf8 |= !address.is_ascii();
+    Ok(())
+}
