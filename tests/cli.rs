@@ -304,7 +304,7 @@ fn check_names_every_problem_and_exits_78() {
     .expect("write");
     tell(&[
         "none.pem: No such file",
-        "privkey.pem: mode 0644 lets others read it; chmod 600",
+        "privkey.pem: others may read it (mode 644); chmod 600",
         "mail to a@example.org is refused: alias a of example.org leads back to itself",
         "mail to b@example.org is refused",
         "mail to c@example.org is refused: alias c of example.org leads to d@example.org, which does not exist",
