@@ -11,6 +11,7 @@ mod alias;
 mod certificate;
 mod check;
 mod config;
+mod demo;
 mod dns;
 mod domain;
 mod exit;
@@ -49,6 +50,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Setup(setup::Args),
+    Demo(demo::Args),
     Check(check::Args),
     Config(config::Args),
     Dns(dns::Args),
@@ -76,6 +78,7 @@ pub fn main() -> ExitCode {
     let config = cli.config.as_path();
     let result = match cli.command {
         Command::Setup(args) => setup::run(config, args),
+        Command::Demo(args) => demo::run(args),
         Command::Check(args) => check::run(config, args),
         Command::Config(args) => config::run(config, args),
         Command::Dns(args) => dns::run(config, args),
