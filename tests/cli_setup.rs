@@ -182,6 +182,40 @@ fn what_is_missing_is_repaired_and_nothing_else() {
     assert_eq!(after, before);
 }
 
+/// What root writes must be readable by the daemon, which is not root.
+#[test]
+fn files_belong_to_whom_the_directory_belongs() {
+    use std::os::unix::fs::{MetadataExt as _, chown};
+    let dir = tempfile::tempdir().expect("directory");
+    let at = dir.path().to_str().expect("path");
+    let config = format!("{at}/chapar.toml");
+    // Only root can give a directory away; for others both are theirs.
+    let _ = chown(dir.path(), Some(12_345), Some(12_346));
+    stdout(&chapar(&["setup", "example.org", "--dir", at]));
+    stdout(&chapar(&[
+        "user",
+        "passwd",
+        "me@example.org",
+        "--config",
+        &config,
+    ]));
+    stdout(&chapar(&[
+        "alias",
+        "add",
+        "a@example.org",
+        "b@gmail.example",
+        "--config",
+        &config,
+    ]));
+    let owner = |path: &Path| {
+        let found = fs::metadata(path).expect("metadata");
+        (found.uid(), found.gid())
+    };
+    for path in snapshot(dir.path()).keys() {
+        assert_eq!(owner(path), owner(dir.path()), "{}", path.display());
+    }
+}
+
 #[test]
 fn records_are_ready_to_paste() {
     let dir = tempfile::tempdir().expect("directory");
