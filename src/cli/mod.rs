@@ -17,6 +17,7 @@ mod domain;
 mod exit;
 mod password;
 mod records;
+mod serve;
 mod setup;
 pub mod site;
 mod user;
@@ -49,6 +50,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Serve(serve::Args),
     Setup(setup::Args),
     Demo(demo::Args),
     Check(check::Args),
@@ -77,6 +79,7 @@ pub fn main() -> ExitCode {
     };
     let config = cli.config.as_path();
     let result = match cli.command {
+        Command::Serve(args) => serve::run(config, args),
         Command::Setup(args) => setup::run(config, args),
         Command::Demo(args) => demo::run(args),
         Command::Check(args) => check::run(config, args),

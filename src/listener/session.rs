@@ -6,7 +6,6 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,6 +27,7 @@ use crate::identity::Identity;
 use crate::intake::{self, Client};
 use crate::message::trace::{self, Trace};
 use crate::message::Content;
+use crate::queue::store::Spool;
 use crate::queue::{Accept, AcceptError, IdSource};
 use crate::signing::{Sign, Signer};
 use crate::smtp::address::Address;
@@ -54,7 +54,7 @@ pub struct Shared {
     /// For SPF.
     pub resolver: TokioResolver,
     /// Where long bodies go as they arrive.
-    pub spool: PathBuf,
+    pub spool: Spool,
 }
 
 type Stream = Either<TcpStream, Box<TlsStream<TcpStream>>>;
@@ -312,7 +312,7 @@ impl Session {
     }
 
     async fn data(&mut self, stream: &mut Stream) -> Result<(), Gone> {
-        let id = self.shared.ids.next();
+        let id = self.shared.ids.issue();
         let shared = self.shared.clone();
         let limits = &shared.config.limits;
         let ended = receive::receive(stream, &mut self.input, limits, &shared.spool, id).await;
