@@ -52,7 +52,11 @@ pub struct Notify {
 impl Default for Notify {
     /// What holds when the sender says nothing: failures and delays are told.
     fn default() -> Self {
-        Notify { success: false, failure: true, delay: true }
+        Notify {
+            success: false,
+            failure: true,
+            delay: true,
+        }
     }
 }
 
