@@ -72,7 +72,7 @@ async fn serve(file: &Path, loaded: Loaded) -> Result<(), start::StartError> {
     let mut running = start::start(loaded).await?;
     // Under no systemd this does nothing.
     let _ = sd_notify::notify(&[NotifyState::Ready]);
-    tracing::info!(target: "daemon", version = env!("CARGO_PKG_VERSION"), "ready");
+    tracing::info!(target: "daemon", version = env!("CARGO_PKG_VERSION"), pid = std::process::id(), "ready");
     let mut watchdog = watchdog();
     loop {
         tokio::select! {

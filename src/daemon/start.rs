@@ -10,8 +10,7 @@ use hickory_resolver::TokioResolver;
 use super::Loaded;
 use crate::auth::{self, Authenticator};
 use crate::config::Config;
-use crate::control::{self, Control};
-use crate::delivery::{self, Dispatcher, RouteError};
+use crate::delivery::{self, Dispatcher, DispatcherError};
 use crate::dns::{Resolver, ResolverError};
 use crate::identity::{Identity, Resolution};
 use crate::listener::{self, BindError, Inherited, Listener, Shared};
@@ -36,15 +35,12 @@ pub enum StartError {
     /// The resolver.
     #[error(transparent)]
     Resolver(#[from] ResolverError),
-    /// A route.
+    /// The outbound side.
     #[error(transparent)]
-    Route(#[from] RouteError),
+    Dispatcher(#[from] DispatcherError),
     /// The store.
     #[error(transparent)]
     Queue(#[from] queue::store::OpenError),
-    /// The control socket.
-    #[error("the control socket in data_dir can not be made: {0}")]
-    Control(std::io::Error),
     /// An actor was gone before it was asked anything.
     #[error("an actor ended at start; the log above says why")]
     Actor(#[from] actix::MailboxError),
@@ -59,7 +55,6 @@ pub struct Running {
     signer: Addr<Signer>,
     resolver: TokioResolver,
     listeners: Vec<Addr<Listener>>,
-    _control: Addr<Control>,
 }
 
 /// Threads for sessions, for workers and for hashing: one of each for a core.
@@ -109,9 +104,6 @@ pub async fn start(loaded: Loaded) -> Result<Running, StartError> {
     )?
     .start();
     queue.addr.send(queue::Connect(dispatcher.clone().recipient())).await?;
-    let control =
-        control::start(&config.data_dir, queue.clone()).map_err(StartError::Control)?;
-
     let mut running = Running {
         config: config.clone(),
         queue,
@@ -120,7 +112,6 @@ pub async fn start(loaded: Loaded) -> Result<Running, StartError> {
         signer,
         resolver: resolver.hickory().clone(),
         listeners: Vec::new(),
-        _control: control,
     };
     let shared = running.shared(identity, tls);
     let sessions = arbiters();

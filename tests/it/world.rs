@@ -31,6 +31,8 @@ pub struct World {
 /// A running `chapar serve` and what it logged.
 pub struct Daemon {
     child: Child,
+    /// The daemon's own process, which a tracer's child is.
+    pid: u32,
     log: watch::Receiver<Vec<Value>>,
     pub ports: HashMap<String, SocketAddr>,
 }
@@ -123,8 +125,10 @@ impl World {
                 }
             }
         });
-        let mut daemon = Daemon { child, log, ports: HashMap::new() };
-        daemon.event("daemon", "ready").await;
+        let pid = child.id();
+        let mut daemon = Daemon { child, pid, log, ports: HashMap::new() };
+        let ready = daemon.event("daemon", "ready").await;
+        daemon.pid = ready["pid"].as_u64().and_then(|pid| pid.try_into().ok()).expect("pid");
         let listening: Vec<Value> = daemon.events("listener", "listening");
         for event in listening {
             let text = |key: &str| event.get(key).and_then(Value::as_str).unwrap_or_default();
@@ -223,7 +227,7 @@ impl Drop for World {
 
 impl Daemon {
     pub fn pid(&self) -> u32 {
-        self.child.id()
+        self.pid
     }
 
     pub fn port(&self, name: &str) -> SocketAddr {
@@ -231,7 +235,7 @@ impl Daemon {
     }
 
     pub fn signal(&self, name: &str) {
-        let pid = self.child.id().to_string();
+        let pid = self.pid.to_string();
         let status = Command::new("kill").args(["-s", name, &pid]).status().expect("kill");
         assert!(status.success());
     }
