@@ -53,11 +53,14 @@ impl Handler<Wake> for Dispatcher {
     }
 }
 
+/// Addresses that lead elsewhere.
+pub type Aliases = Vec<(String, Vec<String>)>;
+
 pub struct World {
     _dir: tempfile::TempDir,
     pub config: Config,
     pub fail_signing: Arc<AtomicBool>,
-    pub leads: Arc<Mutex<Vec<(String, Vec<String>)>>>,
+    pub leads: Arc<Mutex<Aliases>>,
     pub queue: Option<Handle>,
     pub jobs: mpsc::UnboundedReceiver<Job>,
     pub sender: mpsc::UnboundedSender<Job>,
