@@ -11,7 +11,7 @@ use super::Loaded;
 use crate::auth::{self, Authenticator};
 use crate::config::Config;
 use crate::control::{self, Control};
-use crate::delivery::{self, Dispatcher, RouteError};
+use crate::delivery::{self, Dispatcher, DispatcherError};
 use crate::dns::{Resolver, ResolverError};
 use crate::identity::{Identity, Resolution};
 use crate::listener::{self, BindError, Inherited, Listener, Shared};
@@ -36,9 +36,9 @@ pub enum StartError {
     /// The resolver.
     #[error(transparent)]
     Resolver(#[from] ResolverError),
-    /// A route.
+    /// The dispatcher.
     #[error(transparent)]
-    Route(#[from] RouteError),
+    Dispatcher(#[from] DispatcherError),
     /// The store.
     #[error(transparent)]
     Queue(#[from] queue::store::OpenError),

@@ -18,7 +18,9 @@ use tokio::sync::{Notify, Semaphore, oneshot};
 use super::budget::Budget;
 use super::commit::Commits;
 use super::due::DueIndex;
-use super::messages::{Accept, AcceptError, Connect, Fetch, FetchError, Record, Reload, Stop};
+use super::messages::{
+    Accept, AcceptError, Connect, Fetch, FetchError, Ping, Record, Reload, Stop,
+};
 use super::settle::Settled;
 use super::steer::Steering;
 use super::store::{self, Readers, Store, StoreError};
@@ -425,6 +427,12 @@ impl Handler<Connect> for Queue {
         self.paused_until = None;
         self.pump(ctx);
     }
+}
+
+impl Handler<Ping> for Queue {
+    type Result = ();
+
+    fn handle(&mut self, _ping: Ping, _ctx: &mut Self::Context) {}
 }
 
 impl Handler<Reload> for Queue {

@@ -140,6 +140,11 @@ pub struct Reload {
 #[rtype(result = "()")]
 pub struct Stop;
 
+/// Answer, to show that you can.
+#[derive(ActorMessage)]
+#[rtype(result = "()")]
+pub struct Ping;
+
 /// Do this to these recipients. The answer, when it is durable, is how many it touched.
 #[derive(ActorMessage, Debug, Clone)]
 #[rtype(result = "Result<u64, StoreError>")]

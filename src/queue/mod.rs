@@ -20,9 +20,11 @@ mod ids;
 mod messages;
 mod outcome;
 pub mod schedule;
+mod selector;
 mod settle;
 mod steer;
 pub mod store;
+mod view;
 
 use std::sync::Arc;
 
@@ -32,10 +34,12 @@ use queue_schema::Reply;
 pub use actor::Queue;
 pub use ids::IdSource;
 pub use messages::{
-    Accept, AcceptError, Attempt, Connect, Fetch, FetchError, Job, Outcome, Record, Reload, Steer,
-    Stop, Verb,
+    Accept, AcceptError, Attempt, Connect, Fetch, FetchError, Job, Outcome, Ping, Record, Reload,
+    Steer, Stop, Verb,
 };
+pub use selector::{Matcher, STATES, Selector, SelectorError, state_word};
 pub use store::{Spool, SpoolWriter};
+pub use view::{Page, View};
 
 use crate::config::Config;
 use crate::signing::Sign;
@@ -66,13 +70,6 @@ pub struct Handle {
     pub view: View,
 }
 
-/// Looks into the store without asking the actor.
-#[derive(Clone)]
-pub struct View {
-    /// The store.
-    pub(crate) store: Store,
-}
-
 /// Opens the store in `config.data_dir`. Blocks while it recovers.
 pub fn open(config: &Config) -> Result<Opened, OpenError> {
     let mut options = Options::new(&config.data_dir);
@@ -89,9 +86,7 @@ pub fn open(config: &Config) -> Result<Opened, OpenError> {
 /// Starts the actor on an arbiter of its own. Needs a running actix system.
 pub fn start(opened: Opened, config: Arc<Config>, signer: Recipient<Sign>, leads: Leads) -> Handle {
     let (ids, spool) = (opened.ids.clone(), opened.store.spool());
-    let view = View {
-        store: opened.store.clone(),
-    };
+    let view = View::new(opened.store.clone());
     let arbiter = Arbiter::new();
     let addr = Queue::start_in_arbiter(&arbiter.handle(), move |_| {
         Queue::new(opened, config, signer, leads)
@@ -113,20 +108,4 @@ pub(crate) fn own_reply(code: u16, enhanced: &str, text: &str) -> Reply {
         remote: String::new(),
     };
     outcome::clean_reply(&reply)
-}
-
-impl View {
-    /// All messages, in the order of their ids. For tools that know the queue is small.
-    pub async fn all(&self) -> Result<Vec<Arc<queue_schema::Message>>, store::StoreError> {
-        let scanner = self.store.scanner();
-        let read = scanner.run(|reader| {
-            let mut all = Vec::new();
-            let scanned = reader.scan(queue_schema::QueueId(0), |message| {
-                all.push(message);
-                std::ops::ControlFlow::Continue(())
-            });
-            scanned.map(|()| all)
-        });
-        read.await?
-    }
 }

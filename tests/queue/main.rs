@@ -3,6 +3,7 @@
 mod bounces;
 mod steering;
 mod support;
+mod tool;
 
 use std::time::Duration;
 

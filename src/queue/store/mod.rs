@@ -152,7 +152,7 @@ impl StoreError {
         StoreError::Failed(format!("{what}: {error}"))
     }
 
-    fn encode(error: impl std::fmt::Display) -> StoreError {
+    pub(crate) fn encode(error: impl std::fmt::Display) -> StoreError {
         StoreError::Refused(error.to_string())
     }
 }
