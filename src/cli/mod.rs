@@ -16,6 +16,7 @@ mod dns;
 mod domain;
 mod exit;
 mod password;
+pub mod queue;
 mod records;
 mod serve;
 mod setup;
@@ -62,6 +63,7 @@ enum Command {
     User(user::Command),
     #[command(subcommand)]
     Alias(alias::Command),
+    Queue(queue::QueueCommand),
 }
 
 /// Runs the command line of this process.
@@ -88,6 +90,7 @@ pub fn main() -> ExitCode {
         Command::Domain(command) => domain::run(config, command),
         Command::User(command) => user::run(config, command),
         Command::Alias(command) => alias::run(config, command),
+        Command::Queue(command) => return queue::run(command, config),
     };
     result.unwrap_or_else(|error| exit::report(&error))
 }

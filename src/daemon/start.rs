@@ -10,6 +10,7 @@ use hickory_resolver::TokioResolver;
 use super::Loaded;
 use crate::auth::{self, Authenticator};
 use crate::config::Config;
+use crate::control::{self, Control};
 use crate::delivery::{self, Dispatcher, DispatcherError};
 use crate::dns::{Resolver, ResolverError};
 use crate::identity::{Identity, Resolution};

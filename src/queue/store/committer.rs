@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::index::Index;
 use super::journal::Journal;
 use super::layout::sync_dir;
-use super::request::{Action, ChangeKind, Relocation, Request};
+use super::request::{Action, ApplyError, ChangeKind, Relocation, Request};
 use super::shared::{Shared, State};
 use super::space::Space;
 use super::{Options, StoreError, failpoint};
@@ -35,7 +35,7 @@ enum Ack {
         Arc<Message>,
     ),
     Apply(
-        oneshot::Sender<Result<Vec<Arc<Message>>, StoreError>>,
+        oneshot::Sender<Result<Vec<Arc<Message>>, ApplyError>>,
         Vec<Arc<Message>>,
     ),
     Relocate(oneshot::Sender<Result<(), StoreError>>),
@@ -46,7 +46,9 @@ impl Ack {
         // Whoever asked may be gone; the record is durable all the same.
         match self {
             Ack::Accept(to, message) => drop(to.send(result.map(|()| message))),
-            Ack::Apply(to, messages) => drop(to.send(result.map(|()| messages))),
+            Ack::Apply(to, messages) => {
+                drop(to.send(result.map(|()| messages).map_err(ApplyError::from)))
+            }
             Ack::Relocate(to) => drop(to.send(result)),
         }
     }
@@ -173,7 +175,7 @@ impl Committer {
                     Ok(()) => self.acks.push(Ack::Apply(ack, accepted)),
                     Err(error) => {
                         self.undo(mark);
-                        drop(ack.send(Err(error)));
+                        drop(ack.send(Err(error.into())));
                     }
                 }
             }

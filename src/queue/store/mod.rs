@@ -41,7 +41,7 @@ use crate::message::Content;
 
 pub use reader::{Reader, Readers};
 pub use recover::{Damage, Recovered};
-pub use request::{Action, ChangeKind};
+pub use request::{Action, ApplyError, ChangeKind};
 pub use spool::{Spool, SpoolWriter};
 
 use committer::Committer;
@@ -152,7 +152,7 @@ impl StoreError {
         StoreError::Failed(format!("{what}: {error}"))
     }
 
-    fn encode(error: impl std::fmt::Display) -> StoreError {
+    pub(crate) fn encode(error: impl std::fmt::Display) -> StoreError {
         StoreError::Refused(error.to_string())
     }
 }
@@ -260,14 +260,12 @@ impl Store {
     }
 
     /// Makes changes durable. The answer names the messages that were accepted among them.
-    pub async fn apply(&self, actions: Vec<Action>) -> Result<Vec<Arc<Message>>, StoreError> {
+    pub async fn apply(&self, actions: Vec<Action>) -> Result<Vec<Arc<Message>>, ApplyError> {
         let (ack, answer) = oneshot::channel();
         let request = Request::Apply { actions, ack };
-        self.0
-            .requests
-            .send(request)
-            .await
-            .map_err(|_| StoreError::Closed)?;
+        if let Err(mpsc::error::SendError(request)) = self.0.requests.send(request).await {
+            request.refuse(StoreError::Closed);
+        }
         answer.await.map_err(|_| StoreError::Closed)?
     }
 

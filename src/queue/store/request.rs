@@ -38,6 +38,25 @@ pub enum Action {
     Group(Vec<Action>),
 }
 
+/// Actions that were not made durable.
+#[derive(Debug, thiserror::Error)]
+#[error("{error}")]
+pub struct ApplyError {
+    /// Why.
+    pub error: StoreError,
+    /// The actions, where they can be tried again.
+    pub actions: Vec<Action>,
+}
+
+impl From<StoreError> for ApplyError {
+    fn from(error: StoreError) -> Self {
+        ApplyError {
+            error,
+            actions: Vec::new(),
+        }
+    }
+}
+
 /// A message whose bytes leave a segment that is to be freed.
 #[derive(Debug)]
 pub struct Relocation {
@@ -69,7 +88,7 @@ pub enum Request {
         /// In this order.
         actions: Vec<Action>,
         /// Answered when all are durable, with the messages that were accepted among them.
-        ack: oneshot::Sender<Result<Vec<Arc<Message>>, StoreError>>,
+        ack: oneshot::Sender<Result<Vec<Arc<Message>>, ApplyError>>,
     },
     /// Copy messages to the end of the journal.
     Relocate {
@@ -100,7 +119,7 @@ impl Request {
     pub fn refuse(self, error: StoreError) {
         match self {
             Request::Accept { ack, .. } => drop(ack.send(Err(error))),
-            Request::Apply { ack, .. } => drop(ack.send(Err(error))),
+            Request::Apply { actions, ack } => drop(ack.send(Err(ApplyError { error, actions }))),
             Request::Relocate { ack, .. } => drop(ack.send(Err(error))),
             Request::Stop => {}
         }

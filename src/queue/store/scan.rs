@@ -189,7 +189,9 @@ mod tests {
             let (bytes, mut offsets) = journal(&payloads);
             let cut = cut.index(bytes.len());
             offsets.push(bytes.len());
-            let whole = offsets.iter().filter(|end| **end <= cut).count() - 1;
+            // A record whose cut off end was blank anyway is whole.
+            let blank = |end: usize| bytes[cut..end].iter().all(|byte| *byte == 0);
+            let whole = offsets.iter().filter(|end| **end <= cut || blank(**end)).count() - 1;
             let mut torn = bytes[..cut].to_vec();
             torn.resize(cut + 500, 0);
             let (found, damage, end) = ids(&torn);
