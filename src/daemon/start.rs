@@ -42,6 +42,9 @@ pub enum StartError {
     /// The store.
     #[error(transparent)]
     Queue(#[from] queue::store::OpenError),
+    /// The control socket.
+    #[error("the control socket in data_dir can not be made: {0}")]
+    Control(std::io::Error),
     /// An actor was gone before it was asked anything.
     #[error("an actor ended at start; the log above says why")]
     Actor(#[from] actix::MailboxError),
@@ -56,6 +59,7 @@ pub struct Running {
     signer: Addr<Signer>,
     resolver: TokioResolver,
     listeners: Vec<Addr<Listener>>,
+    _control: Addr<Control>,
 }
 
 /// Threads for sessions, for workers and for hashing: one of each for a core.
@@ -105,6 +109,8 @@ pub async fn start(loaded: Loaded) -> Result<Running, StartError> {
     )?
     .start();
     queue.addr.send(queue::Connect(dispatcher.clone().recipient())).await?;
+    let control = control::start(&config.data_dir, queue.clone()).map_err(StartError::Control)?;
+
     let mut running = Running {
         config: config.clone(),
         queue,
@@ -113,6 +119,7 @@ pub async fn start(loaded: Loaded) -> Result<Running, StartError> {
         signer,
         resolver: resolver.hickory().clone(),
         listeners: Vec::new(),
+        _control: control,
     };
     let shared = running.shared(identity, tls);
     let sessions = arbiters();

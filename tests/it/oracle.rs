@@ -20,7 +20,7 @@ pub fn python() -> PathBuf {
 
 /// A program of Postfix, such as `smtp-sink`.
 pub fn postfix(program: &str) -> PathBuf {
-    installed("CHAPAR_PEERS", "target/peers").join(program)
+    installed("CHAPAR_PEERS", "target/peers/bin").join(program)
 }
 
 /// How many DKIM signatures of `message` dkimpy finds valid, of how many; keys are answered from
