@@ -84,7 +84,12 @@ fn pool() -> Result<Arc<rayon::ThreadPool>, rayon::ThreadPoolBuildError> {
 
 /// Starts everything; listeners last, so that the first client finds the whole house.
 pub async fn start(loaded: Loaded) -> Result<Running, StartError> {
-    let Loaded { config, identity, keys, tls } = loaded;
+    let Loaded {
+        config,
+        identity,
+        keys,
+        tls,
+    } = loaded;
     let resolver = Resolver::new(&config.dns)?;
     let pool = pool()?;
     // Sockets first: a port in use is the commonest mistake and costs no recovery to find.
@@ -108,7 +113,10 @@ pub async fn start(loaded: Loaded) -> Result<Running, StartError> {
         arbiters(),
     )?
     .start();
-    queue.addr.send(queue::Connect(dispatcher.clone().recipient())).await?;
+    queue
+        .addr
+        .send(queue::Connect(dispatcher.clone().recipient()))
+        .await?;
     let control = control::start(&config.data_dir, queue.clone()).map_err(StartError::Control)?;
 
     let mut running = Running {
@@ -128,6 +136,7 @@ pub async fn start(loaded: Loaded) -> Result<Running, StartError> {
         running.listeners.push(listener.start());
     }
     for listener in &running.listeners {
+        // An answer means that it has started: ready is said when all of them accept.
         listener.send(listener::Reload(shared.clone())).await?;
     }
     Ok(running)
@@ -143,7 +152,11 @@ fn leads(identity: Arc<Identity>) -> Leads {
 }
 
 impl Running {
-    fn shared(&self, identity: Arc<Identity>, tls: Option<Arc<rustls::ServerConfig>>) -> Arc<Shared> {
+    fn shared(
+        &self,
+        identity: Arc<Identity>,
+        tls: Option<Arc<rustls::ServerConfig>>,
+    ) -> Arc<Shared> {
         Arc::new(Shared {
             config: self.config.clone(),
             identity,
@@ -166,7 +179,12 @@ impl Running {
     /// Gives every actor what was loaded anew. Sockets and directories stay as they were: they
     /// change with a restart only, and the log says so.
     pub async fn reload(&mut self, loaded: Loaded) {
-        let Loaded { config, identity, keys, tls } = loaded;
+        let Loaded {
+            config,
+            identity,
+            keys,
+            tls,
+        } = loaded;
         if config.listeners != self.config.listeners || config.data_dir != self.config.data_dir {
             tracing::warn!(
                 target: "daemon",
@@ -179,6 +197,7 @@ impl Running {
         // An actor that is gone has said why; the others are told all the same.
         let _ = self.auth.send(auth::Reload(identity)).await;
         let _ = self.signer.send(signing::Reload(keys)).await;
+        let _ = self.dispatcher.send(delivery::Reload(config.clone())).await;
         let _ = self.queue.addr.send(queue::Reload { config, leads }).await;
         for listener in &self.listeners {
             let _ = listener.send(listener::Reload(shared.clone())).await;

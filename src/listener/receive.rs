@@ -93,7 +93,10 @@ pub async fn receive<S: AsyncRead + Unpin>(
     };
     match sink.finish().await {
         Some(body) => {
-            let content = Content { head: head.into(), body };
+            let content = Content {
+                head: head.into(),
+                body,
+            };
             Ended::Dot(Ok(Message { content, eight_bit }))
         }
         None => Ended::Dot(Err(replies::QUEUE_FAILED)),
@@ -113,13 +116,7 @@ pub async fn read<S: AsyncRead + Unpin>(
 }
 
 impl Sink {
-    async fn take(
-        self,
-        part: &mut Vec<u8>,
-        max_memory: usize,
-        spool: &Spool,
-        id: QueueId,
-    ) -> Sink {
+    async fn take(self, part: &mut Vec<u8>, max_memory: usize, spool: &Spool, id: QueueId) -> Sink {
         match self {
             Sink::Memory(mut body) => {
                 body.append(part);
