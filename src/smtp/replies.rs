@@ -62,6 +62,8 @@ macro_rules! replies {
 replies! {
     /// QUIT.
     BYE = 221 "2.0.0" "Bye";
+    /// BDAT that does not end the message.
+    CHUNK_OK = 250 "2.0.0" "Chunk taken, send the next";
     /// RSET, NOOP.
     OK = 250 "2.0.0" "OK";
     /// MAIL.
@@ -86,6 +88,14 @@ replies! {
     SEND_DATA = 354 "" "Send the message and end it with a dot on a line of its own";
     /// The daemon is stopping.
     SHUTTING_DOWN = 421 "4.3.2" "The server is stopping, try again in a minute";
+    /// limits.transactions.
+    TOO_MANY_TRANSACTIONS = 421 "4.7.0" "Enough messages for one connection, open another";
+    /// limits.commands.
+    TOO_MANY_COMMANDS = 421 "4.7.0" "Too many commands, closing the connection";
+    /// limits.auth_attempts.
+    TOO_MANY_LOGINS = 421 "4.7.0" "Too many failed logins, closing the connection";
+    /// Message data came more slowly than limits.data_rate.
+    TOO_SLOW = 421 "4.4.2" "The message comes too slowly, closing the connection";
     /// No command came in time.
     IDLE = 421 "4.4.2" "Timeout, closing the connection";
     /// Too many refused commands.
@@ -106,6 +116,10 @@ replies! {
     SIGNING_FAILED = 451 "4.7.0" "The message could not be signed, try again later";
     /// limits.recipients.
     TOO_MANY_RECIPIENTS = 452 "4.5.3" "Too many recipients, send the rest in another transaction";
+    /// Too many failed logins from the client's address.
+    BANNED = 454 "4.7.0" "Too many failed logins from your address, try again later";
+    /// limits.user_messages or limits.user_recipients.
+    USER_LIMIT = 450 "4.7.1" "You have sent too much for now, try again in an hour";
     /// Password verification is overloaded.
     AUTH_UNAVAILABLE = 454 "4.7.0" "Authentication is busy, try again later";
     /// TLS is not configured.
@@ -133,7 +147,9 @@ replies! {
     /// A parameter given twice.
     REPEATED_PARAMETER = 501 "5.5.4" "A parameter is repeated";
     /// AUTH without a mechanism or with too many words.
-    BAD_AUTH = 501 "5.5.4" "Say AUTH PLAIN or AUTH LOGIN";
+    BAD_AUTH = 501 "5.5.4" "Say AUTH, a mechanism of the EHLO reply, and at most one response";
+    /// BDAT without a sound size.
+    BAD_BDAT = 501 "5.5.4" "Say BDAT and the number of octets, and LAST at the end";
     /// Base64 or the SASL message in it is malformed.
     BAD_SASL = 501 "5.5.2" "The response is malformed";
     /// The client sent `*`.
@@ -146,6 +162,10 @@ replies! {
     AUTH_NOT_HERE = 502 "5.5.1" "Authenticate on port 465 or 587";
     /// MAIL, AUTH or STARTTLS before EHLO.
     HELLO_FIRST = 503 "5.5.1" "Say EHLO first";
+    /// BDAT, and then DATA, MAIL or RCPT (RFC 3030 section 2).
+    CHUNKS_UNDER_WAY = 503 "5.5.1" "A message is under way with BDAT, go on with BDAT or say RSET";
+    /// XCLIENT within a transaction.
+    XCLIENT_IN_TRANSACTION = 503 "5.5.1" "XCLIENT is not allowed during a transaction";
     /// MAIL within a transaction.
     NESTED_MAIL = 503 "5.5.1" "A transaction is under way, say RSET to end it";
     /// RCPT or DATA without MAIL.
@@ -159,13 +179,15 @@ replies! {
     /// STARTTLS within a transaction.
     TLS_IN_TRANSACTION = 503 "5.5.1" "STARTTLS is not allowed during a transaction";
     /// An unknown AUTH mechanism.
-    UNKNOWN_MECHANISM = 504 "5.5.4" "Use AUTH PLAIN or AUTH LOGIN";
+    UNKNOWN_MECHANISM = 504 "5.5.4" "Use a mechanism of the EHLO reply";
     /// MAIL on submission before TLS.
     TLS_REQUIRED = 530 "5.7.0" "Say STARTTLS first";
     /// MAIL on submission before AUTH.
     AUTH_REQUIRED = 530 "5.7.0" "Authentication required";
     /// Wrong password or unknown user: one reply for both.
     AUTH_FAILED = 535 "5.7.8" "User name or password is wrong";
+    /// SCRAM whose channel binding is not ours: somebody may be between us (RFC 5802 section 6).
+    BAD_BINDING = 535 "5.7.8" "The channel binding does not match, somebody may be listening";
     /// AUTH without TLS.
     AUTH_NEEDS_TLS = 538 "5.7.11" "Authentication needs TLS, say STARTTLS first";
     /// RCPT for a domain that is not ours, without AUTH.
@@ -174,12 +196,20 @@ replies! {
     UNKNOWN_RECIPIENT = 550 "5.1.1" "No such address here";
     /// A bare CR or LF in message data.
     BARE_LINE_END = 550 "5.5.2" "Lines of the message end with CR LF, a bare CR or LF is not allowed";
+    /// limits.line, for users: the next hop may break the line, and with it the signature.
+    MESSAGE_LINE_TOO_LONG = 550 "5.6.0" "A line of the message is longer than 998 octets, encode it as quoted-printable or base64";
+    /// Our own trace says that the message was here before.
+    OWN_LOOP = 554 "5.4.6" "The message was here before, it seems to loop";
     /// A header line that is none.
     BAD_HEADER = 550 "5.6.0" "The header is malformed: each line needs a name and a colon, and an empty line ends it";
     /// No From, or several.
     BAD_FROM = 550 "5.6.0" "The message needs exactly one From header";
+    /// Several Sender fields, or one that is no address.
+    BAD_SENDER_FIELD = 550 "5.6.0" "The message may have one Sender header with one address";
     /// limits.message.
     MESSAGE_TOO_BIG = 552 "5.3.4" "The message is too big";
+    /// limits.chunks.
+    TOO_MANY_CHUNKS = 552 "5.3.4" "Too many chunks, send the message in larger ones";
     /// limits.header.
     HEADER_TOO_BIG = 552 "5.3.4" "The header is too big";
     /// Bytes that could not have waited for a reply (RFC 2920 section 3.1).
@@ -188,6 +218,8 @@ replies! {
     NO_RECIPIENTS = 554 "5.5.1" "No valid recipients";
     /// limits.hops.
     TOO_MANY_HOPS = 554 "5.4.6" "Too many Received headers, the message seems to loop";
+    /// HOLDFOR or HOLDUNTIL too far ahead, or in the past (RFC 4865 section 4).
+    BAD_RELEASE = 501 "5.5.4" "The release time is in the past or too far ahead";
     /// An unknown parameter of MAIL or RCPT.
     UNKNOWN_PARAMETER = 555 "5.5.4" "A parameter is not supported";
 }
