@@ -8,6 +8,7 @@
 mod print;
 
 mod alias;
+mod auth;
 mod certificate;
 mod check;
 mod config;
@@ -58,6 +59,8 @@ enum Command {
     User(user::Command),
     #[command(subcommand)]
     Alias(alias::Command),
+    #[command(subcommand)]
+    Auth(auth::Command),
 }
 
 /// Runs the command line of this process.
@@ -82,6 +85,7 @@ pub fn main() -> ExitCode {
         Command::Domain(command) => domain::run(config, command),
         Command::User(command) => user::run(config, command),
         Command::Alias(command) => alias::run(config, command),
+        Command::Auth(command) => auth::run(config, command),
     };
     result.unwrap_or_else(|error| exit::report(&error))
 }

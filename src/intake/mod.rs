@@ -66,8 +66,7 @@ fn may_send_as(identity: &Identity, user: &str, address: &str) -> Result<(), Rep
     } else {
         format!(", {given}")
     };
-    let text = format!("You may send as {user}{also} only; send_as in users.toml allows more");
-    Err(Reply::new(553, "5.7.1", text))
+    Err(replies::not_yours(&format!("{user}{also}")))
 }
 
 /// RCPT TO: where it leads, or why it is refused.
@@ -79,14 +78,10 @@ pub fn recipient(
     match identity.resolve(to.as_str()) {
         Resolution::Targets(targets) => Ok(targets),
         Resolution::Unknown => Err(replies::UNKNOWN_RECIPIENT),
-        Resolution::Refused(why) => Err(Reply::new(554, "5.4.6", why)),
+        Resolution::Refused(why) => Err(replies::bad_alias(why)),
         Resolution::Remote if client != Client::Outside => Ok(vec![to.to_string()]),
         Resolution::Remote => match identity.domain(to.domain()).map(|domain| domain.mode) {
-            Some(Mode::SendOnly) => Err(Reply::new(
-                550,
-                "5.7.1",
-                "Mail to this domain goes to its MX, not here",
-            )),
+            Some(Mode::SendOnly) => Err(replies::SEND_ONLY),
             _ => Err(replies::RELAY_DENIED),
         },
     }

@@ -17,7 +17,7 @@ impl Session {
     /// The one reply to a message that came.
     pub(super) async fn accept(&mut self, receiver: Receiver) -> Reply {
         match self.store(receiver).await {
-            Ok(id) => Reply::new(250, "2.0.0", format!("Queued as {id}")),
+            Ok(id) => replies::queued(id),
             Err(reply) => reply,
         }
     }

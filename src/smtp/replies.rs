@@ -4,6 +4,9 @@
 //! client sent is repeated in them, so no reply can be made to carry what it should not.
 
 use std::borrow::Cow;
+use std::fmt::Write as _;
+
+use queue_schema::QueueId;
 
 use super::address::AddressError;
 
@@ -50,12 +53,12 @@ impl Reply {
 }
 
 macro_rules! replies {
-    ($($(#[$doc:meta])* $name:ident = $code:literal $enhanced:literal $text:literal;)*) => {
-        $($(#[$doc])* pub const $name: Reply =
+    ($($(#[doc = $doc:literal])* $name:ident = $code:literal $enhanced:literal $text:literal;)*) => {
+        $($(#[doc = $doc])* pub const $name: Reply =
             Reply { code: $code, enhanced: $enhanced, text: Cow::Borrowed($text) };)*
 
-        /// Every fixed reply with its name, for the table in the docs.
-        pub const ALL: &[(&str, Reply)] = &[$((stringify!($name), $name)),*];
+        /// Every fixed reply, when it is given, and its name: the table in the docs.
+        pub const ALL: &[(&str, Reply, &str)] = &[$((stringify!($name), $name, concat!($($doc),*))),*];
     };
 }
 
@@ -192,6 +195,8 @@ replies! {
     AUTH_NEEDS_TLS = 538 "5.7.11" "Authentication needs TLS, say STARTTLS first";
     /// RCPT for a domain that is not ours, without AUTH.
     RELAY_DENIED = 550 "5.7.1" "Relaying denied: authenticate on port 465 or 587 to send to other domains";
+    /// RCPT for a domain in send-only mode.
+    SEND_ONLY = 550 "5.7.1" "Mail to this domain goes to its MX, not here";
     /// RCPT for an address of ours that does not exist.
     UNKNOWN_RECIPIENT = 550 "5.1.1" "No such address here";
     /// A bare CR or LF in message data.
@@ -224,6 +229,86 @@ replies! {
     UNKNOWN_PARAMETER = 555 "5.5.4" "A parameter is not supported";
 }
 
+/// The replies that are made for the occasion: code, enhanced code, text, when. Words in italics
+/// stand for what the occasion gives.
+pub const MADE: &[(u16, &str, &str, &str)] = &[
+    (
+        220,
+        "",
+        "*hostname* ESMTP chapar",
+        "The connection is open.",
+    ),
+    (250, "", "*hostname*", "HELO; with the extensions, EHLO."),
+    (250, "2.0.0", "Queued as *id*", "The message is on disk."),
+    (334, "", "*base64*", "AUTH SCRAM, the server's messages."),
+    (
+        501,
+        "5.5.4",
+        "*what is wrong with the path*",
+        "MAIL or RCPT whose path has no brackets.",
+    ),
+    (
+        553,
+        "5.1.7",
+        "*what is wrong with the address*",
+        "MAIL with an address that is none.",
+    ),
+    (
+        553,
+        "5.1.3",
+        "*what is wrong with the address*",
+        "RCPT with an address that is none.",
+    ),
+    (
+        553,
+        "5.6.7",
+        "*what is wrong with the address*",
+        "A non-ASCII address without SMTPUTF8.",
+    ),
+    (
+        553,
+        "5.7.1",
+        "You may send as *addresses* only; send_as in users.toml allows more",
+        "MAIL, From or Sender of a user that names somebody else.",
+    ),
+    (
+        554,
+        "5.4.6",
+        "*which alias*",
+        "RCPT whose alias leads in a circle or to nobody.",
+    ),
+];
+
+/// Every reply as a table in Markdown, by code; `docs/replies.md` holds it.
+pub fn table() -> String {
+    let fixed = ALL
+        .iter()
+        .map(|(_, reply, when)| (reply.code, reply.enhanced, reply.text.as_ref(), when.trim()));
+    let mut rows: Vec<_> = fixed.chain(MADE.iter().copied()).collect();
+    rows.sort();
+    let mut table = String::from("| code | enhanced | text | when |\n|---|---|---|---|\n");
+    for (code, enhanced, text, when) in rows {
+        let _ = writeln!(table, "| {code} | {enhanced} | {text} | {when} |");
+    }
+    table
+}
+
+/// The message is on disk under this id.
+pub fn queued(id: QueueId) -> Reply {
+    Reply::new(250, "2.0.0", format!("Queued as {id}"))
+}
+
+/// Somebody else's address; the user may send as `allowed`.
+pub fn not_yours(allowed: &str) -> Reply {
+    let text = format!("You may send as {allowed} only; send_as in users.toml allows more");
+    Reply::new(553, "5.7.1", text)
+}
+
+/// An alias leads nowhere, for this reason.
+pub fn bad_alias(reason: String) -> Reply {
+    Reply::new(554, "5.4.6", reason)
+}
+
 /// MAIL with a path that is none.
 pub fn bad_sender(error: AddressError) -> Reply {
     bad_path(error, "5.1.7")
@@ -239,5 +324,30 @@ fn bad_path(error: AddressError, enhanced: &'static str) -> Reply {
         AddressError::Brackets => Reply::new(501, "5.5.4", format!("{error}")),
         AddressError::NotAscii => Reply::new(553, "5.6.7", format!("{error}")),
         _ => Reply::new(553, enhanced, format!("{error}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// With `CHAPAR_WRITE_DOCS=1` it writes the table instead.
+    #[test]
+    fn the_documentation_has_this_table() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/replies.md");
+        let text = std::fs::read_to_string(path).expect("docs/replies.md");
+        let start = text.find("| code |").expect("a table");
+        let (before, rest) = text.split_at(start);
+        let end = rest.find("\n\n").map_or(rest.len(), |end| end + 1);
+        let (documented, after) = rest.split_at(end);
+        if std::env::var_os("CHAPAR_WRITE_DOCS").is_some() {
+            std::fs::write(path, format!("{before}{}{after}", table())).expect("written");
+            return;
+        }
+        assert_eq!(
+            documented,
+            table(),
+            "run this test with CHAPAR_WRITE_DOCS=1"
+        );
     }
 }

@@ -376,7 +376,7 @@ fn a_refused_sender_leaves_no_transaction() {
 
 #[test]
 fn every_fixed_reply_is_well_formed() {
-    for (name, reply) in replies::ALL {
+    for (name, reply, _) in replies::ALL {
         let mut out = Vec::new();
         reply.write(&mut out);
         assert!(out.len() <= 512 && out.ends_with(b"\r\n"), "{name}");
