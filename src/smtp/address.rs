@@ -11,8 +11,11 @@ use idna::uts46::{DnsLength, Hyphens, Uts46};
 
 /// Longest local part in bytes (RFC 5321 section 4.5.3.1.1).
 pub const MAX_LOCAL: usize = 64;
-/// Longest domain in bytes (RFC 5321 section 4.5.3.1.2).
-pub const MAX_DOMAIN: usize = 255;
+/// Longest domain in bytes: RFC 5321 section 4.5.3.1.2 says 255, but the DNS has no name of more
+/// than 253 (RFC 1035 section 3.1, less its length bytes).
+pub const MAX_DOMAIN: usize = 253;
+/// Longest address in bytes: a path of 256 less its brackets (RFC 5321 section 4.5.3.1.3).
+pub const MAX_ADDRESS: usize = 254;
 
 /// A mailbox `local@domain`.
 ///
@@ -41,7 +44,7 @@ pub enum AddressError {
     /// The domain breaks the grammar.
     #[error("the domain is malformed")]
     Domain,
-    /// Longer than 64 (local part) or 255 bytes (domain).
+    /// Longer than [`MAX_LOCAL`], [`MAX_DOMAIN`] or [`MAX_ADDRESS`].
     #[error("the address is too long")]
     TooLong,
     /// Bytes over 127 without SMTPUTF8 (RFC 6531).
@@ -95,6 +98,9 @@ impl Address {
         let at = text.len();
         text.push('@');
         text.push_str(&domain);
+        if text.len() > MAX_ADDRESS {
+            return Err(AddressError::TooLong);
+        }
         Ok(Address { text, at })
     }
 

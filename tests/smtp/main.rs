@@ -1,0 +1,3 @@
+//! The SMTP server from outside.
+
+mod addresses;
