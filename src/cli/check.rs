@@ -8,10 +8,11 @@ use std::process::ExitCode;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 
-use super::{certificate, exit};
+use super::exit;
 use crate::config::{Config, TlsMode};
 use crate::identity::{Identity, Mode, Resolution};
 use crate::signing::keys::PrivateKey;
+use crate::tls;
 
 /// Checks the configuration and everything it names: domains, users, aliases, keys, certificates.
 /// One line for each problem, with its remedy; exit code 78 if there is one.
@@ -97,22 +98,9 @@ fn certificate(config: &Config) -> Option<String> {
     {
         return None;
     }
-    let dir = config.dir.join("secrets/tls").join(&config.hostname);
-    let remedy = "`chapar setup` makes a certificate, or takes one with --cert and --key";
-    let read = |name: &str| {
-        let path = dir.join(name);
-        fs::read(&path).map_err(|error| format!("{}: {error}; {remedy}", path.display()))
-    };
-    let pair = read("fullchain.pem").and_then(|chain| Ok((chain, read("privkey.pem")?)));
-    let (chain, key) = match pair {
-        Ok(pair) => pair,
-        Err(problem) => return Some(problem),
-    };
-    let key_file = dir.join("privkey.pem");
-    exposed(&key_file).or_else(|| {
-        let problem = certificate::check(&chain, &key).err()?;
-        Some(format!("{}: {problem}; {remedy}", dir.display()))
-    })
+    tls::server::load(config)
+        .err()
+        .map(|error| error.to_string())
 }
 
 fn exposed(path: &Path) -> Option<String> {
@@ -131,6 +119,14 @@ fn domains(config: &Config, identity: &Identity) -> Vec<String> {
     for (name, domain) in identity.domains() {
         let dir = config.dir.join("domains").join(name);
         found.extend(exposed(&dir.join("users.toml")));
+        if domain.selectors.is_empty() {
+            let file = dir.join("domain.toml");
+            found.push(format!(
+                "{}: no selectors, so its mail is not signed; `chapar domain add` makes keys for a \
+                 domain without this file",
+                file.display()
+            ));
+        }
         for selector in &domain.selectors {
             found.extend(
                 PrivateKey::load(&config.dir, name, selector)

@@ -12,11 +12,14 @@ mod auth;
 mod certificate;
 mod check;
 mod config;
+mod demo;
 mod dns;
 mod domain;
 mod exit;
 mod password;
+pub mod queue;
 mod records;
+mod serve;
 mod setup;
 pub mod site;
 mod user;
@@ -49,7 +52,9 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Serve(serve::Args),
     Setup(setup::Args),
+    Demo(demo::Args),
     Check(check::Args),
     Config(config::Args),
     Dns(dns::Args),
@@ -61,6 +66,7 @@ enum Command {
     Alias(alias::Command),
     #[command(subcommand)]
     Auth(auth::Command),
+    Queue(queue::QueueCommand),
 }
 
 /// Runs the command line of this process.
@@ -78,7 +84,9 @@ pub fn main() -> ExitCode {
     };
     let config = cli.config.as_path();
     let result = match cli.command {
+        Command::Serve(args) => serve::run(config, args),
         Command::Setup(args) => setup::run(config, args),
+        Command::Demo(args) => demo::run(args),
         Command::Check(args) => check::run(config, args),
         Command::Config(args) => config::run(config, args),
         Command::Dns(args) => dns::run(config, args),
@@ -86,6 +94,7 @@ pub fn main() -> ExitCode {
         Command::User(command) => user::run(config, command),
         Command::Alias(command) => alias::run(config, command),
         Command::Auth(command) => auth::run(config, command),
+        Command::Queue(command) => return queue::run(command, config),
     };
     result.unwrap_or_else(|error| exit::report(&error))
 }

@@ -90,15 +90,11 @@ impl NewConfig {
             self.postmaster
         );
         for listen in &self.listeners {
-            let (service, who) = match listen.service {
-                Service::Mx => ("mx", "Mail from other servers for our domains."),
-                Service::Submission => ("submission", "Mail from our users."),
+            let who = match listen.service {
+                Service::Mx => "Mail from other servers for our domains.",
+                Service::Submission => "Mail from our users.",
             };
-            let tls = match listen.tls {
-                TlsMode::Starttls => "starttls",
-                TlsMode::Implicit => "implicit",
-                TlsMode::None => "none",
-            };
+            let (service, tls) = (listen.service.name(), listen.tls.name());
             text.push_str(&format!(
                 "\n# {who}\n[[listen]]\naddress = \"{}\"\nservice = \"{service}\"\ntls = \"{tls}\"\n",
                 listen.address

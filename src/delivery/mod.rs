@@ -1,7 +1,40 @@
-//! Delivery.
+//! Delivery to the next hop.
+//!
+//! The [`Dispatcher`] receives due messages ([`Wake`]), finds out where each recipient goes
+//! ([`routes`], then [`mx`]) and gives the parts to one worker actor for each destination. A worker
+//! owns the pace ([`pacing`]) and the connections of its destination; a connection runs the
+//! transactions ([`crate::smtp::client`]). What a server says is judged by [`verdict`] and reported
+//! to the queue with [`crate::queue::Record`]: once for each recipient, whatever happens.
+//!
+//! Nothing here writes to the store. `verdict`, `mx`, `pacing` and `routes` are pure.
 
+mod connection;
+mod dispatcher;
 mod messages;
 pub mod mx;
+pub mod pacing;
+mod pending;
+pub mod routes;
+mod session;
+mod targets;
 pub mod verdict;
+mod worker;
 
+use std::time::Duration;
+
+pub use dispatcher::{Dispatcher, DispatcherError};
 pub use messages::{Drain, Wake};
+pub use routes::{RouteError, check_routes};
+
+/// Connections to all destinations together; each is one file descriptor.
+pub const CONNECTIONS: usize = 2000;
+/// Recipients in one transaction: every server takes 100 (RFC 5321 section 4.5.3.1.8).
+pub const RECIPIENTS: usize = 100;
+/// Messages that wait while the daemon stops are due again after this time.
+pub const DRAIN_WAIT: Duration = Duration::from_secs(5);
+
+/// What waiting messages are told when the daemon stops.
+fn draining() -> verdict::Verdict {
+    let reply = crate::smtp::reply::Reply::new(421, "4.3.2", "the daemon is stopping");
+    verdict::Verdict::postponed(DRAIN_WAIT, reply)
+}

@@ -17,6 +17,7 @@ use crate::smtp::scram::Verifier;
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct DomainFile {
+    #[serde(default)]
     mode: Mode,
     #[serde(default)]
     selectors: Vec<Spanned<String>>,
@@ -68,12 +69,7 @@ pub(super) fn load(dir: &Path, postmaster: &str) -> Result<Identity, IdentityErr
 
 fn domain(dir: &Path, name: &str) -> Result<Domain, IdentityError> {
     let path = dir.join("domain.toml");
-    let text = read(&path)?.ok_or_else(|| {
-        IdentityError::whole(
-            &path,
-            format!("there is no such file; `chapar domain add {name}` writes it"),
-        )
-    })?;
+    let text = read(&path)?.unwrap_or_default();
     let file: DomainFile = toml::from_str(&text).map_err(|error| syntax(&path, &text, &error))?;
     let mut selectors = Vec::new();
     for selector in file.selectors {

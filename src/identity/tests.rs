@@ -235,11 +235,6 @@ fn mistakes_name_file_line_and_remedy() {
     let good = ("example.org/domain.toml", FORWARD);
     for (files, place, remedy) in [
         (
-            vec![("example.org/aliases", "")],
-            "example.org/domain.toml: ",
-            "chapar domain add example.org",
-        ),
-        (
             vec![("example.org/domain.toml", "mode = \"fwd\"")],
             "example.org/domain.toml:1: ",
             "`forward`",
@@ -327,7 +322,11 @@ fn mistakes_name_file_line_and_remedy() {
 }
 
 #[test]
-fn no_directory_means_no_domains() {
+fn a_directory_is_a_domain_and_none_means_none() {
+    let dir = world(&[("example.org/README", "only a directory")]);
+    let identity = load(&dir);
+    let found = identity.domain("example.org").expect("it is a domain");
+    assert_eq!((found.mode, found.selectors.len()), (Mode::Forward, 0));
     let dir = tempfile::tempdir().expect("directory");
     let identity = Identity::load(dir.path(), "").expect("identity");
     assert_eq!(identity.domains().count(), 0);

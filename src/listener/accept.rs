@@ -4,7 +4,7 @@
 use bytes::Bytes;
 use queue_schema::{Origin, QueueId};
 
-use super::receive::Receiver;
+use super::receive::{self, Message, Receiver};
 use super::session::Session;
 use crate::intake::{self, Client};
 use crate::message::Content;
@@ -23,11 +23,29 @@ impl Session {
     }
 
     async fn store(&mut self, receiver: Receiver) -> Result<QueueId, Reply> {
-        let id = receiver.id();
         let message = receiver.finish().await?;
+        let body = message.content.body.clone();
+        let accept = match self.prepare(message).await {
+            Ok(accept) => accept,
+            Err(reply) => {
+                receive::forget(body).await;
+                return Err(reply);
+            }
+        };
+        match self.shared.queue.send(accept).await {
+            Ok(Ok(id)) => Ok(id),
+            Ok(Err(AcceptError::DiskFull)) => Err(replies::DISK_FULL),
+            Ok(Err(AcceptError::Draining)) => Err(replies::SHUTTING_DOWN),
+            Ok(Err(AcceptError::Store(_))) | Err(_) => Err(replies::QUEUE_FAILED),
+        }
+    }
+
+    /// What the queue is to make durable, or the reply that refuses it.
+    async fn prepare(&mut self, message: Message) -> Result<Accept, Reply> {
         let shared = self.shared.clone();
         let config = &shared.config;
         let at = crate::time::now();
+        let id = message.id;
         let Content { head, body } = message.content;
         let transaction = self.server.transaction().ok_or(replies::MAIL_FIRST)?;
         let header = intake::header(
@@ -61,19 +79,13 @@ impl Session {
         content.head = [trace.as_bytes(), &signature, &content.head]
             .concat()
             .into();
-        let accept = Accept {
+        Ok(Accept {
             id,
             arrived: at,
             origin,
             envelope,
             content,
-        };
-        match shared.queue.send(accept).await {
-            Ok(Ok(id)) => Ok(id),
-            Ok(Err(AcceptError::DiskFull)) => Err(replies::DISK_FULL),
-            Ok(Err(AcceptError::Draining)) => Err(replies::SHUTTING_DOWN),
-            Ok(Err(AcceptError::Store(_))) | Err(_) => Err(replies::QUEUE_FAILED),
-        }
+        })
     }
 
     fn trace(&self, id: QueueId, at: u64, utf8: bool) -> String {

@@ -5,7 +5,6 @@
 //! client sends or says it will send.
 
 use std::io;
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -17,7 +16,7 @@ use super::patience::Patience;
 use crate::config::Limits;
 use crate::message::collect::{Collector, Problem};
 use crate::message::{Body, Content};
-use crate::queue::SpoolWriter;
+use crate::queue::store::{Spool, SpoolWriter};
 use crate::smtp::data::{Decoder, LineEnds};
 use crate::smtp::replies::{self, Reply};
 
@@ -34,6 +33,8 @@ pub struct Broken(pub Option<Reply>);
 
 /// A message that came whole.
 pub struct Message {
+    /// Its id.
+    pub id: QueueId,
     /// Its bytes.
     pub content: Content,
     /// Whether one of them is over 127.
@@ -54,7 +55,7 @@ pub struct Receiver {
     eight_bit: bool,
     max_message: u64,
     max_memory: usize,
-    spool: PathBuf,
+    spool: Spool,
 }
 
 /// Measures lines across parts.
@@ -77,7 +78,7 @@ enum Sink {
 
 impl Receiver {
     /// For the message `id`; long bodies go to a file in `spool`.
-    pub fn new(limits: &Limits, spool: &Path, id: QueueId) -> Receiver {
+    pub fn new(limits: &Limits, spool: &Spool, id: QueueId) -> Receiver {
         Receiver {
             id,
             decoder: Decoder::default(),
@@ -89,13 +90,8 @@ impl Receiver {
             eight_bit: false,
             max_message: limits.message.0,
             max_memory: limits.memory_body.bytes(),
-            spool: spool.to_owned(),
+            spool: spool.clone(),
         }
-    }
-
-    /// The message's id.
-    pub fn id(&self) -> QueueId {
-        self.id
     }
 
     /// Reads to the final dot. `input` may hold the first bytes and keeps those behind the end.
@@ -177,6 +173,7 @@ impl Receiver {
         };
         let body = self.sink.finish().await.ok_or(replies::QUEUE_FAILED)?;
         Ok(Message {
+            id: self.id,
             content: Content {
                 head: head.into(),
                 body,
@@ -184,6 +181,16 @@ impl Receiver {
             eight_bit: self.eight_bit,
             longest_line: self.lines.longest.max(self.lines.current),
         })
+    }
+}
+
+/// Removes the file of a body that is refused after all.
+pub async fn forget(body: Body) {
+    if let Body::Spool(file) = body {
+        let removed = blocking(move || std::fs::remove_file(file.path.as_path())).await;
+        if let Err(error) = removed {
+            tracing::warn!(target: "session", %error, "the body of a refused message stays until the next start");
+        }
     }
 }
 
@@ -273,15 +280,15 @@ impl Lines {
 }
 
 impl Sink {
-    async fn take(self, part: &mut Vec<u8>, max_memory: usize, spool: &Path, id: QueueId) -> Sink {
+    async fn take(self, part: &mut Vec<u8>, max_memory: usize, spool: &Spool, id: QueueId) -> Sink {
         match self {
             Sink::Memory(mut body) => {
                 body.append(part);
                 if body.len() <= max_memory {
                     return Sink::Memory(body);
                 }
-                let path: PathBuf = spool.to_owned();
-                let created = blocking(move || SpoolWriter::create(&path, id)).await;
+                let spool = spool.clone();
+                let created = blocking(move || spool.begin(id)).await;
                 match created {
                     Ok(writer) => Sink::Spool {
                         writer: Box::new(writer),

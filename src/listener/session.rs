@@ -6,7 +6,6 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,6 +26,7 @@ use crate::auth::{AuthError, Authenticate, Authenticator, FindVerifier, Proved, 
 use crate::config::{Config, Listen, Service, TlsMode};
 use crate::identity::Identity;
 use crate::intake::{self, Client};
+use crate::queue::store::Spool;
 use crate::queue::{Accept, IdSource};
 use crate::signing::Signer;
 use crate::smtp::address::Address;
@@ -54,7 +54,7 @@ pub struct Shared {
     /// For SPF.
     pub resolver: TokioResolver,
     /// Where long bodies go as they arrive.
-    pub spool: PathBuf,
+    pub spool: Spool,
 }
 
 type Stream = Either<TcpStream, Box<TlsStream<TcpStream>>>;
@@ -424,7 +424,7 @@ impl Session {
 
     fn receiver(&self) -> Receiver {
         let shared = &self.shared;
-        Receiver::new(&shared.config.limits, &shared.spool, shared.ids.next())
+        Receiver::new(&shared.config.limits, &shared.spool, shared.ids.issue())
     }
 
     /// What did not come whole closes the connection.

@@ -177,6 +177,7 @@ pub struct Client {
     /// A transaction failed: RSET comes before the next one.
     needs_reset: bool,
     transactions: u64,
+    heard: u64,
 }
 
 impl Client {
@@ -194,6 +195,7 @@ impl Client {
             transaction: Transaction::default(),
             needs_reset: false,
             transactions: 0,
+            heard: 0,
         }
     }
 
@@ -222,11 +224,16 @@ impl Client {
         self.replies.push(bytes);
     }
 
-    /// The peer is gone, or too late. What it still said is taken into account.
+    /// The peer is gone, or too late. What it said before that is taken into account.
     pub fn lost(&mut self, loss: Loss) {
+        while self.awaits_reply() {
+            match self.next_reply() {
+                Ok(Some(reply)) => self.hear(reply),
+                Ok(None) | Err(_) => return self.fail(loss),
+            }
+        }
         match self.state {
             State::Finished(None) => self.state = State::Finished(Some(nothing(Stage::Mail, loss))),
-            State::Finished(Some(_)) | State::Closed(_) => {}
             // A server that refuses a message half way says so and closes.
             State::Data => {
                 let refusal = match self.replies.poll() {
@@ -241,6 +248,12 @@ impl Client {
             }
             _ => self.fail(loss),
         }
+    }
+
+    /// How many replies were understood so far. The time for a reply begins with its command or
+    /// with the reply before it, not with each byte.
+    pub fn heard(&self) -> u64 {
+        self.heard
     }
 
     /// The TLS handshake is done. All that was said before it is forgotten (RFC 3207 section 4.2).
@@ -304,23 +317,36 @@ impl Client {
                 State::FinalDot | State::EmptyDot => Wait::FinalDot,
                 State::Ehlo | State::Helo | State::StartTls | State::Group => Wait::Command,
             };
-            match self.replies.poll() {
+            match self.next_reply() {
                 Ok(None) => return Step::Read(wait),
-                Ok(Some(raw)) => {
-                    if matches!(self.state, State::Ehlo) {
-                        self.extensions = Extensions::parse(raw.lines());
-                    }
-                    // Nobody ever reads the text of a success but that of the final dot.
-                    let kept = raw.code >= 400 || matches!(self.state, State::FinalDot);
-                    let reply = match kept {
-                        true => raw.to_reply(),
-                        false => Reply::new(raw.code, "", ""),
-                    };
-                    self.hear(reply);
-                }
+                Ok(Some(reply)) => self.hear(reply),
                 Err(error) => self.fail(Loss::Malformed(error)),
             }
         }
+    }
+
+    fn awaits_reply(&self) -> bool {
+        match self.state {
+            State::Ready => self.replies.has_more(),
+            State::Data | State::Handshake | State::Finished(_) | State::Closed(_) => false,
+            _ => true,
+        }
+    }
+
+    fn next_reply(&mut self) -> Result<Option<Reply>, ReplyError> {
+        let Some(raw) = self.replies.poll()? else {
+            return Ok(None);
+        };
+        if matches!(self.state, State::Ehlo) {
+            self.extensions = Extensions::parse(raw.lines());
+        }
+        self.heard += 1;
+        // Nobody ever reads the text of a success but that of the final dot.
+        let kept = raw.code >= 400 || matches!(self.state, State::FinalDot);
+        Ok(Some(match kept {
+            true => raw.to_reply(),
+            false => Reply::new(raw.code, "", ""),
+        }))
     }
 
     fn hear(&mut self, reply: Reply) {

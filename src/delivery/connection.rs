@@ -1,0 +1,343 @@
+//! The task behind one connection of a worker: takes a part, sees to it that a host is connected,
+//! runs the transaction, reports, and asks for the next.
+//!
+//! A connection that the peer closed between two messages costs no attempt: the part goes out over
+//! a new one. A part whose destination can not be reached goes back to the worker, which knows
+//! whether that is news.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use actix::{Addr, Recipient};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
+use tokio_rustls::TlsConnector;
+
+use super::pending::Pending;
+use super::session::{Session, Unopened};
+use super::targets::{self, Destination, HostMemory, Lesson, Reach};
+use super::verdict::{self, Verdict};
+use super::worker::{Connected, Ended, Grade, Learned, Next, Unreachable, Worker};
+use crate::config::Config;
+use crate::dns::Resolver;
+use crate::message::Content;
+use crate::queue::{Fetch, Outcome};
+use crate::smtp::client::{Answer, Loss, Mail, Said, Stage};
+use queue_schema::BodyKind;
+
+/// A connection is not used for longer than this, so that none lives forever on one host of many.
+const OLDEST: Duration = Duration::from_secs(300);
+
+/// What every connection of every worker needs; none of it changes.
+pub(super) struct Common {
+    pub(super) config: Arc<Config>,
+    pub(super) resolver: Resolver,
+    pub(super) reach: Reach,
+    pub(super) tls: Option<TlsConnector>,
+    pub(super) fetch: Recipient<Fetch>,
+    /// Connections to all destinations together.
+    pub(super) connections: Arc<Semaphore>,
+}
+
+/// One connection, from the worker's order to open it to its end.
+pub(super) struct Connection {
+    pub(super) id: u64,
+    pub(super) common: Arc<Common>,
+    pub(super) destination: Arc<Destination>,
+    pub(super) worker: Addr<Worker>,
+    pub(super) memory: HostMemory,
+    /// Records that the queue has not answered yet, of this worker.
+    pub(super) records: Arc<Semaphore>,
+    /// Becomes true when no new attempt may begin.
+    pub(super) stop: watch::Receiver<bool>,
+}
+
+/// Tells the worker that a connection is gone, however it went.
+struct Farewell(u64, Addr<Worker>);
+
+impl Drop for Farewell {
+    fn drop(&mut self) {
+        // Sent at most once in the life of a connection, from where nothing can be awaited.
+        self.1.do_send(Ended(self.0));
+    }
+}
+
+/// Why there is no session.
+struct Unreached {
+    verdict: Verdict,
+    /// The host whose reply that is; empty where none spoke.
+    remote: String,
+}
+
+impl From<Verdict> for Unreached {
+    fn from(verdict: Verdict) -> Self {
+        Unreached {
+            verdict,
+            remote: String::new(),
+        }
+    }
+}
+
+/// What became of a part.
+enum Sent {
+    /// It was reported.
+    Reported(Grade),
+    /// The connection had ended before the first word about it.
+    Untouched,
+}
+
+impl Connection {
+    /// Works until there is nothing more to do, or the worker says so by its silence.
+    pub(super) async fn run(mut self) {
+        let _farewell = Farewell(self.id, self.worker.clone());
+        let Ok(_permit) = Arc::clone(&self.common.connections).acquire_owned().await else {
+            return;
+        };
+        let mut session = None;
+        let mut grade = None;
+        while let Some(mut part) = self.next(&mut session, grade.take()).await {
+            loop {
+                let mut open = match session.take() {
+                    Some(open) => open,
+                    None => match self.open().await {
+                        Ok(open) => open,
+                        Err(Unreached { verdict, remote }) => {
+                            // If the worker is gone, dropping the part reports it.
+                            let unreachable = Unreachable {
+                                id: self.id,
+                                part,
+                                verdict,
+                                remote,
+                            };
+                            let _ = self.worker.send(unreachable).await;
+                            return;
+                        }
+                    },
+                };
+                let used = open.was_used();
+                if used && !open.is_quiet().await {
+                    continue;
+                }
+                match self.deliver(&mut open, &mut part).await {
+                    Sent::Untouched => continue,
+                    Sent::Reported(reported) => grade = Some(reported),
+                }
+                if open.is_ready() && open.age() < OLDEST {
+                    session = Some(open);
+                }
+                break;
+            }
+        }
+        if let Some(session) = session {
+            session.quit().await;
+        }
+    }
+
+    /// The next part, or `None` when this connection is to end.
+    async fn next(&self, session: &mut Option<Session>, last: Option<Grade>) -> Option<Pending> {
+        let (sender, mut receiver) = oneshot::channel();
+        let next = Next {
+            id: self.id,
+            last,
+            open: session.is_some(),
+            sender,
+        };
+        self.worker.send(next).await.ok()?;
+        match receiver.try_recv() {
+            Ok(part) => return Some(part),
+            Err(oneshot::error::TryRecvError::Closed) => return None,
+            Err(oneshot::error::TryRecvError::Empty) => {}
+        }
+        // Without a session there is nothing to keep for later.
+        if let Some(open) = session {
+            tokio::select! {
+                biased;
+                part = &mut receiver => return part.ok(),
+                () = open.broken() => *session = None,
+                () = tokio::time::sleep(self.common.config.delivery.keep_idle.0) => {}
+            }
+        }
+        // The worker may have sent a part in this very moment; once closed, it can not any more.
+        receiver.close();
+        receiver.try_recv().ok()
+    }
+
+    /// Opens a session with the first host that takes one.
+    async fn open(&mut self) -> Result<Session, Unreached> {
+        let mut stop = self.stop.clone();
+        tokio::select! {
+            biased;
+            _ = stop.wait_for(|stop| *stop) => Err(super::draining().into()),
+            opened = self.open_any() => opened,
+        }
+    }
+
+    async fn open_any(&mut self) -> Result<Session, Unreached> {
+        let common = Arc::clone(&self.common);
+        let targets = targets::targets(
+            &self.destination,
+            &common.resolver,
+            &common.reach,
+            &self.memory,
+        )
+        .await?;
+        let mut last: Option<Unreached> = None;
+        for target in targets {
+            let address = target.address.ip();
+            let tls = match self.memory.may_use_tls(address, Instant::now()) {
+                true => common.tls.as_ref(),
+                false => None,
+            };
+            let mut opened = Session::open(&target, &common.config, &common.reach, tls).await;
+            // Clear text is what opportunistic TLS falls back to (RFC 7435 section 4).
+            if let Err(Unopened {
+                handshake: true,
+                answer,
+            }) = &opened
+            {
+                tracing::warn!(
+                    host = %target.remote(),
+                    error = %answer_text(answer),
+                    "TLS handshake failed; this host is spoken to in clear for a while"
+                );
+                self.learn(address, Lesson::NoTls).await;
+                opened = Session::open(&target, &common.config, &common.reach, None).await;
+            }
+            match opened {
+                Ok(session) => {
+                    self.learn(address, Lesson::Reachable).await;
+                    let _ = self.worker.send(Connected(self.id)).await;
+                    return Ok(session);
+                }
+                Err(Unopened { answer, .. }) => {
+                    let mut verdict = verdict::judge(&answer);
+                    let mut remote = target.remote();
+                    tracing::debug!(host = remote, reply = %verdict.reply, "no session");
+                    if verdict.outcome != Outcome::Failed {
+                        self.learn(address, Lesson::Unreachable).await;
+                    }
+                    if matches!(answer.said, Said::Nothing(_)) {
+                        verdict.reply.text = format!("{remote}: {}", verdict.reply.text);
+                        remote.clear();
+                    }
+                    // Only if every host says 5xx is it for good: one that may yet take it decides.
+                    let failed = verdict.outcome == Outcome::Failed;
+                    let keep = |before: &Unreached| before.verdict.outcome != Outcome::Failed;
+                    if !(failed && last.as_ref().is_some_and(keep)) {
+                        last = Some(Unreached { verdict, remote });
+                    }
+                }
+            }
+        }
+        let none = || Verdict::deferred(451, "4.4.1", "no address could be tried").into();
+        Err(last.unwrap_or_else(none))
+    }
+
+    async fn learn(&mut self, address: std::net::IpAddr, lesson: Lesson) {
+        self.memory.learn(address, lesson, Instant::now());
+        let _ = self.worker.send(Learned { address, lesson }).await;
+    }
+
+    /// Sends a part over an open session and reports what became of each recipient.
+    async fn deliver(&self, session: &mut Session, part: &mut Pending) -> Sent {
+        let used = session.was_used();
+        let message = Arc::clone(&part.message);
+        if message.envelope.require_tls {
+            // RFC 8689 section 4.2.1: without verified TLS it must not go further.
+            let text = "the sender requires verified TLS on every hop, which can not be had here";
+            return self
+                .settle(session, part, Verdict::failed(550, "5.7.30", text))
+                .await;
+        }
+        let content = match self.content(part).await {
+            Ok(content) => content,
+            Err(verdict) => return self.settle(session, part, verdict).await,
+        };
+        let mail = Mail {
+            reverse_path: &message.envelope.reverse_path,
+            size: content.len(),
+            eight_bit: message.envelope.body == BodyKind::EightBit,
+            smtputf8: message.envelope.smtputf8,
+        };
+        let recipients = part.recipients().iter().map(|at| part.address(*at));
+        if let Err(refusal) = session.client().begin(&mail, recipients) {
+            return self
+                .settle(session, part, verdict::judge_refusal(&refusal))
+                .await;
+        }
+        let finished = session
+            .transact(&content, &self.common.config.timeouts)
+            .await;
+        if used && finished.untouched && finished.answers.iter().all(was_closed) {
+            part.content = Some(content);
+            return Sent::Untouched;
+        }
+        let mut grade = Grade::Neutral;
+        let verdicts = finished.answers.iter().map(|answer| {
+            let judged = verdict::judge(answer);
+            match judged.outcome {
+                Outcome::Delivered => grade = Grade::Delivered,
+                _ if grade == Grade::Neutral && is_trouble(answer) => grade = Grade::Trouble,
+                _ => {}
+            }
+            judged
+        });
+        let permit = self.permit().await;
+        let record = part.settle(verdicts, &session.remote, &session.tls);
+        part.reporter().send(record, permit);
+        Sent::Reported(grade)
+    }
+
+    async fn content(&self, part: &mut Pending) -> Result<Content, Verdict> {
+        if let Some(content) = part.content.take() {
+            return Ok(content);
+        }
+        let fetch = Fetch {
+            id: part.message.id,
+            location: part.message.location.clone(),
+        };
+        match self.common.fetch.send(fetch).await {
+            Ok(Ok(content)) => Ok(content),
+            Ok(Err(error)) => {
+                tracing::error!(id = %part.message.id, %error, "a message can not be read back");
+                Err(Verdict::deferred(451, "4.3.0", &error.to_string()))
+            }
+            Err(_) => Err(Verdict::deferred(451, "4.3.0", "the queue does not answer")),
+        }
+    }
+
+    async fn settle(&self, session: &Session, part: &mut Pending, verdict: Verdict) -> Sent {
+        let permit = self.permit().await;
+        let record = part.settle_all(&verdict, &session.remote, &session.tls);
+        part.reporter().send(record, permit);
+        Sent::Reported(Grade::Neutral)
+    }
+
+    /// Waits until the queue has answered enough of this worker's records.
+    async fn permit(&self) -> Option<OwnedSemaphorePermit> {
+        // It is closed never.
+        Arc::clone(&self.records).acquire_owned().await.ok()
+    }
+}
+
+/// Whether an answer only says that the connection had ended.
+fn was_closed(answer: &Answer) -> bool {
+    match &answer.said {
+        Said::Reply(reply) => reply.code == 421 || answer.stage == Stage::Reset,
+        Said::Nothing(loss) => matches!(loss, Loss::Closed | Loss::Network(_)),
+    }
+}
+
+/// Whether an answer says that this destination has enough of us for now.
+fn is_trouble(answer: &Answer) -> bool {
+    match &answer.said {
+        Said::Reply(reply) => reply.code == 421,
+        Said::Nothing(_) => true,
+    }
+}
+
+fn answer_text(answer: &Answer) -> String {
+    match &answer.said {
+        Said::Reply(reply) => reply.to_string(),
+        Said::Nothing(loss) => loss.to_string(),
+    }
+}

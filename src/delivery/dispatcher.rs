@@ -1,0 +1,511 @@
+//! The actor that decides where due messages go.
+//!
+//! It receives [`Wake`] from the queue, splits each job by next hop and gives the parts to the
+//! worker of that destination, which it starts when there is none. Domains it does not know yet
+//! are looked up by tasks, at most [`LOOKUPS`] at a time and each domain once, so that a slow DNS
+//! server holds up nobody else. It reports what can not be routed, and keeps nothing but addresses
+//! of workers and a cache of next hops.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use actix::dev::SendError;
+use actix::{Actor, Addr, AsyncContext, Context, Handler, Message, Recipient, ResponseFuture};
+use actix_rt::ArbiterHandle;
+use futures_util::FutureExt;
+use futures_util::future::{LocalBoxFuture, Shared, join_all};
+use tokio::sync::{Semaphore, watch};
+
+use super::connection::Common;
+use super::messages::{Drain, Wake};
+use super::mx::{self, Host};
+use super::pending::{Pending, Reporter};
+use super::routes::{RouteError, Routes};
+use super::targets::{Destination, Reach};
+use super::verdict::Verdict;
+use super::worker::{self, Deliver, Worker};
+use super::{CONNECTIONS, RECIPIENTS};
+use crate::config::Config;
+use crate::dns::Resolver;
+use crate::queue::{Fetch, Record};
+use crate::tls;
+
+/// Wakes and answers that may wait in the mailbox.
+const MAILBOX: usize = 256;
+/// Domains that are looked up at the same time.
+const LOOKUPS: usize = 100;
+/// Next hops that are remembered.
+const CACHED: usize = 20_000;
+/// A next hop is looked up again after this time even if its record may be kept for longer.
+const LONGEST_CACHE: Duration = Duration::from_secs(300);
+
+/// Why the outbound side can not start.
+#[derive(Debug, thiserror::Error)]
+pub enum DispatcherError {
+    /// A `[[route]]` that can not be read.
+    #[error(transparent)]
+    Route(#[from] RouteError),
+    /// TLS can not be set up.
+    #[error("TLS for deliveries can not be set up: {0}")]
+    Tls(#[from] tokio_rustls::rustls::Error),
+}
+
+/// A worker stopped having work: may it end? Only if no [`Deliver`] is on its way to it.
+#[derive(Message)]
+#[rtype(result = "bool")]
+pub(super) struct WorkerIdle {
+    pub(super) key: Arc<str>,
+    /// How many it was sent, as far as it knows.
+    pub(super) delivers: u64,
+}
+
+/// The next hops of a job's domains were found out.
+#[derive(Message)]
+#[rtype(result = "()")]
+struct Resolved {
+    part: Pending,
+    hops: Vec<(String, Found)>,
+}
+
+/// The next hop of a domain, and until when that holds.
+#[derive(Clone)]
+struct Found {
+    hop: HopOrVerdict,
+    until: Instant,
+}
+
+/// Where a domain's mail goes, or why it can go nowhere.
+type HopOrVerdict = Result<Arc<Destination>, Verdict>;
+
+type Lookup = Shared<LocalBoxFuture<'static, Found>>;
+
+/// A started worker.
+struct Started {
+    address: Addr<Worker>,
+    delivers: u64,
+}
+
+/// See the module.
+pub struct Dispatcher {
+    common: Arc<Common>,
+    routes: Arc<Routes>,
+    reporter: Reporter,
+    arbiters: Vec<ArbiterHandle>,
+    next_arbiter: usize,
+    workers: HashMap<Arc<str>, Started>,
+    hops: HashMap<String, Found>,
+    lookups: HashMap<String, Lookup>,
+    lookup_slots: Arc<Semaphore>,
+    /// Becomes true when no new attempt may begin.
+    stop: watch::Sender<bool>,
+}
+
+impl Dispatcher {
+    /// Prepares the outbound side. Workers are spread over `arbiters`; without any they run where
+    /// the dispatcher does. Outcomes go to `record`, bytes that are not in memory come from `fetch`.
+    pub fn new(
+        config: Arc<Config>,
+        resolver: Resolver,
+        record: Recipient<Record>,
+        fetch: Recipient<Fetch>,
+        arbiters: Vec<ArbiterHandle>,
+    ) -> Result<Dispatcher, DispatcherError> {
+        let common = Common {
+            reach: Reach::new(&config),
+            tls: Some(tls::client::opportunistic(config.tls.min_version)?),
+            connections: Arc::new(Semaphore::new(CONNECTIONS)),
+            resolver,
+            fetch,
+            config: Arc::clone(&config),
+        };
+        Ok(Dispatcher {
+            common: Arc::new(common),
+            routes: Arc::new(Routes::new(&config.routes)?),
+            reporter: Reporter::new(record, config.retry.first.0),
+            arbiters,
+            next_arbiter: 0,
+            workers: HashMap::new(),
+            hops: HashMap::new(),
+            lookups: HashMap::new(),
+            lookup_slots: Arc::new(Semaphore::new(LOOKUPS)),
+            stop: watch::Sender::new(false),
+        })
+    }
+
+    fn is_stopping(&self) -> bool {
+        *self.stop.borrow()
+    }
+
+    /// The next hop of a domain if it can be told without waiting.
+    fn known_hop(&self, domain: &str, now: Instant) -> Option<Found> {
+        if let Some(found) = self.hops.get(domain).filter(|found| found.until > now) {
+            return Some(found.clone());
+        }
+        let until = now + LONGEST_CACHE;
+        if let Some(hop) = self.routes.find(domain) {
+            let host = Host {
+                rank: 0,
+                name: hop.host.clone(),
+            };
+            let key = format!("smtp://{}:{}", hop.host, hop.port);
+            let (key, port) = (key.into(), hop.port);
+            let destination = Destination {
+                key,
+                hosts: vec![host],
+                port,
+                routed: true,
+            };
+            return Some(Found {
+                hop: Ok(Arc::new(destination)),
+                until,
+            });
+        }
+        let port = self.common.config.delivery.port;
+        let hop = match mx::address_literal(domain)? {
+            Err(verdict) => Err(verdict),
+            Ok(address) => {
+                let hosts = vec![Host {
+                    rank: 0,
+                    name: address.to_string(),
+                }];
+                let key = mx::key(&hosts, port).into();
+                Ok(Arc::new(Destination {
+                    key,
+                    hosts,
+                    port,
+                    routed: false,
+                }))
+            }
+        };
+        Some(Found { hop, until })
+    }
+
+    fn remember(&mut self, domain: &str, found: &Found, now: Instant) {
+        if found.hop.is_err() || found.until <= now {
+            return;
+        }
+        if self.hops.len() >= CACHED {
+            self.hops.retain(|_, found| found.until > now);
+            if self.hops.len() >= CACHED {
+                self.hops.clear();
+            }
+        }
+        self.hops.insert(domain.to_owned(), found.clone());
+    }
+
+    /// Joins the lookup of a domain that is under way, or begins one.
+    fn lookup(&mut self, domain: &str) -> Lookup {
+        if let Some(lookup) = self.lookups.get(domain) {
+            return lookup.clone();
+        }
+        let common = Arc::clone(&self.common);
+        let slots = Arc::clone(&self.lookup_slots);
+        let owned = domain.to_owned();
+        let lookup = async move {
+            // It is closed never.
+            let _slot = slots.acquire_owned().await;
+            look_up(&owned, &common).await
+        };
+        let lookup = lookup.boxed_local().shared();
+        self.lookups.insert(domain.to_owned(), lookup.clone());
+        lookup
+    }
+
+    /// Groups the recipients of a part by destination, or finds out where they go first.
+    fn take(&mut self, part: Pending, batches: &mut Batches, context: &mut Context<Self>) {
+        let now = Instant::now();
+        // Most messages: one recipient, at a domain that is known.
+        if let [only] = part.recipients() {
+            let domain = domain_of(part.address(*only));
+            let found = self
+                .hops
+                .get(domain.as_ref())
+                .filter(|found| found.until > now);
+            if let Some(Found {
+                hop: Ok(destination),
+                ..
+            }) = found
+            {
+                return batches.add(Arc::clone(destination), part);
+            }
+        }
+        let mut hops: Vec<(String, Found)> = Vec::new();
+        let mut unknown: Vec<String> = Vec::new();
+        for at in part.recipients() {
+            let domain = domain_of(part.address(*at));
+            let seen = hops.iter().any(|(known, _)| *known == domain);
+            if seen || unknown.iter().any(|known| *known == domain) {
+                continue;
+            }
+            match self.known_hop(&domain, now) {
+                Some(found) => {
+                    self.remember(&domain, &found, now);
+                    hops.push((domain.into_owned(), found));
+                }
+                None => unknown.push(domain.into_owned()),
+            }
+        }
+        if unknown.is_empty() {
+            return self.place(part, &hops, batches);
+        }
+        let lookups = unknown.into_iter().map(|domain| {
+            let lookup = self.lookup(&domain);
+            async move { (domain, lookup.await) }
+        });
+        let lookups = join_all(lookups.collect::<Vec<_>>());
+        let mut stop = self.stop.subscribe();
+        let myself = context.address();
+        actix_rt::spawn(async move {
+            tokio::select! {
+                found = lookups => {
+                    hops.extend(found);
+                    // Without a dispatcher, dropping the part reports it.
+                    let _ = myself.send(Resolved { part, hops }).await;
+                }
+                _ = stop.wait_for(|stop| *stop) => {
+                    let reporter = part.reporter().clone();
+                    reporter.send_all(vec![part], &super::draining());
+                }
+            }
+        });
+    }
+
+    /// Splits a part whose next hops are known into the batches of their destinations.
+    fn place(&mut self, mut part: Pending, hops: &[(String, Found)], batches: &mut Batches) {
+        let mut groups: Vec<(HopOrVerdict, Vec<u32>)> = Vec::new();
+        for at in part.recipients() {
+            let domain = domain_of(part.address(*at));
+            let found = hops.iter().find(|(known, _)| *known == domain);
+            let hop = match found {
+                Some((_, found)) => found.hop.clone(),
+                None => Err(Verdict::deferred(451, "4.4.4", "no next hop was found")),
+            };
+            let same = |group: &HopOrVerdict| match (group, &hop) {
+                (Ok(one), Ok(other)) => one.key == other.key,
+                (one, other) => one == other,
+            };
+            match groups
+                .iter_mut()
+                .find(|(group, to)| same(group) && to.len() < RECIPIENTS)
+            {
+                Some((_, recipients)) => recipients.push(*at),
+                None => groups.push((hop, vec![*at])),
+            }
+        }
+        let last = groups.len().saturating_sub(1);
+        for (at, (hop, recipients)) in groups.into_iter().enumerate() {
+            // The last group needs no part of its own.
+            let group = match at == last {
+                true => None,
+                false => Some(part.split(recipients)),
+            };
+            let (group, rest) = match group {
+                Some(group) => (group, Some(part)),
+                None => (part, None),
+            };
+            match hop {
+                Ok(destination) => batches.add(destination, group),
+                Err(verdict) => self.reporter.send_one(group, &verdict, ""),
+            }
+            match rest {
+                Some(rest) => part = rest,
+                None => return,
+            }
+        }
+    }
+
+    fn send(&mut self, batches: Batches, context: &mut Context<Self>) {
+        for (destination, parts) in batches.0 {
+            let mut deliver = Deliver(parts);
+            // A worker that died of a panic gets a successor; twice in a row, what it was to be
+            // sent waits, which dropping it says.
+            for _ in 0..2 {
+                let started = self.worker(&destination, context);
+                started.delivers += 1;
+                match started.address.try_send(deliver) {
+                    Ok(()) => break,
+                    Err(SendError::Full(returned)) => {
+                        // Other destinations must not wait for this one, so this waits apart.
+                        let address = started.address.clone();
+                        actix_rt::spawn(async move {
+                            // An error drops the parts, which reports them.
+                            let _ = address.send(returned).await;
+                        });
+                        break;
+                    }
+                    Err(SendError::Closed(returned)) => {
+                        tracing::error!(
+                            destination = %destination.key,
+                            "the worker of a destination had died; another is started"
+                        );
+                        self.workers.remove(&destination.key);
+                        deliver = returned;
+                    }
+                }
+            }
+        }
+    }
+
+    fn worker(
+        &mut self,
+        destination: &Arc<Destination>,
+        context: &mut Context<Self>,
+    ) -> &mut Started {
+        let arbiters = &self.arbiters;
+        let next = &mut self.next_arbiter;
+        let (common, reporter) = (&self.common, &self.reporter);
+        self.workers
+            .entry(Arc::clone(&destination.key))
+            .or_insert_with(|| {
+                let new = (Arc::clone(common), Arc::clone(destination));
+                let (dispatcher, reporter) = (context.address(), reporter.clone());
+                let start = move |context: &mut Context<Worker>| {
+                    context.set_mailbox_capacity(worker::MAILBOX);
+                    Worker::new(new.0, new.1, dispatcher, reporter)
+                };
+                *next = next.wrapping_add(1);
+                let address = match arbiters.get(*next % arbiters.len().max(1)) {
+                    Some(arbiter) => Worker::start_in_arbiter(arbiter, start),
+                    None => Worker::create(start),
+                };
+                Started {
+                    address,
+                    delivers: 0,
+                }
+            })
+    }
+}
+
+/// Parts by destination.
+#[derive(Default)]
+struct Batches(Vec<(Arc<Destination>, Vec<Pending>)>);
+
+impl Batches {
+    fn add(&mut self, destination: Arc<Destination>, part: Pending) {
+        match self
+            .0
+            .iter_mut()
+            .find(|(known, _)| known.key == destination.key)
+        {
+            Some((_, parts)) => parts.push(part),
+            None => self.0.push((destination, vec![part])),
+        }
+    }
+}
+
+/// The domain of an address, in lower case; empty if there is none, which no DNS server knows.
+fn domain_of(address: &str) -> Cow<'_, str> {
+    let domain = address.rsplit_once('@').map_or("", |(_, domain)| domain);
+    match domain.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        true => Cow::Owned(domain.to_ascii_lowercase()),
+        false => Cow::Borrowed(domain),
+    }
+}
+
+async fn look_up(domain: &str, common: &Common) -> Found {
+    let now = Instant::now();
+    if domain.is_empty() {
+        let verdict = Verdict::failed(553, "5.1.3", "an address without a domain");
+        return Found {
+            hop: Err(verdict),
+            until: now,
+        };
+    }
+    let (lookup, until) = common.resolver.mx(domain).await;
+    let port = common.config.delivery.port;
+    let hop = mx::hosts(domain, lookup, &common.config.hostname).map(|hosts| {
+        let key = mx::key(&hosts, port).into();
+        Arc::new(Destination {
+            key,
+            hosts,
+            port,
+            routed: false,
+        })
+    });
+    Found {
+        hop,
+        until: until.min(now + LONGEST_CACHE),
+    }
+}
+
+impl Actor for Dispatcher {
+    type Context = Context<Self>;
+
+    fn started(&mut self, context: &mut Context<Self>) {
+        context.set_mailbox_capacity(MAILBOX);
+    }
+}
+
+impl Handler<Wake> for Dispatcher {
+    type Result = ();
+
+    fn handle(&mut self, Wake(jobs): Wake, context: &mut Context<Self>) {
+        let parts = jobs
+            .into_iter()
+            .map(|job| Pending::new(job, &self.reporter));
+        let parts: Vec<Pending> = parts.filter(|part| !part.recipients().is_empty()).collect();
+        if self.is_stopping() {
+            return self.reporter.send_all(parts, &super::draining());
+        }
+        let mut batches = Batches::default();
+        for part in parts {
+            self.take(part, &mut batches, context);
+        }
+        self.send(batches, context);
+    }
+}
+
+impl Handler<Resolved> for Dispatcher {
+    type Result = ();
+
+    fn handle(&mut self, resolved: Resolved, context: &mut Context<Self>) {
+        let now = Instant::now();
+        for (domain, found) in &resolved.hops {
+            self.lookups.remove(domain);
+            self.remember(domain, found, now);
+        }
+        if self.is_stopping() {
+            return self
+                .reporter
+                .send_all(vec![resolved.part], &super::draining());
+        }
+        let mut batches = Batches::default();
+        self.place(resolved.part, &resolved.hops, &mut batches);
+        self.send(batches, context);
+    }
+}
+
+impl Handler<WorkerIdle> for Dispatcher {
+    type Result = bool;
+
+    fn handle(&mut self, idle: WorkerIdle, _: &mut Context<Self>) -> bool {
+        match self.workers.get(&idle.key) {
+            Some(started) if started.delivers != idle.delivers => false,
+            _ => {
+                self.workers.remove(&idle.key);
+                true
+            }
+        }
+    }
+}
+
+impl Handler<Drain> for Dispatcher {
+    type Result = ResponseFuture<()>;
+
+    fn handle(&mut self, _: Drain, _: &mut Context<Self>) -> Self::Result {
+        self.stop.send_replace(true);
+        let workers: Vec<_> = self
+            .workers
+            .values()
+            .map(|one| one.address.clone())
+            .collect();
+        let reporter = self.reporter.clone();
+        Box::pin(async move {
+            // A worker that is gone has nothing under way.
+            join_all(workers.iter().map(|worker| worker.send(Drain))).await;
+            reporter.settled().await;
+        })
+    }
+}

@@ -1,0 +1,241 @@
+//! Recipients on their way, and the promise that each of them is reported.
+//!
+//! A [`Pending`] holds recipients of one message that the queue waits to hear of. It goes by value
+//! from the dispatcher to a worker to a connection; wherever it is dropped, by a panic, a full
+//! queue or an actor that ended, it reports what is left in it as deferred. So no recipient is
+//! forgotten, and none is reported twice, because reporting takes it out.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use actix::Recipient;
+use queue_schema::{Message, Reply};
+use tokio::sync::{Notify, OwnedSemaphorePermit};
+
+use super::verdict::Verdict;
+use crate::message::Content;
+use crate::queue::{Attempt, Job, Outcome, Record};
+use crate::time;
+
+/// Tells the queue what became of recipients. Clones are the same one.
+#[derive(Clone)]
+pub(super) struct Reporter(Arc<Inner>);
+
+struct Inner {
+    record: Recipient<Record>,
+    /// How long recipients wait whose attempt was cut off by a failure of our own.
+    cut_off_wait: Duration,
+    /// Pending parts that exist and records without an answer.
+    outstanding: AtomicUsize,
+    /// Notified when that becomes 0.
+    settled: Notify,
+}
+
+/// One of the things a drain waits for.
+struct Outstanding(Reporter);
+
+impl Outstanding {
+    fn new(reporter: &Reporter) -> Outstanding {
+        reporter.0.outstanding.fetch_add(1, Ordering::AcqRel);
+        Outstanding(reporter.clone())
+    }
+}
+
+impl Drop for Outstanding {
+    fn drop(&mut self) {
+        if self.0.0.outstanding.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.0.0.settled.notify_waiters();
+        }
+    }
+}
+
+impl Reporter {
+    pub(super) fn new(record: Recipient<Record>, cut_off_wait: Duration) -> Reporter {
+        Reporter(Arc::new(Inner {
+            record,
+            cut_off_wait,
+            outstanding: AtomicUsize::new(0),
+            settled: Notify::new(),
+        }))
+    }
+
+    /// Waits until nothing is pending and every record was answered.
+    pub(super) async fn settled(&self) {
+        loop {
+            let notified = self.0.settled.notified();
+            if self.0.outstanding.load(Ordering::Acquire) == 0 {
+                return;
+            }
+            notified.await;
+        }
+    }
+
+    /// Sends one record without waiting for the answer; `permit` is held until it comes.
+    pub(super) fn send(&self, record: Record, permit: Option<OwnedSemaphorePermit>) {
+        log(&record);
+        let outstanding = Outstanding::new(self);
+        let answer = self.0.record.send(record);
+        actix_rt::spawn(async move {
+            if answer.await.is_err() {
+                tracing::error!("the queue is gone; outcomes of deliveries are lost");
+            }
+            drop((permit, outstanding));
+        });
+    }
+
+    /// Reports the same verdict on every recipient of a part.
+    pub(super) fn send_one(&self, mut part: Pending, verdict: &Verdict, remote: &str) {
+        let record = part.settle_all(verdict, remote, "");
+        self.send(record, None);
+    }
+
+    /// Reports the same verdict on every recipient of many parts, one record after the other.
+    pub(super) fn send_all(&self, parts: Vec<Pending>, verdict: &Verdict) {
+        if parts.is_empty() {
+            return;
+        }
+        let reporter = self.clone();
+        let verdict = verdict.clone();
+        actix_rt::spawn(async move {
+            for mut part in parts {
+                let record = part.settle_all(&verdict, "", "");
+                log(&record);
+                if reporter.0.record.send(record).await.is_err() {
+                    tracing::error!("the queue is gone; outcomes of deliveries are lost");
+                }
+            }
+        });
+    }
+}
+
+/// Recipients of one message that go the same way and were not reported yet.
+pub(super) struct Pending {
+    pub(super) message: Arc<Message>,
+    pub(super) content: Option<Content>,
+    recipients: Vec<u32>,
+    outstanding: Outstanding,
+}
+
+impl Pending {
+    pub(super) fn new(job: Job, reporter: &Reporter) -> Pending {
+        Pending {
+            message: job.message,
+            content: job.content,
+            recipients: job.recipients,
+            outstanding: Outstanding::new(reporter),
+        }
+    }
+
+    pub(super) fn reporter(&self) -> &Reporter {
+        &self.outstanding.0
+    }
+
+    /// Positions of its recipients in the envelope.
+    pub(super) fn recipients(&self) -> &[u32] {
+        &self.recipients
+    }
+
+    /// The address of a recipient; empty for a position that is not in the envelope.
+    pub(super) fn address(&self, recipient: u32) -> &str {
+        usize::try_from(recipient)
+            .ok()
+            .and_then(|at| self.message.envelope.recipients.get(at))
+            .map_or("", |recipient| recipient.address.as_str())
+    }
+
+    /// Takes some recipients out into a part of their own.
+    pub(super) fn split(&mut self, recipients: Vec<u32>) -> Pending {
+        self.recipients.retain(|own| !recipients.contains(own));
+        Pending {
+            message: Arc::clone(&self.message),
+            content: self.content.clone(),
+            recipients,
+            outstanding: Outstanding::new(self.reporter()),
+        }
+    }
+
+    /// Takes all recipients out, each with its own verdict, in order.
+    pub(super) fn settle(
+        &mut self,
+        verdicts: impl Iterator<Item = Verdict>,
+        remote: &str,
+        tls: &str,
+    ) -> Record {
+        let at = time::now();
+        let recipients = std::mem::take(&mut self.recipients);
+        let missing = || Verdict::deferred(451, "4.3.0", "no outcome was recorded");
+        let verdicts = verdicts.chain(std::iter::repeat_with(missing));
+        let attempts = recipients
+            .into_iter()
+            .zip(verdicts)
+            .map(|(recipient, verdict)| Attempt {
+                recipient,
+                at,
+                outcome: verdict.outcome,
+                reply: Reply {
+                    code: verdict.reply.code,
+                    enhanced: verdict.reply.enhanced,
+                    text: verdict.reply.text,
+                    remote: remote.to_owned(),
+                },
+                tls: tls.to_owned(),
+            });
+        Record {
+            attempts: attempts.collect(),
+            message: Arc::clone(&self.message),
+        }
+    }
+
+    /// Takes all recipients out with the same verdict.
+    pub(super) fn settle_all(&mut self, verdict: &Verdict, remote: &str, tls: &str) -> Record {
+        self.settle(std::iter::repeat_with(|| verdict.clone()), remote, tls)
+    }
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        if self.recipients.is_empty() {
+            return;
+        }
+        let reply = crate::smtp::reply::Reply::new(
+            451,
+            "4.3.0",
+            "the attempt was cut off by a failure of our own; see the log",
+        );
+        let verdict = Verdict::postponed(self.reporter().0.cut_off_wait, reply);
+        let record = self.settle_all(&verdict, "", "");
+        log(&record);
+        // Nothing can be awaited here, and this must not fail: so it may exceed the bound of the
+        // queue's mailbox. It happens after a panic or an overflow only.
+        self.reporter().0.record.do_send(record);
+    }
+}
+
+/// One line for each recipient, as operators of other servers know it.
+fn log(record: &Record) {
+    let message = &record.message;
+    for attempt in &record.attempts {
+        let status = match attempt.outcome {
+            Outcome::Delivered => "sent",
+            Outcome::Deferred { .. } => "deferred",
+            Outcome::Failed => "failed",
+        };
+        let to = usize::try_from(attempt.recipient)
+            .ok()
+            .and_then(|at| message.envelope.recipients.get(at))
+            .map_or("", |recipient| recipient.address.as_str());
+        tracing::info!(
+            target: "delivery",
+            id = %message.id,
+            to,
+            from = message.envelope.reverse_path,
+            relay = attempt.reply.remote,
+            delay_ms = attempt.at.saturating_sub(message.arrived),
+            tls = attempt.tls,
+            status,
+            reply = %attempt.reply,
+            "attempt"
+        );
+    }
+}

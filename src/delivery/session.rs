@@ -1,0 +1,432 @@
+//! A connection to one host: the socket, TLS, and [`Client`] driven over them.
+//!
+//! It opens connections and runs transactions; it decides nothing. Every read and write has the
+//! time limit that the configuration gives it, and a whole transaction has [`TRANSACTION`].
+
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::task::Poll;
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::time::{Instant, timeout, timeout_at};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use super::targets::{Reach, Target};
+use crate::config::{Config, Span, Timeouts};
+use crate::message::{Body, Content};
+use crate::smtp::client::{Answer, Client, Finished, Loss, Said, Stage, Step, Wait};
+use crate::smtp::reply::MAX_BYTES;
+use crate::smtp::stuffing::Stuffer;
+use crate::tls::client::{describe, server_name};
+
+/// A transaction that is not over after this time is given up, however slowly it moves.
+pub(super) const TRANSACTION: Duration = Duration::from_secs(3600);
+/// After a write failed, the reason the server may have given is waited for so long.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+/// Saying goodbye takes no longer.
+const GOODBYE: Duration = Duration::from_secs(2);
+/// Message data is written in blocks of about this many bytes.
+const BLOCK: usize = 64 * 1024;
+/// Replies are read in pieces of at most this many bytes.
+const INPUT: usize = 4096;
+
+/// A plain or encrypted stream.
+enum Stream {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+/// A connection whose greeting, EHLO and STARTTLS are done.
+pub(super) struct Session {
+    stream: Stream,
+    client: Client,
+    input: Box<[u8]>,
+    /// `host[address]:port` of the other side.
+    pub(super) remote: String,
+    /// TLS version and cipher, or empty.
+    pub(super) tls: String,
+    opened: Instant,
+    /// When the present transaction is given up.
+    until: Instant,
+    /// Which reply is awaited, and until when.
+    waiting_for: Option<(u64, Wait)>,
+    deadline: Instant,
+}
+
+/// Why a connection could not be opened.
+pub(super) struct Unopened {
+    pub(super) answer: Answer,
+    /// The TLS handshake failed: without TLS it may work.
+    pub(super) handshake: bool,
+}
+
+impl Unopened {
+    fn new(stage: Stage, loss: Loss) -> Unopened {
+        let answer = Answer {
+            stage,
+            said: Said::Nothing(loss),
+        };
+        Unopened {
+            answer,
+            handshake: false,
+        }
+    }
+}
+
+impl Session {
+    /// Connects to a target and goes as far as the first MAIL. With `tls`, STARTTLS is used where
+    /// it is offered.
+    pub(super) async fn open(
+        target: &Target,
+        config: &Config,
+        reach: &Reach,
+        tls: Option<&TlsConnector>,
+    ) -> Result<Session, Unopened> {
+        let limit = limit(config.timeouts.connect);
+        let stream = match timeout(limit, connect(target, reach)).await {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(error)) => return Err(Unopened::new(Stage::Connect, network(&error))),
+            Err(_) => return Err(Unopened::new(Stage::Connect, Loss::TimedOut)),
+        };
+        let now = Instant::now();
+        let mut session = Session {
+            stream: Stream::Plain(stream),
+            client: Client::new(&config.hostname, tls.is_some()),
+            input: vec![0; INPUT].into_boxed_slice(),
+            remote: target.remote(),
+            tls: String::new(),
+            opened: now,
+            until: now + TRANSACTION,
+            waiting_for: None,
+            deadline: now,
+        };
+        loop {
+            match session.client.step() {
+                Step::Read(wait) => session.exchange(wait, &config.timeouts).await,
+                Step::Handshake => {
+                    session = session.handshake(target, config, tls).await?;
+                }
+                Step::Ready => return Ok(session),
+                Step::Closed(answer) => {
+                    return Err(Unopened {
+                        answer,
+                        handshake: false,
+                    });
+                }
+                // Neither comes before a transaction.
+                Step::SendData | Step::Finished(_) => session.client.lost(Loss::OutOfStep),
+            }
+        }
+    }
+
+    async fn handshake(
+        mut self,
+        target: &Target,
+        config: &Config,
+        tls: Option<&TlsConnector>,
+    ) -> Result<Session, Unopened> {
+        let failed = |loss| Unopened {
+            handshake: true,
+            ..Unopened::new(Stage::StartTls, loss)
+        };
+        let (Some(connector), Stream::Plain(stream)) = (tls, self.stream) else {
+            return Err(Unopened::new(Stage::StartTls, Loss::OutOfStep));
+        };
+        let name = server_name(&target.host, target.address.ip());
+        let connecting = connector.connect(name, stream);
+        let stream = match timeout(limit(config.timeouts.command), connecting).await {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(error)) => return Err(failed(network(&error))),
+            Err(_) => return Err(failed(Loss::TimedOut)),
+        };
+        self.tls = describe(stream.get_ref().1);
+        self.stream = Stream::Tls(Box::new(stream));
+        self.client.secured();
+        Ok(self)
+    }
+
+    pub(super) fn client(&mut self) -> &mut Client {
+        &mut self.client
+    }
+
+    /// Whether a transaction was begun on it before.
+    pub(super) fn was_used(&self) -> bool {
+        self.client.transactions() > 0
+    }
+
+    /// How long it has been open.
+    pub(super) fn age(&self) -> Duration {
+        self.opened.elapsed()
+    }
+
+    /// Runs the transaction that was begun, to its end. Whether another may follow is what
+    /// [`Session::is_ready`] says then.
+    pub(super) async fn transact(&mut self, content: &Content, timeouts: &Timeouts) -> Finished {
+        self.until = Instant::now() + TRANSACTION;
+        loop {
+            match self.client.step() {
+                Step::Read(wait) => self.exchange(wait, timeouts).await,
+                Step::SendData => match self.send(content, timeouts).await {
+                    Ok(()) => self.client.data_sent(),
+                    Err(loss) => self.last_words(loss).await,
+                },
+                Step::Finished(finished) => return finished,
+                // None of these comes before `Finished`; recipients without an answer are deferred.
+                Step::Ready | Step::Closed(_) | Step::Handshake => {
+                    return Finished {
+                        answers: Vec::new(),
+                        untouched: false,
+                    };
+                }
+            }
+        }
+    }
+
+    /// Whether a transaction may begin.
+    pub(super) fn is_ready(&mut self) -> bool {
+        matches!(self.client.step(), Step::Ready)
+    }
+
+    /// Whether the peer has neither closed nor said anything since the last transaction. Costs no
+    /// system call while nothing came.
+    pub(super) async fn is_quiet(&mut self) -> bool {
+        let read = poll_fn(|context| {
+            let mut buffer = ReadBuf::new(&mut self.input);
+            match Pin::new(&mut self.stream).poll_read(context, &mut buffer) {
+                Poll::Pending => Poll::Ready(None),
+                Poll::Ready(read) => Poll::Ready(Some(read.map(|()| buffer.filled().len()))),
+            }
+        })
+        .await;
+        match read {
+            None => true,
+            Some(read) => {
+                self.take(read);
+                self.is_ready()
+            }
+        }
+    }
+
+    /// Resolves once the peer closes or speaks; may be dropped at any time.
+    pub(super) async fn broken(&mut self) {
+        while self.is_ready() {
+            let read = self.stream.read(&mut self.input).await;
+            self.take(read);
+        }
+    }
+
+    /// Says goodbye and closes.
+    pub(super) async fn quit(mut self) {
+        self.client.quit();
+        let goodbye = async {
+            let output = std::mem::take(self.client.output());
+            self.stream.write_all(&output).await?;
+            self.stream.shutdown().await
+        };
+        // It was the peer's to keep the connection open until now; whatever happens, it is over.
+        let _ = timeout(GOODBYE, goodbye).await;
+    }
+
+    fn take(&mut self, read: io::Result<usize>) {
+        match read {
+            Ok(0) => self.client.lost(Loss::Closed),
+            Ok(length) => self
+                .client
+                .receive(self.input.get(..length).unwrap_or_default()),
+            // A peer that ends TLS without its close_notify has closed.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                self.client.lost(Loss::Closed);
+            }
+            Err(error) => self.client.lost(network(&error)),
+        }
+    }
+
+    /// Writes what is to be written, then reads once. A reply must be whole when its time is over,
+    /// however many pieces it comes in.
+    async fn exchange(&mut self, wait: Wait, timeouts: &Timeouts) {
+        let span = match wait {
+            Wait::Greeting => timeouts.greeting,
+            Wait::Command => timeouts.command,
+            Wait::FinalDot => timeouts.final_dot,
+        };
+        let expected = (self.client.heard(), wait);
+        if self.waiting_for != Some(expected) || !self.client.output().is_empty() {
+            self.waiting_for = Some(expected);
+            self.deadline = (Instant::now() + limit(span)).min(self.until);
+        }
+        if !self.client.output().is_empty() {
+            match timeout_at(self.deadline, self.write_output()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => return self.last_words(network(&error)).await,
+                Err(_) => return self.client.lost(Loss::TimedOut),
+            }
+        }
+        match timeout_at(self.deadline, self.stream.read(&mut self.input)).await {
+            Ok(read) => self.take(read),
+            Err(_) => self.client.lost(Loss::TimedOut),
+        }
+    }
+
+    async fn write_output(&mut self) -> io::Result<()> {
+        self.stream.write_all(self.client.output()).await?;
+        self.client.output().clear();
+        self.stream.flush().await
+    }
+
+    /// Sends the message with its final dot, in blocks.
+    async fn send(&mut self, content: &Content, timeouts: &Timeouts) -> Result<(), Loss> {
+        let mut stuffer = Stuffer::default();
+        self.send_bytes(&content.head, &mut stuffer, timeouts)
+            .await?;
+        match &content.body {
+            Body::Memory(bytes) => self.send_bytes(bytes, &mut stuffer, timeouts).await?,
+            Body::Spool(file) => {
+                let unreadable = |error: io::Error| {
+                    tracing::error!(path = %file.path.display(), %error, "a spooled body can not be read");
+                    Loss::Network("the message could not be read back from disk".to_owned())
+                };
+                let mut body = tokio::fs::File::open(file.path.as_path())
+                    .await
+                    .map_err(unreadable)?;
+                let mut block = vec![0; BLOCK];
+                let mut left = file.len;
+                while left > 0 {
+                    let read = body.read(&mut block).await.map_err(unreadable)?;
+                    // A file shorter than it should be must not go out as if it were whole.
+                    if read == 0 {
+                        return Err(unreadable(io::ErrorKind::UnexpectedEof.into()));
+                    }
+                    let piece = block.get(..read).unwrap_or_default();
+                    left = left.saturating_sub(read as u64);
+                    self.send_bytes(piece, &mut stuffer, timeouts).await?;
+                }
+            }
+        }
+        stuffer.finish(self.client.output());
+        self.send_block(timeouts).await
+    }
+
+    async fn send_bytes(
+        &mut self,
+        bytes: &[u8],
+        stuffer: &mut Stuffer,
+        timeouts: &Timeouts,
+    ) -> Result<(), Loss> {
+        for piece in bytes.chunks(BLOCK) {
+            if self.client.output().len() >= BLOCK {
+                self.send_block(timeouts).await?;
+            }
+            stuffer.push(piece, self.client.output());
+        }
+        Ok(())
+    }
+
+    async fn send_block(&mut self, timeouts: &Timeouts) -> Result<(), Loss> {
+        let deadline = (Instant::now() + limit(timeouts.data)).min(self.until);
+        match timeout_at(deadline, self.write_output()).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(network(&error)),
+            Err(_) => Err(Loss::TimedOut),
+        }
+    }
+
+    /// Nothing more can be written. What the server said before it closed may tell why.
+    async fn last_words(&mut self, loss: Loss) {
+        let deadline = Instant::now() + LAST_WORDS;
+        let mut most = MAX_BYTES;
+        while let Ok(Ok(length @ 1..)) =
+            timeout_at(deadline, self.stream.read(&mut self.input)).await
+        {
+            self.client
+                .receive(self.input.get(..length).unwrap_or_default());
+            most = most.saturating_sub(length);
+            if most == 0 {
+                break;
+            }
+        }
+        self.client.lost(loss);
+        self.client.output().clear();
+    }
+}
+
+async fn connect(target: &Target, reach: &Reach) -> io::Result<TcpStream> {
+    let address = target.address;
+    let stream = match reach.source(address.ip()) {
+        None => TcpStream::connect(address).await?,
+        Some(source) => {
+            let socket = match source.is_ipv4() {
+                true => TcpSocket::new_v4()?,
+                false => TcpSocket::new_v6()?,
+            };
+            socket.bind((source, 0).into())?;
+            socket.connect(address).await?
+        }
+    };
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+/// A timeout in a form that can be added to any time; `never` is a year.
+fn limit(span: Span) -> Duration {
+    span.0.min(Duration::from_secs(365 * 86_400))
+}
+
+fn network(error: &io::Error) -> Loss {
+    match error.kind() {
+        io::ErrorKind::UnexpectedEof
+        | io::ErrorKind::ConnectionReset
+        | io::ErrorKind::BrokenPipe => Loss::Closed,
+        io::ErrorKind::TimedOut => Loss::TimedOut,
+        _ => Loss::Network(error.to_string()),
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Stream::Plain(stream) => Pin::new(stream).poll_read(context, buffer),
+            Stream::Tls(stream) => Pin::new(stream.as_mut()).poll_read(context, buffer),
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Stream::Plain(stream) => Pin::new(stream).poll_write(context, bytes),
+            Stream::Tls(stream) => Pin::new(stream.as_mut()).poll_write(context, bytes),
+        }
+    }
+
+    fn poll_flush(
+        self: Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Stream::Plain(stream) => Pin::new(stream).poll_flush(context),
+            Stream::Tls(stream) => Pin::new(stream.as_mut()).poll_flush(context),
+        }
+    }
+
+    fn poll_shutdown(
+        self: Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Stream::Plain(stream) => Pin::new(stream).poll_shutdown(context),
+            Stream::Tls(stream) => Pin::new(stream.as_mut()).poll_shutdown(context),
+        }
+    }
+}

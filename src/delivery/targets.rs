@@ -1,0 +1,286 @@
+//! From a destination to the addresses to connect to, in the order to try them.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+
+use super::mx::{self, Host, MAX_ADDRESSES};
+use super::verdict::Verdict;
+use crate::config::{Config, Family};
+use crate::dns::{Addresses, Resolver};
+
+/// A host that failed a TLS handshake is spoken to in clear for this long.
+pub(super) const NO_TLS_MEMORY: Duration = Duration::from_secs(3600);
+/// An address that could not be reached is tried after the others for this long.
+pub(super) const UNREACHABLE_MEMORY: Duration = Duration::from_secs(300);
+
+/// Where mail for some domains goes: a set of hosts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Destination {
+    /// Equal for equal destinations.
+    pub(super) key: Arc<str>,
+    pub(super) hosts: Vec<Host>,
+    pub(super) port: u16,
+    /// Named by the configuration, not by DNS: may be anywhere.
+    pub(super) routed: bool,
+}
+
+/// An address to connect to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Target {
+    pub(super) host: String,
+    pub(super) address: SocketAddr,
+}
+
+impl Target {
+    /// `host[address]:port` for people.
+    pub(super) fn remote(&self) -> String {
+        format!(
+            "{}[{}]:{}",
+            self.host,
+            self.address.ip(),
+            self.address.port()
+        )
+    }
+}
+
+/// What addresses may be used at all; the same for every destination.
+#[derive(Debug, Clone)]
+pub(super) struct Reach {
+    pub(super) ipv4: bool,
+    pub(super) ipv6: bool,
+    private: bool,
+    /// Our own listeners: a connection to one of them would be a loop.
+    own: Vec<SocketAddr>,
+    source: Vec<IpAddr>,
+}
+
+impl Reach {
+    /// Reads the configuration. With `family = "auto"`, IPv6 is used if a source address is an
+    /// IPv6 one, or if none is given and this machine has a global IPv6 address; whether its PTR
+    /// is right is for `chapar check` to say.
+    pub(super) fn new(config: &Config) -> Reach {
+        let delivery = &config.delivery;
+        let has = |v6: bool| delivery.source.iter().any(|source| source.is_ipv6() == v6);
+        let (ipv4, ipv6) = match delivery.family {
+            Family::Ipv4 => (true, false),
+            Family::Ipv6 => (false, true),
+            Family::Auto if delivery.source.is_empty() => (true, has_global_ipv6()),
+            Family::Auto => (has(false), has(true)),
+        };
+        let listeners = config.listeners.iter();
+        let own = listeners
+            .filter_map(|listen| listen.address.parse().ok())
+            .collect();
+        Reach {
+            ipv4,
+            ipv6,
+            private: delivery.private_targets,
+            own,
+            source: delivery.source.clone(),
+        }
+    }
+
+    /// The address to connect from, if one is configured for this family.
+    pub(super) fn source(&self, to: IpAddr) -> Option<IpAddr> {
+        self.source
+            .iter()
+            .copied()
+            .find(|source| source.is_ipv4() == to.is_ipv4())
+    }
+
+    fn is_own(&self, address: SocketAddr) -> bool {
+        self.own.iter().any(|own| {
+            own.port() == address.port()
+                && (own.ip() == address.ip()
+                    || (own.ip().is_unspecified() && is_local(address.ip())))
+        })
+    }
+}
+
+/// Asks the kernel which address it would use to reach the IPv6 Internet; nothing is sent.
+fn has_global_ipv6() -> bool {
+    let local = UdpSocket::bind("[::]:0").and_then(|socket| {
+        socket.connect("[2001:500:2f::f]:53")?;
+        socket.local_addr()
+    });
+    local.is_ok_and(|address| address.is_ipv6() && mx::is_public(address.ip()))
+}
+
+/// Whether an address is one of this machine's: only those can be bound.
+fn is_local(address: IpAddr) -> bool {
+    UdpSocket::bind((address, 0)).is_ok()
+}
+
+/// What was learned about addresses of one destination; a connection works with a copy.
+#[derive(Debug, Clone, Default)]
+pub(super) struct HostMemory {
+    no_tls: HashMap<IpAddr, Instant>,
+    unreachable: HashMap<IpAddr, Instant>,
+}
+
+/// One thing learned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Lesson {
+    NoTls,
+    Unreachable,
+    Reachable,
+}
+
+impl HostMemory {
+    pub(super) fn learn(&mut self, address: IpAddr, lesson: Lesson, now: Instant) {
+        // Hosts change their addresses: what is outdated goes.
+        self.no_tls.retain(|_, until| *until > now);
+        self.unreachable.retain(|_, until| *until > now);
+        match lesson {
+            Lesson::NoTls => {
+                self.no_tls.insert(address, now + NO_TLS_MEMORY);
+            }
+            Lesson::Unreachable => {
+                self.unreachable.insert(address, now + UNREACHABLE_MEMORY);
+            }
+            Lesson::Reachable => {
+                self.unreachable.remove(&address);
+            }
+        }
+    }
+
+    pub(super) fn may_use_tls(&self, address: IpAddr, now: Instant) -> bool {
+        self.no_tls.get(&address).is_none_or(|until| *until <= now)
+    }
+
+    fn was_unreachable(&self, address: IpAddr, now: Instant) -> bool {
+        self.unreachable
+            .get(&address)
+            .is_some_and(|until| *until > now)
+    }
+}
+
+/// The addresses to try for a destination, best first, at most [`MAX_ADDRESSES`]; or what that
+/// there are none means.
+pub(super) async fn targets(
+    destination: &Destination,
+    resolver: &Resolver,
+    reach: &Reach,
+    memory: &HostMemory,
+) -> Result<Vec<Target>, Verdict> {
+    let hosts = mx::shuffled(&destination.hosts, |n| fastrand::usize(..n));
+    let found = join_all(
+        hosts
+            .iter()
+            .map(|host| addresses(&host.name, resolver, reach)),
+    )
+    .await;
+    let mut none = NoTarget::default();
+    let mut targets = Vec::new();
+    for (host, found) in hosts.iter().zip(found) {
+        for address in found.unwrap_or_else(|reason| {
+            none.failed = Some(reason);
+            Vec::new()
+        }) {
+            let socket = SocketAddr::new(address, destination.port);
+            if (address.is_ipv4() && !reach.ipv4) || (address.is_ipv6() && !reach.ipv6) {
+                none.family = true;
+            } else if destination.routed {
+                targets.push(Target {
+                    host: host.name.clone(),
+                    address: socket,
+                });
+            } else if reach.is_own(socket) {
+                none.own = true;
+            } else if !reach.private && !mx::is_public(address) {
+                none.private = Some(address);
+            } else {
+                targets.push(Target {
+                    host: host.name.clone(),
+                    address: socket,
+                });
+            }
+        }
+    }
+    if targets.is_empty() {
+        let names: Vec<&str> = hosts.iter().map(|host| host.name.as_str()).collect();
+        return Err(none.verdict(&names.join(", ")));
+    }
+    targets.truncate(MAX_ADDRESSES);
+    let now = Instant::now();
+    targets.sort_by_key(|target| memory.was_unreachable(target.address.ip(), now));
+    Ok(targets)
+}
+
+/// The addresses of one host, IPv4 first: that of ours has a PTR and a reputation more often.
+async fn addresses(host: &str, resolver: &Resolver, reach: &Reach) -> Result<Vec<IpAddr>, String> {
+    // An MX record that holds an address is wrong (RFC 5321 section 5.1), but its meaning is plain.
+    if let Ok(address) = host.parse::<IpAddr>() {
+        return Ok(vec![address]);
+    }
+    // Without a use for a family it is still asked for if the other one has nothing: to say that
+    // a host has only IPv6 is more help than to say that it has no address.
+    let v4 = resolver.ipv4(host).await;
+    let v6 = match (&v4, reach.ipv6) {
+        (Addresses::Found(_), false) => Addresses::None,
+        _ => resolver.ipv6(host).await,
+    };
+    let mut all = Vec::new();
+    let mut failure = None;
+    for (found, usable) in [(v4, reach.ipv4), (v6, reach.ipv6)] {
+        match found {
+            Addresses::Found(mut list) => {
+                fastrand::shuffle(&mut list);
+                all.append(&mut list);
+            }
+            Addresses::None => {}
+            Addresses::Failed(reason) if usable => failure = Some(reason),
+            Addresses::Failed(_) => {}
+        }
+    }
+    match failure {
+        Some(reason) if all.is_empty() => Err(reason),
+        _ => Ok(all),
+    }
+}
+
+/// Why a destination has no address that could be used.
+#[derive(Default)]
+struct NoTarget {
+    failed: Option<String>,
+    own: bool,
+    family: bool,
+    private: Option<IpAddr>,
+}
+
+impl NoTarget {
+    fn verdict(self, hosts: &str) -> Verdict {
+        if let Some(reason) = self.failed {
+            let text = format!("addresses of {hosts} can not be looked up: {reason}");
+            return Verdict::deferred(451, "4.4.3", &text);
+        }
+        if self.own {
+            return mx::loops_back(hosts);
+        }
+        if let Some(address) = self.private {
+            let text = format!(
+                "{hosts} is at {address}, an address that is not on the Internet; \
+                 delivery.private_targets = true allows that"
+            );
+            let enhanced = if address.is_loopback() {
+                "5.4.6"
+            } else {
+                "5.4.4"
+            };
+            return Verdict::failed(554, enhanced, &text);
+        }
+        if self.family {
+            let text = format!("{hosts} can only be reached over an IP family we do not send from");
+            return Verdict::deferred(451, "4.4.1", &text);
+        }
+        Verdict::failed(
+            550,
+            "5.4.4",
+            &format!("{hosts} has neither A nor AAAA record"),
+        )
+    }
+}

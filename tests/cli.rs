@@ -1,0 +1,383 @@
+//! The commands that change and show users, aliases, domains and the configuration: the real binary.
+
+use std::fs;
+use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+/// A site made by `chapar setup`.
+struct Site {
+    dir: tempfile::TempDir,
+}
+
+/// Exit code, standard output, standard error.
+type Ran = (Option<i32>, String, String);
+
+impl Site {
+    fn new() -> Site {
+        let dir = tempfile::tempdir().expect("directory");
+        let site = Site { dir };
+        let at = site.path("").to_str().expect("path").to_owned();
+        let (code, _, error) = site.chapar(
+            &[
+                "setup",
+                "example.org",
+                "--forward",
+                "me@gmail.example",
+                "--dir",
+                &at,
+            ],
+            "",
+        );
+        assert_eq!(code, Some(0), "{error}");
+        site
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn read(&self, name: &str) -> String {
+        fs::read_to_string(self.path(name)).expect("read")
+    }
+
+    fn chapar(&self, args: &[&str], input: &str) -> Ran {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_chapar"));
+        command
+            .args(args)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut child = command.spawn().expect("chapar runs");
+        let mut stdin = child.stdin.take().expect("stdin");
+        // A command that reads nothing may have ended already.
+        let _ = stdin.write_all(input.as_bytes());
+        drop(stdin);
+        let output = child.wait_with_output().expect("output");
+        let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
+        (
+            output.status.code(),
+            text(output.stdout),
+            text(output.stderr),
+        )
+    }
+
+    /// With `--config` for this site.
+    fn run(&self, args: &[&str], input: &str) -> Ran {
+        let config = self.path("chapar.toml");
+        let mut args = args.to_vec();
+        args.extend(["--config", config.to_str().expect("path")]);
+        self.chapar(&args, input)
+    }
+
+    fn good(&self, args: &[&str], input: &str) -> String {
+        let (code, out, error) = self.run(args, input);
+        assert_eq!(code, Some(0), "{args:?}: {error}");
+        out
+    }
+
+    fn bad(&self, args: &[&str], input: &str, code: i32, remedy: &str) {
+        let (found, _, error) = self.run(args, input);
+        assert_eq!(found, Some(code), "{args:?}: {error}");
+        assert!(error.contains(remedy), "{args:?}: {error}");
+        assert!(!error.contains("panicked"), "{error}");
+    }
+}
+
+#[test]
+fn users_come_change_and_go() {
+    let site = Site::new();
+    let user = "You@example.org";
+    assert_eq!(
+        site.good(
+            &[
+                "user",
+                "add",
+                user,
+                "--password-stdin",
+                "--send-as",
+                "info@example.org"
+            ],
+            "correct horse\r\n"
+        ),
+        ""
+    );
+    assert_eq!(
+        site.good(&["user", "list"], ""),
+        "me@example.org  sends as *@example.org\nyou@example.org  sends as info@example.org\n"
+    );
+    assert_eq!(site.good(&["user", "list", "example.net"], ""), "");
+    assert!(
+        site.good(&["user", "list", "--json"], "")
+            .contains("{\"address\":\"you@example.org\",\"send_as\":[\"info@example.org\"]}\n")
+    );
+    let mode = fs::metadata(site.path("domains/example.org/users.toml"))
+        .expect("metadata")
+        .permissions()
+        .mode();
+    assert_eq!(mode & 0o777, 0o600);
+    assert!(
+        !site
+            .read("domains/example.org/users.toml")
+            .contains("correct horse")
+    );
+    site.good(
+        &["user", "verify", user, "--password-stdin"],
+        "correct horse\n",
+    );
+    site.bad(
+        &["user", "verify", user, "--password-stdin"],
+        "Correct horse\n",
+        77,
+        "chapar user passwd",
+    );
+    site.bad(
+        &["user", "add", user, "--password-stdin"],
+        "correct horse",
+        65,
+        "chapar user passwd",
+    );
+    site.bad(
+        &["user", "add", "a@example.org", "--password-stdin"],
+        "short\n",
+        65,
+        "8 to 1024 octets",
+    );
+    site.bad(
+        &["user", "add", "a@example.net"],
+        "",
+        65,
+        "chapar domain add example.net",
+    );
+    site.bad(&["user", "add", "a"], "", 65, "write user@example.org");
+    site.bad(
+        &["user", "add", "a@example.org", "--send-as", "*"],
+        "",
+        78,
+        "no address to send as",
+    );
+    let shown = site.good(&["user", "passwd", user], "");
+    let password = shown
+        .split_whitespace()
+        .nth(3)
+        .expect("password")
+        .to_owned();
+    site.good(&["user", "verify", user], &password);
+    site.bad(&["user", "verify", user], "correct horse", 77, "wrong");
+    site.good(&["user", "remove", user], "");
+    site.bad(&["user", "remove", user], "", 65, "chapar user list");
+    site.bad(&["user", "verify", user], "correct horse", 67, "no user");
+}
+
+#[test]
+fn aliases_come_and_go_and_lead_somewhere() {
+    let site = Site::new();
+    site.good(
+        &["alias", "add", "Info@Example.org", "a@gmail.example", "me"],
+        "",
+    );
+    assert_eq!(
+        site.good(&["alias", "resolve", "info+x@example.org"], ""),
+        "a@gmail.example\nme@gmail.example\n"
+    );
+    assert!(
+        site.good(&["alias", "add", "info@example.org", "me@example.org"], "")
+            .contains("already")
+    );
+    assert!(site.good(&["alias", "list", "--json"], "").contains(
+        "{\"alias\":\"info@example.org\",\"targets\":[\"a@gmail.example\",\"me@example.org\"]}"
+    ));
+    let before = site.read("domains/example.org/aliases");
+    site.bad(
+        &["alias", "add", "me@example.org", "info"],
+        "",
+        65,
+        "leads back to itself",
+    );
+    site.bad(
+        &["alias", "add", "x@example.org", "| cmd"],
+        "",
+        65,
+        "not supported",
+    );
+    site.bad(
+        &["alias", "add", "x@example.net", "a@b.example"],
+        "",
+        65,
+        "chapar domain add example.net",
+    );
+    site.bad(
+        &["alias", "add", "x", "a@b.example"],
+        "",
+        65,
+        "has no domain",
+    );
+    site.bad(
+        &["alias", "remove", "x@example.org"],
+        "",
+        65,
+        "chapar alias list",
+    );
+    assert_eq!(site.read("domains/example.org/aliases"), before);
+    site.good(&["alias", "remove", "info@example.org", "me"], "");
+    assert_eq!(
+        site.good(&["alias", "resolve", "info@example.org"], ""),
+        "a@gmail.example\n"
+    );
+    site.good(&["alias", "remove", "*@example.org"], "");
+    site.bad(
+        &["alias", "resolve", "other@example.org"],
+        "",
+        67,
+        "chapar alias add",
+    );
+    assert_eq!(
+        site.good(&["alias", "resolve", "a@gmail.example"], ""),
+        "a@gmail.example\n"
+    );
+}
+
+#[test]
+fn domains_come_with_their_keys() {
+    let site = Site::new();
+    let added = site.good(&["domain", "add", "Example.net"], "");
+    assert!(
+        added.contains("chapar1-rsa._domainkey.example.net. 3600 IN TXT"),
+        "{added}"
+    );
+    assert_eq!(
+        site.good(&["domain", "list"], ""),
+        "example.net  send-only, users 0, aliases 0, DKIM chapar1-rsa chapar1-ed25519\n\
+         example.org  forward, users 1, aliases 2, DKIM chapar1-rsa chapar1-ed25519\n"
+    );
+    assert!(
+        site.good(&["domain", "list", "--json"], "")
+            .contains("\"mode\":\"send-only\"")
+    );
+    site.good(
+        &["user", "add", "a@example.net", "--password-stdin"],
+        "correct horse",
+    );
+    assert!(
+        site.good(&["check"], "")
+            .ends_with("good: listeners 3, domains 2, users 2\n")
+    );
+    site.bad(&["domain", "add", "../x"], "", 65, "no domain name");
+}
+
+#[test]
+fn check_names_every_problem_and_exits_78() {
+    let site = Site::new();
+    let tell = |remedies: &[&str]| {
+        for command in [&["check"][..], &["config", "--check"]] {
+            let (code, out, error) = site.run(command, "");
+            assert_eq!(code, Some(78), "{out}");
+            let lines: Vec<&str> = error.lines().collect();
+            assert_eq!(lines.len(), remedies.len(), "{error}");
+            for (line, remedy) in lines.iter().zip(remedies) {
+                assert!(line.contains(remedy), "{line}");
+            }
+        }
+    };
+    let (aliases, config) = ("domains/example.org/aliases", "chapar.toml");
+    let whole = site.read(config);
+    fs::write(site.path(aliases), "a: b\nb: a\nc: d@example.org\n").expect("write");
+    fs::write(
+        site.path(config),
+        whole.replace(
+            "postmaster = \"me@gmail.example\"",
+            "tls.ca_file = \"none.pem\"",
+        ),
+    )
+    .expect("write");
+    let set = |name: &str, mode| {
+        fs::set_permissions(site.path(name), fs::Permissions::from_mode(mode)).expect("mode")
+    };
+    set("domains/example.org/users.toml", 0o644);
+    set("secrets/tls/mx.example.org/privkey.pem", 0o644);
+    set("secrets/dkim/example.org/chapar1-rsa.pem", 0o644);
+    fs::write(
+        site.path("secrets/dkim/example.org/chapar1-ed25519.pem"),
+        "no key",
+    )
+    .expect("write");
+    tell(&[
+        "none.pem: No such file",
+        "privkey.pem: others may read it (mode 644); chmod 600",
+        "mail to a@example.org is refused: alias a of example.org leads back to itself",
+        "mail to b@example.org is refused",
+        "mail to c@example.org is refused: alias c of example.org leads to d@example.org, which does not exist",
+        "users.toml: mode 0644 lets others read it; chmod 600",
+        "chapar1-rsa.pem: mode 0644 lets others read this key; chmod 600 it",
+        "chapar1-ed25519.pem: no RSA or Ed25519 private key",
+        "postmaster@example.org leads nowhere",
+    ]);
+    fs::write(
+        site.path(config),
+        "hostname = \"mx\"\n[limits]\nrecipients = 0\n",
+    )
+    .expect("write");
+    tell(&[
+        "chapar.toml:1: hostname",
+        "chapar.toml:3: limits.recipients",
+    ]);
+    fs::remove_file(site.path(config)).expect("remove");
+    tell(&["chapar setup DOMAIN"]);
+    site.bad(&["user", "list"], "", 78, "chapar setup DOMAIN");
+}
+
+#[test]
+fn every_command_explains_itself_with_an_example() {
+    let site = Site::new();
+    for command in [
+        "setup",
+        "check",
+        "config",
+        "dns",
+        "domain list",
+        "domain add",
+        "user add",
+        "user remove",
+        "user list",
+        "user verify",
+        "user passwd",
+        "alias add",
+        "alias remove",
+        "alias list",
+        "alias resolve",
+    ] {
+        let mut args: Vec<&str> = command.split(' ').collect();
+        args.push("--help");
+        let (code, out, _) = site.chapar(&args, "");
+        assert_eq!(code, Some(0), "{command}");
+        assert!(
+            out.contains("Example") && out.contains(&format!("chapar {command}")),
+            "{out}"
+        );
+    }
+    let (code, _, error) = site.chapar(&["nonsense"], "");
+    assert_eq!(code, Some(64), "{error}");
+}
+
+#[test]
+fn defaults_are_printed_key_by_key() {
+    let site = Site::new();
+    let (code, out, _) = site.chapar(&["config", "--defaults"], "");
+    assert_eq!(code, Some(0));
+    assert!(
+        out.contains("\nretry.first = \"5m\"  # time: Wait after the first failed attempt.\n"),
+        "{out}"
+    );
+    assert!(
+        out.contains("\nlimits.recipients = 1000  # count: Recipients of one message.\n"),
+        "{out}"
+    );
+    for line in out.lines() {
+        assert!(
+            line.split_once(" = ")
+                .is_some_and(|(_, rest)| rest.contains("  # ")),
+            "{line}"
+        );
+    }
+}

@@ -1,0 +1,438 @@
+//! `chapar setup` as an operator meets it: the real binary, twice, every byte compared.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+fn chapar(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_chapar"))
+        .args(args)
+        .output()
+        .expect("chapar runs")
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).expect("UTF-8")
+}
+
+fn stdout(output: &Output) -> String {
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    text(&output.stdout)
+}
+
+/// Every file below `dir` with its mode and bytes.
+fn snapshot(dir: &Path) -> BTreeMap<PathBuf, (u32, Vec<u8>)> {
+    let mut files = BTreeMap::new();
+    for entry in fs::read_dir(dir).expect("list") {
+        let path = entry.expect("entry").path();
+        let mode = fs::metadata(&path).expect("metadata").permissions().mode() & 0o7777;
+        if path.is_dir() {
+            files.extend(snapshot(&path));
+            files.insert(path, (mode, Vec::new()));
+        } else {
+            let bytes = fs::read(&path).expect("read");
+            files.insert(path, (mode, bytes));
+        }
+    }
+    files
+}
+
+/// The password on the line that shows it.
+fn password(output: &str) -> Option<&str> {
+    let line = output.lines().find(|line| line.starts_with("Password: "))?;
+    line.split_whitespace().nth(1)
+}
+
+fn verify(config: &str, address: &str, password: &str) -> Option<i32> {
+    use std::io::Write as _;
+    let mut child = Command::new(env!("CARGO_BIN_EXE_chapar"))
+        .args([
+            "user",
+            "verify",
+            address,
+            "--password-stdin",
+            "--config",
+            config,
+        ])
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .expect("chapar runs");
+    let mut stdin = child.stdin.take().expect("stdin");
+    // A command that refuses the address has ended without reading.
+    let _ = stdin.write_all(format!("{password}\n").as_bytes());
+    drop(stdin);
+    child.wait().expect("exit").code()
+}
+
+#[test]
+fn the_second_run_changes_no_byte() {
+    let dir = tempfile::tempdir().expect("directory");
+    let site = dir.path().join("site");
+    let at = site.to_str().expect("path");
+    let config = format!("{at}/chapar.toml");
+    let args = [
+        "setup",
+        "Example.org",
+        "--dir",
+        at,
+        "--forward",
+        "me@gmail.example",
+        "--ip",
+        "192.0.2.1",
+    ];
+
+    let first = stdout(&chapar(&args));
+    let before = snapshot(&site);
+    let second = stdout(&chapar(&args));
+    assert_eq!(snapshot(&site), before);
+
+    let shown = password(&first).expect("the password is shown");
+    assert_eq!(verify(&config, "me@example.org", shown), Some(0));
+    assert_eq!(
+        verify(&config, "me@example.org", "another password"),
+        Some(77)
+    );
+    assert_eq!(verify(&config, "you@example.org", shown), Some(67));
+    assert!(
+        !before
+            .values()
+            .any(|(_, bytes)| text(bytes).contains(shown)),
+        "only its hash is kept"
+    );
+    assert_eq!(password(&second), None);
+    assert!(
+        second.starts_with("Nothing was missing: all 9 files were kept as they are.\n"),
+        "{second}"
+    );
+    let records = |output: &str| -> Vec<String> {
+        output
+            .lines()
+            .filter(|line| line.contains(" IN "))
+            .map(str::to_owned)
+            .collect()
+    };
+    assert_eq!(records(&first), records(&second));
+
+    for (path, (mode, _)) in &before {
+        let name = path
+            .strip_prefix(&site)
+            .expect("below")
+            .to_str()
+            .expect("name");
+        let expected = match name {
+            _ if name.starts_with("secrets") && path.is_dir() => 0o700,
+            _ if name.starts_with("secrets") || name.ends_with("users.toml") => 0o600,
+            _ if path.is_dir() => 0o750,
+            _ => 0o640,
+        };
+        assert_eq!(*mode, expected, "{name}: {mode:o}");
+    }
+    let ignored = &before.get(&site.join(".gitignore")).expect(".gitignore").1;
+    assert_eq!(text(ignored), "/secrets/\n/data/\n");
+    assert!(
+        stdout(&chapar(&["check", "--config", &config]))
+            .contains("good: listeners 3, domains 1, users 1")
+    );
+    assert_eq!(
+        stdout(&chapar(&[
+            "alias",
+            "resolve",
+            "any123@example.org",
+            "--config",
+            &config
+        ])),
+        "me@gmail.example\n"
+    );
+    assert_eq!(
+        stdout(&chapar(&["alias", "list", "--config", &config])),
+        "*@example.org: me@gmail.example\nme@example.org: me@gmail.example\n"
+    );
+}
+
+#[test]
+fn what_is_missing_is_repaired_and_nothing_else() {
+    let dir = tempfile::tempdir().expect("directory");
+    let at = dir.path().to_str().expect("path");
+    let run = || stdout(&chapar(&["setup", "example.org", "--dir", at]));
+    run();
+    let key = dir
+        .path()
+        .join("secrets/dkim/example.org/chapar1-ed25519.pem");
+    fs::remove_file(&key).expect("remove");
+    fs::remove_file(dir.path().join(".gitignore")).expect("remove");
+    fs::write(
+        dir.path().join("domains/example.org/aliases"),
+        "a: b@gmail.example\n",
+    )
+    .expect("write");
+    let before = snapshot(dir.path());
+    let output = run();
+    assert!(
+        output.contains("chapar1-ed25519.pem\n") && output.contains("kept 7 files"),
+        "{output}"
+    );
+    let mut after = snapshot(dir.path());
+    assert!(after.remove(&key).is_some_and(|(mode, _)| mode == 0o600));
+    assert!(after.remove(&dir.path().join(".gitignore")).is_some());
+    assert_eq!(after, before);
+}
+
+/// What root writes must be readable by the daemon, which is not root.
+#[test]
+fn files_belong_to_whom_the_directory_belongs() {
+    use std::os::unix::fs::{MetadataExt as _, chown};
+    let dir = tempfile::tempdir().expect("directory");
+    let at = dir.path().to_str().expect("path");
+    let config = format!("{at}/chapar.toml");
+    // Only root can give a directory away; for others both are theirs.
+    let _ = chown(dir.path(), Some(12_345), Some(12_346));
+    stdout(&chapar(&["setup", "example.org", "--dir", at]));
+    stdout(&chapar(&[
+        "user",
+        "passwd",
+        "me@example.org",
+        "--config",
+        &config,
+    ]));
+    stdout(&chapar(&[
+        "alias",
+        "add",
+        "a@example.org",
+        "b@gmail.example",
+        "--config",
+        &config,
+    ]));
+    let owner = |path: &Path| {
+        let found = fs::metadata(path).expect("metadata");
+        (found.uid(), found.gid())
+    };
+    for path in snapshot(dir.path()).keys() {
+        assert_eq!(owner(path), owner(dir.path()), "{}", path.display());
+    }
+}
+
+#[test]
+fn records_are_ready_to_paste() {
+    let dir = tempfile::tempdir().expect("directory");
+    let at = dir.path().to_str().expect("path");
+    let config = format!("{at}/chapar.toml");
+    stdout(&chapar(&[
+        "setup",
+        "example.org",
+        "--dir",
+        at,
+        "--hostname",
+        "mail.example.net",
+        "--forward",
+        "a@b.example",
+    ]));
+    let zone = stdout(&chapar(&[
+        "dns",
+        "example.org",
+        "--ip",
+        "192.0.2.1",
+        "2001:db8::1",
+        "--config",
+        &config,
+    ]));
+    let lines: Vec<&str> = zone.lines().collect();
+    let [a, aaaa, mx, spf, helo, rsa, ed25519, dmarc] = lines.as_slice() else {
+        panic!("{zone}")
+    };
+    assert_eq!(*a, "mail.example.net. 3600 IN A 192.0.2.1");
+    assert_eq!(*aaaa, "mail.example.net. 3600 IN AAAA 2001:db8::1");
+    assert_eq!(*mx, "example.org. 3600 IN MX 10 mail.example.net.");
+    assert_eq!(
+        *spf,
+        "example.org. 3600 IN TXT \"v=spf1 a:mail.example.net ~all\""
+    );
+    assert_eq!(*helo, "mail.example.net. 3600 IN TXT \"v=spf1 a -all\"");
+    assert_eq!(
+        *dmarc,
+        "_dmarc.example.org. 3600 IN TXT \"v=DMARC1; p=quarantine; rua=mailto:postmaster@example.org\""
+    );
+    assert!(ed25519.starts_with(
+        "chapar1-ed25519._domainkey.example.org. 3600 IN TXT \"v=DKIM1; k=ed25519; p="
+    ));
+    assert!(
+        rsa.starts_with("chapar1-rsa._domainkey.example.org. 3600 IN TXT \"v=DKIM1; k=rsa; p=MII")
+    );
+    let strings: Vec<&str> = rsa.split('"').skip(1).step_by(2).collect();
+    assert_eq!(
+        strings.iter().map(|s| s.len()).collect::<Vec<_>>(),
+        [255, 155]
+    );
+
+    let json = stdout(&chapar(&[
+        "dns",
+        "example.org",
+        "--json",
+        "--ip",
+        "192.0.2.1",
+        "--config",
+        &config,
+    ]));
+    let records: Vec<serde_json::Value> = json
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("an object a line"))
+        .collect();
+    assert_eq!(records.len(), 7);
+    let found = records
+        .iter()
+        .find(|r| r["name"] == "chapar1-rsa._domainkey.example.org.")
+        .expect("record");
+    assert_eq!(found["text"], strings.concat());
+    assert_eq!(
+        chapar(&["dns", "example.com", "--config", &config])
+            .status
+            .code(),
+        Some(65)
+    );
+}
+
+#[test]
+fn a_send_only_domain_keeps_its_mx() {
+    let dir = tempfile::tempdir().expect("directory");
+    let at = dir.path().to_str().expect("path");
+    let output = stdout(&chapar(&[
+        "setup",
+        "example.org",
+        "--dir",
+        at,
+        "--user",
+        "News",
+    ]));
+    assert!(!output.contains(" IN MX "), "{output}");
+    assert!(output.contains("User:     news@example.org\n"), "{output}");
+    assert!(output.contains("\"v=DMARC1; p=none; "), "{output}");
+    let kept = stdout(&chapar(&[
+        "setup",
+        "example.org",
+        "--dir",
+        at,
+        "--forward",
+        "a@b.example",
+        "--hostname",
+        "other.example.org",
+    ]));
+    assert!(kept.contains("send-only by its domain.toml"), "{kept}");
+    assert!(
+        kept.contains("says hostname = \"mx.example.org\"; it was kept"),
+        "{kept}"
+    );
+}
+
+#[test]
+fn a_given_certificate_is_checked_and_replaced_when_given_again() {
+    let dir = tempfile::tempdir().expect("directory");
+    let at = dir.path().to_str().expect("path");
+    let write = |name: &str, bytes: &str| {
+        let path = dir.path().join(name);
+        fs::write(&path, bytes).expect("write");
+        path.to_str().expect("path").to_owned()
+    };
+    let make = |host: &str| {
+        chapar::tls::self_signed::generate(host, std::time::SystemTime::now()).expect("certificate")
+    };
+    let (one, two) = (make("mx.example.org"), make("mx.example.org"));
+    let (cert, key, wrong) = (
+        write("c", &one.certificate),
+        write("k", &one.key),
+        write("w", &two.key),
+    );
+    let site = format!("{at}/site");
+    let run = |cert: &str, key: &str| {
+        chapar(&[
+            "setup",
+            "example.org",
+            "--dir",
+            &site,
+            "--cert",
+            cert,
+            "--key",
+            key,
+        ])
+    };
+    let refused = run(&cert, &wrong);
+    assert_eq!(refused.status.code(), Some(65));
+    assert!(text(&refused.stderr).contains("do not belong together"));
+    assert!(
+        !Path::new(&site).exists(),
+        "nothing is written before all is checked"
+    );
+    stdout(&run(&cert, &key));
+    let tls = dir.path().join("site/secrets/tls/mx.example.org");
+    assert_eq!(
+        fs::read_to_string(tls.join("privkey.pem")).expect("key"),
+        one.key
+    );
+    write("c", &two.certificate);
+    stdout(&run(&cert, &wrong));
+    assert_eq!(
+        fs::read_to_string(tls.join("privkey.pem")).expect("key"),
+        two.key
+    );
+    assert_eq!(
+        fs::read_to_string(tls.join("fullchain.pem")).expect("chain"),
+        two.certificate
+    );
+}
+
+#[test]
+fn nonsense_is_refused_before_anything_is_written() {
+    let dir = tempfile::tempdir().expect("directory");
+    let site = dir.path().join("site");
+    let at = site.to_str().expect("path");
+    for (args, code, remedy) in [
+        (
+            vec!["setup", "example..org", "--dir", at],
+            65,
+            "write one such as example.org",
+        ),
+        (vec!["setup", "../etc", "--dir", at], 65, "no domain name"),
+        (vec!["setup", "bücher.example", "--dir", at], 65, "xn--"),
+        (
+            vec!["setup", "example.org", "--dir", at, "--forward", "me"],
+            65,
+            "write user@example.org",
+        ),
+        (
+            vec![
+                "setup",
+                "example.org",
+                "--dir",
+                at,
+                "--forward",
+                "me@Example.org",
+            ],
+            65,
+            "another domain",
+        ),
+        (
+            vec!["setup", "example.org", "--dir", at, "--user", "a b"],
+            65,
+            "write user@example.org",
+        ),
+        (
+            vec!["setup", "example.org", "--dir", at, "--hostname", "mx"],
+            78,
+            "such as mx.example.org",
+        ),
+        (
+            vec!["setup", "example.org", "--dir", at, "--cert", "x"],
+            64,
+            "--key",
+        ),
+        (vec!["setup"], 64, "<DOMAIN>"),
+    ] {
+        let output = chapar(&args);
+        let error = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{args:?}: {error}");
+        assert!(error.contains(remedy), "{args:?}: {error}");
+        assert!(!site.exists(), "{args:?}");
+    }
+}

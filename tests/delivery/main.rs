@@ -1,0 +1,6 @@
+//! The outbound side against a DNS server and MX hosts on loopback that do as they are told.
+
+mod faults;
+mod routing;
+mod transactions;
+mod world;
