@@ -43,7 +43,19 @@ pub fn load(file: &Path) -> Result<Loaded, LoadError> {
     config.check_to_serve(file)?;
     let identity = Identity::load(&config.dir, &config.postmaster)?;
     let keys = Keys::load(&config.dir, &identity)?;
-    let wanted = config.listeners.iter().any(|listen| listen.tls != TlsMode::None);
-    let tls = if wanted { Some(server::load(&config)?) } else { None };
-    Ok(Loaded { config: Arc::new(config), identity: Arc::new(identity), keys, tls })
+    let wanted = config
+        .listeners
+        .iter()
+        .any(|listen| listen.tls != TlsMode::None);
+    let tls = if wanted {
+        Some(server::load(&config)?)
+    } else {
+        None
+    };
+    Ok(Loaded {
+        config: Arc::new(config),
+        identity: Arc::new(identity),
+        keys,
+        tls,
+    })
 }

@@ -140,6 +140,7 @@ pub async fn start(loaded: Loaded) -> Result<Running, StartError> {
         running.listeners.push(listener.start());
     }
     for listener in &running.listeners {
+        // An answer means that it has started: ready is said when all of them accept.
         listener.send(listener::Reload(shared.clone())).await?;
     }
     Ok(running)
@@ -200,6 +201,7 @@ impl Running {
         // An actor that is gone has said why; the others are told all the same.
         let _ = self.auth.send(auth::Reload(config.clone(), identity)).await;
         let _ = self.signer.send(signing::Reload(keys)).await;
+        let _ = self.dispatcher.send(delivery::Reload(config.clone())).await;
         let _ = self.queue.addr.send(queue::Reload { config, leads }).await;
         for listener in &self.listeners {
             let _ = listener.send(listener::Reload(shared.clone())).await;

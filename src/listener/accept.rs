@@ -66,8 +66,8 @@ impl Session {
         let eight_bit = message.eight_bit || !header.head.is_ascii();
         let envelope = intake::envelope(transaction, &self.targets, &header.head, eight_bit);
         self.spend(envelope.recipients.len()).await?;
-        let trace = self.trace(id, at, envelope.smtputf8);
-        let origin = self.origin().await;
+        let (origin, name) = tokio::join!(self.origin(), self.client_name());
+        let trace = self.trace(id, at, envelope.smtputf8, name.as_deref());
         let mut content = Content {
             head: header.head.into(),
             body,
@@ -88,7 +88,18 @@ impl Session {
         })
     }
 
-    fn trace(&self, id: QueueId, at: u64, utf8: bool) -> String {
+    /// The name of a client whose address the trace tells.
+    async fn client_name(&self) -> Option<String> {
+        match self.client() {
+            Client::User(_) => None,
+            _ => {
+                let client = self.peer.ip().to_canonical();
+                intake::verify::host_name(&self.shared.resolver, client).await
+            }
+        }
+    }
+
+    fn trace(&self, id: QueueId, at: u64, utf8: bool, client_name: Option<&str>) -> String {
         let config = &self.shared.config;
         let hello = self.server.hello();
         let user = self.server.user().is_some();
@@ -100,6 +111,7 @@ impl Session {
             hello: hello.map(|hello| hello.name.as_str()).unwrap_or_default(),
             extended: hello.is_some_and(|hello| hello.extended),
             client: (!user || config.smtp.show_client).then_some(self.peer.ip().to_canonical()),
+            client_name,
             hostname: &config.hostname,
             id,
             tls: self.tls.as_deref(),

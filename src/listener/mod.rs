@@ -19,6 +19,8 @@ use std::time::Duration;
 
 use actix::{Actor, ActorContext, Addr, AsyncContext, Context, Handler, Message, StreamHandler};
 use actix::{ArbiterHandle, ResponseFuture};
+use rustls::ServerConfig;
+use rustls::server::ServerSessionMemoryCache;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
@@ -46,6 +48,7 @@ pub struct Listener {
     listen: Arc<Listen>,
     socket: Option<TcpListener>,
     shared: Arc<Shared>,
+    tls: Option<Arc<ServerConfig>>,
     sessions: Vec<ArbiterHandle>,
     next: usize,
     /// One permit for each connection; all of them back means that all sessions have ended.
@@ -87,6 +90,7 @@ impl Listener {
         let max = shared.config.limits.connections.min(Semaphore::MAX_PERMITS);
         Listener {
             listen: Arc::new(listen.clone()),
+            tls: own_tls(&shared),
             socket: Some(socket),
             shared,
             sessions,
@@ -134,6 +138,7 @@ impl Listener {
             listener,
             patience: Patience::new(&self.shared.config.limits, self.slots.clone()),
             shared: self.shared.clone(),
+            tls: self.tls.clone(),
             stop: self.stop.subscribe(),
         };
         // A socket belongs to the runtime that registered it, so it moves as a plain one.
@@ -156,6 +161,17 @@ impl Listener {
             }
         });
     }
+}
+
+/// TLS sessions of a listener that can be resumed.
+const MAX_RESUMABLE: usize = 1024;
+
+/// The TLS settings with a session store of the listener's own: what was agreed on with one
+/// service must not be resumed at another.
+fn own_tls(shared: &Shared) -> Option<Arc<ServerConfig>> {
+    let mut config = ServerConfig::clone(shared.tls.as_deref()?);
+    config.session_storage = ServerSessionMemoryCache::new(MAX_RESUMABLE);
+    Some(Arc::new(config))
 }
 
 async fn turn_away(mut stream: TcpStream) {
@@ -205,6 +221,7 @@ impl Handler<Reload> for Listener {
     type Result = ();
 
     fn handle(&mut self, reload: Reload, _: &mut Self::Context) {
+        self.tls = own_tls(&reload.0);
         self.shared = reload.0;
     }
 }

@@ -77,6 +77,8 @@ pub struct Start {
     pub patience: Patience,
     /// What it works with, to its end.
     pub shared: Arc<Shared>,
+    /// TLS as its listener speaks it.
+    pub tls: Option<Arc<rustls::ServerConfig>>,
     /// True once the daemon stops.
     pub stop: watch::Receiver<bool>,
 }
@@ -90,6 +92,7 @@ pub(super) struct Session {
     pub(super) targets: Vec<Vec<String>>,
     /// TLS version and cipher suite.
     pub(super) tls: Option<String>,
+    tls_config: Option<Arc<rustls::ServerConfig>>,
     patience: Patience,
     stop: watch::Receiver<bool>,
     input: BytesMut,
@@ -154,7 +157,7 @@ impl Start {
         let server = Server::new(Options {
             hostname: config.hostname.clone(),
             submission: self.listen.service == Service::Submission,
-            starttls: self.listen.tls == TlsMode::Starttls && self.shared.tls.is_some(),
+            starttls: self.listen.tls == TlsMode::Starttls && self.tls.is_some(),
             trusted: intake::is_trusted(&config.relay_networks, self.peer.ip()),
             xclient: intake::is_trusted(&config.xclient_networks, self.peer.ip()),
             extensions: Extensions::without(disabled),
@@ -177,6 +180,7 @@ impl Start {
             server,
             targets: Vec::new(),
             tls: None,
+            tls_config: self.tls,
             patience: self.patience,
             stop: self.stop,
             input: BytesMut::new(),
@@ -289,7 +293,7 @@ impl Session {
         let Some(Either::Left(tcp)) = stream.take() else {
             return Err(Gone::Peer);
         };
-        let config = self.shared.tls.clone().ok_or(Gone::Peer)?;
+        let config = self.tls_config.clone().ok_or(Gone::Peer)?;
         let limit = self.shared.config.limits.handshake.0;
         let handshake = Box::pin(TlsAcceptor::from(config).accept(tcp));
         let tls = match self.patience.wait(limit, handshake).await {

@@ -15,6 +15,8 @@ pub struct Trace<'a> {
     pub extended: bool,
     /// The client's address; `None` hides client and name, for users who sent from home.
     pub client: Option<IpAddr>,
+    /// The client's name, where it has one that leads back to its address.
+    pub client_name: Option<&'a str>,
     /// Our host name.
     pub hostname: &'a str,
     /// The message's id.
@@ -46,7 +48,10 @@ pub fn received(trace: &Trace<'_>) -> String {
         (true, true, true) => "SA",
     };
     let from = match trace.client {
-        Some(client) => format!("from {} ({})\r\n\t", trace.hello, literal(client)),
+        Some(client) => {
+            let name = trace.client_name.unwrap_or("unknown");
+            format!("from {} ({name} {})\r\n\t", trace.hello, literal(client))
+        }
         None => String::new(),
     };
     let tls = trace
@@ -100,6 +105,7 @@ mod tests {
             hello: "client.example.net",
             extended: true,
             client: Some([192, 0, 2, 7].into()),
+            client_name: Some("client.example.net"),
             hostname: "mx.example.org",
             id: QueueId(1),
             tls: Some("TLSv1.3 TLS13_AES_256_GCM_SHA384"),
@@ -110,7 +116,7 @@ mod tests {
         };
         assert_eq!(
             received(&trace),
-            "Received: from client.example.net ([192.0.2.7])\r\n\
+            "Received: from client.example.net (client.example.net [192.0.2.7])\r\n\
              \tby mx.example.org with ESMTPS id 0000000000001\r\n\
              \t(TLSv1.3 TLS13_AES_256_GCM_SHA384)\r\n\
              \tfor <me@example.org>;\r\n\

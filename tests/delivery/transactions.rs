@@ -476,7 +476,7 @@ async fn a_large_body_comes_from_its_file() {
         let spool = SpoolFile {
             path: Arc::clone(&path),
             len: body.len() as u64,
-            crc: 0,
+            crc: crc32c::crc32c(&body),
         };
         let head = Bytes::from_static(b"Subject: large\r\n\r\n");
         let content = Content {
@@ -495,7 +495,7 @@ async fn a_large_body_comes_from_its_file() {
     let spool = SpoolFile {
         path,
         len: body.len() as u64 + 1,
-        crc: 0,
+        crc: crc32c::crc32c(&body),
     };
     let content = Content {
         head: Bytes::new(),

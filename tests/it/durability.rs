@@ -13,7 +13,12 @@ const EACH: usize = 20;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn i1_the_journal_is_synced_before_250_and_one_sync_serves_many() {
-    let remote = Mx::start(MxConfig { keep: false, ..MxConfig::default() }).await.expect("MX");
+    let remote = Mx::start(MxConfig {
+        keep: false,
+        ..MxConfig::default()
+    })
+    .await
+    .expect("MX");
     let mut world = World::new(remote.address().port(), "").await;
     mx(&world, "box.example", &remote).await;
     let trace = world.dir.path().join("trace");
@@ -31,10 +36,16 @@ async fn i1_the_journal_is_synced_before_250_and_one_sync_serves_many() {
             tokio::spawn(async move {
                 let mut client = Client::connect(server).await.expect("connect");
                 client.reply().await.expect("greeting");
-                client.expect("EHLO c.example.net", 250).await.expect("EHLO");
+                client
+                    .expect("EHLO c.example.net", 250)
+                    .await
+                    .expect("EHLO");
                 for _ in 0..EACH {
                     let message = b"From: a@c.example.net\r\nSubject: x\r\n\r\nbody\r\n";
-                    client.send("", &["any@example.org"], message).await.expect("accepted");
+                    client
+                        .send("", &["any@example.org"], message)
+                        .await
+                        .expect("accepted");
                 }
             })
         })
@@ -48,7 +59,10 @@ async fn i1_the_journal_is_synced_before_250_and_one_sync_serves_many() {
     let (accepted, syncs) = check(&text);
     println!("{accepted} messages, {syncs} syncs");
     assert_eq!(accepted, CLIENTS * EACH);
-    assert!(syncs < accepted, "{syncs} syncs for {accepted} messages: no group commit");
+    assert!(
+        syncs < accepted,
+        "{syncs} syncs for {accepted} messages: no group commit"
+    );
 }
 
 /// Walks the trace: a 250 that names an id must come after an fdatasync that began after the
@@ -69,14 +83,18 @@ fn check(trace: &str) -> (usize, usize) {
             if call.ends_with("= 0") {
                 synced_from = synced_from.max(number);
             }
-        } else if call.starts_with("<... fdatasync resumed") || call.starts_with("<... fsync resumed") {
+        } else if call.starts_with("<... fdatasync resumed")
+            || call.starts_with("<... fsync resumed")
+        {
             if let Some(from) = begun.get(pid) {
                 assert!(call.ends_with("= 0"), "{call}");
                 synced_from = synced_from.max(*from);
             }
         } else if let Some(at) = call.find("250 2.0.0 Queued as ") {
             let id = &call[at + 20..at + 33];
-            let record = written.get(id).unwrap_or_else(|| panic!("{id} was never written"));
+            let record = written
+                .get(id)
+                .unwrap_or_else(|| panic!("{id} was never written"));
             assert!(*record < synced_from, "250 for {id} before its sync");
             accepted += 1;
         } else if call.starts_with("pwrite") || call.starts_with("write") {

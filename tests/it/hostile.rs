@@ -16,14 +16,20 @@ const MESSAGE: &[u8] = b"From: me@example.org\r\nSubject: x\r\n\r\nbody\r\n";
 fn peak_memory(world: &World) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", world.daemon().pid()));
     let status = status.expect("status");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("VmHWM");
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))
+        .expect("VmHWM");
     line.trim().trim_end_matches(" kB").parse().expect("number")
 }
 
 async fn next_client_is_served(world: &World, remote: &Mx) {
     let before = remote.received().len();
     let mut client = world.user().await;
-    client.send(USER, &["you@box.example"], MESSAGE).await.expect("accepted");
+    client
+        .send(USER, &["you@box.example"], MESSAGE)
+        .await
+        .expect("accepted");
     arrived(remote, before + 1).await;
     let peak = peak_memory(world);
     assert!(peak < 200 * 1024, "{peak} KiB");
@@ -44,7 +50,9 @@ async fn garbage_on_each_port_ends_with_an_answer_or_a_close() {
     let mut seed = fastrand::Rng::with_seed(7);
     for name in ["mx/starttls", "submission/starttls", "submission/implicit"] {
         for _ in 0..5 {
-            let mut stream = TcpStream::connect(world.daemon().port(name)).await.expect("connect");
+            let mut stream = TcpStream::connect(world.daemon().port(name))
+                .await
+                .expect("connect");
             let garbage: Vec<u8> = (0..100_000).map(|_| seed.u8(..)).collect();
             // The server may close before it has read all of it.
             let _ = stream.write_all(&garbage).await;
@@ -74,13 +82,18 @@ async fn an_endless_line_is_cut_off() {
     let gigabyte = 1 << 30;
     let block = vec![b'a'; 64 * 1024];
     // As a command.
-    let mut stream = TcpStream::connect(world.daemon().port("mx/starttls")).await.expect("connect");
+    let mut stream = TcpStream::connect(world.daemon().port("mx/starttls"))
+        .await
+        .expect("connect");
     let sent = pour(&mut stream, &block, gigabyte).await;
     assert!(sent < 16 << 20, "{sent} bytes of a command were read");
     // As message data.
     let mut client = world.mx().await;
     client.expect("MAIL FROM:<>", 250).await.expect("MAIL");
-    client.expect("RCPT TO:<any@example.org>", 250).await.expect("RCPT");
+    client
+        .expect("RCPT TO:<any@example.org>", 250)
+        .await
+        .expect("RCPT");
     client.expect("DATA", 354).await.expect("DATA");
     let mut sent = 0;
     while sent < gigabyte && client.write(&block).await.is_ok() {

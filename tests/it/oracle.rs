@@ -9,7 +9,11 @@ fn installed(variable: &str, default: &str) -> PathBuf {
     let path = std::env::var_os(variable)
         .map(PathBuf::from)
         .unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join(default));
-    assert!(path.exists(), "{} is missing: tests/run installs it", path.display());
+    assert!(
+        path.exists(),
+        "{} is missing: tests/run installs it",
+        path.display()
+    );
     path
 }
 
@@ -51,5 +55,8 @@ print(valid, count)
     let output = child.wait_with_output().expect("dkimpy answers");
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let mut numbers = text.split_whitespace().map(|n| n.parse().expect("number"));
-    (numbers.next().expect("valid"), numbers.next().expect("count"))
+    (
+        numbers.next().expect("valid"),
+        numbers.next().expect("count"),
+    )
 }

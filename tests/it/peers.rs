@@ -76,7 +76,12 @@ fn smtp_sink(host: u8, port: u16, dir: &std::path::Path) -> Peer {
     Peer(child)
 }
 
-async fn files(dir: &std::path::Path, prefix: &str, suffix: &str, count: usize) -> Vec<std::path::PathBuf> {
+async fn files(
+    dir: &std::path::Path,
+    prefix: &str,
+    suffix: &str,
+    count: usize,
+) -> Vec<std::path::PathBuf> {
     let deadline = tokio::time::Instant::now() + PATIENCE;
     loop {
         let mut found: Vec<_> = std::fs::read_dir(dir)
@@ -91,28 +96,58 @@ async fn files(dir: &std::path::Path, prefix: &str, suffix: &str, count: usize) 
             found.sort();
             return found;
         }
-        assert!(tokio::time::Instant::now() < deadline, "{} of {count} {prefix}", found.len());
+        assert!(
+            tokio::time::Instant::now() < deadline,
+            "{} of {count} {prefix}",
+            found.len()
+        );
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
 
 fn swaks(server: std::net::SocketAddr, more: &[&str]) {
     let output = Command::new("swaks")
-        .args(["--server", "127.0.0.1", "--port", &server.port().to_string()])
-        .args(["--auth", "PLAIN", "--auth-user", USER, "--auth-password", PASSWORD])
-        .args(["--from", USER, "--helo", "client.example.org", "--silent", "2"])
+        .args([
+            "--server",
+            "127.0.0.1",
+            "--port",
+            &server.port().to_string(),
+        ])
+        .args([
+            "--auth",
+            "PLAIN",
+            "--auth-user",
+            USER,
+            "--auth-password",
+            PASSWORD,
+        ])
+        .args([
+            "--from",
+            USER,
+            "--helo",
+            "client.example.org",
+            "--silent",
+            "2",
+        ])
         .args(more)
         .output()
         .expect("swaks runs");
     let text = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{text}{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn swaks_to_three_kinds_of_servers_over_465_and_587() {
-    let scripted = Mx::start(MxConfig { address: ([127, 0, 0, 4], 0).into(), ..MxConfig::default() })
-        .await
-        .expect("MX");
+    let scripted = Mx::start(MxConfig {
+        address: ([127, 0, 0, 4], 0).into(),
+        ..MxConfig::default()
+    })
+    .await
+    .expect("MX");
     scripted.on(Stage::Rcpt, |line| match line.contains("late@") {
         true => Act::Reply("450 4.2.1 later".into()),
         false => Act::Default,
@@ -122,40 +157,71 @@ async fn swaks_to_three_kinds_of_servers_over_465_and_587() {
     let dir = tempfile::tempdir().expect("directory");
     let _sink = smtp_sink(2, port, dir.path());
     let _aio = aiosmtpd(3, port, dir.path());
-    for (domain, host) in [("sink.example", 2), ("aio.example", 3), ("script.example", 4)] {
+    for (domain, host) in [
+        ("sink.example", 2),
+        ("aio.example", 3),
+        ("script.example", 4),
+    ] {
         world.dns.mx(domain, 10, &format!("mx.{domain}"));
-        world.dns.a(&format!("mx.{domain}"), [127, 0, 0, host].into());
+        world
+            .dns
+            .a(&format!("mx.{domain}"), [127, 0, 0, host].into());
     }
     world.start().await;
 
     // An 8-bit body and a 5 MB attachment.
     let attachment = dir.path().join("attachment.bin");
-    let bytes: Vec<u8> = (0..5_000_000u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    let bytes: Vec<u8> = (0..5_000_000u32)
+        .map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8)
+        .collect();
     std::fs::write(&attachment, bytes).expect("attachment");
     let to = "a@sink.example,b@aio.example,c@script.example";
     let file = format!("@{}", attachment.display());
     swaks(
         world.daemon().port("submission/implicit"),
-        &["--tls-on-connect", "--to", to, "--attach", &file, "--body", "Grüße aus dem Süden"],
+        &[
+            "--tls-on-connect",
+            "--to",
+            to,
+            "--attach",
+            &file,
+            "--body",
+            "Grüße aus dem Süden",
+        ],
     );
     // 50 recipients at three destinations, one of which answers 450 once.
     let many: Vec<String> = (0..50)
         .map(|n| match n {
             17 => "late@script.example".to_owned(),
-            n => format!("r{n}@{}", ["sink.example", "aio.example", "script.example"][n % 3]),
+            n => format!(
+                "r{n}@{}",
+                ["sink.example", "aio.example", "script.example"][n % 3]
+            ),
         })
         .collect();
-    swaks(world.daemon().port("submission/starttls"), &["--tls", "--to", &many.join(","), "--body", "short"]);
+    swaks(
+        world.daemon().port("submission/starttls"),
+        &["--tls", "--to", &many.join(","), "--body", "short"],
+    );
 
     let scripts = arrived(&scripted, 2).await;
     scripted.on(Stage::Rcpt, |_| Act::Default);
     let late = arrived(&scripted, 3).await;
-    assert_eq!(late[2].recipients, ["late@script.example"], "the 450 alone is retried");
-    let mut at_script: Vec<&str> =
-        late.iter().flat_map(|m| m.recipients.iter().map(String::as_str)).collect();
+    assert_eq!(
+        late[2].recipients,
+        ["late@script.example"],
+        "the 450 alone is retried"
+    );
+    let mut at_script: Vec<&str> = late
+        .iter()
+        .flat_map(|m| m.recipients.iter().map(String::as_str))
+        .collect();
     at_script.sort();
-    let mut expected: Vec<&str> =
-        many.iter().map(String::as_str).filter(|r| r.ends_with("script.example")).collect();
+    let mut expected: Vec<&str> = many
+        .iter()
+        .map(String::as_str)
+        .filter(|r| r.ends_with("script.example"))
+        .collect();
     expected.push("c@script.example");
     expected.sort();
     assert_eq!(at_script, expected, "each once");
@@ -163,7 +229,11 @@ async fn swaks_to_three_kinds_of_servers_over_465_and_587() {
     let aio = files(dir.path(), "aio-", ".eml", 2).await;
     let sink = files(dir.path(), "sink-", "", 2).await;
     let big = |message: &Vec<u8>| message.len() > 1_000_000;
-    let reference = scripts.iter().map(|m| m.data.clone()).find(big).expect("the attachment");
+    let reference = scripts
+        .iter()
+        .map(|m| m.data.clone())
+        .find(big)
+        .expect("the attachment");
     for path in aio.iter().chain(&sink) {
         let bytes = std::fs::read(path).expect("message");
         if bytes.len() < 1_000_000 {
@@ -176,7 +246,10 @@ async fn swaks_to_three_kinds_of_servers_over_465_and_587() {
             false => bytes,
         };
         let start = find(&bytes, b"Received: by mx.example.org").expect("our trace");
-        assert!(bytes[start..].trim_ascii_end() == reference.trim_ascii_end(), "{name} differs");
+        assert!(
+            bytes[start..].trim_ascii_end() == reference.trim_ascii_end(),
+            "{name} differs"
+        );
     }
     assert!(head(&reference).contains("DKIM-Signature"));
     assert!(find(body(&reference), "Grüße aus dem Süden".as_bytes()).is_some());
@@ -188,8 +261,13 @@ async fn swaks_to_three_kinds_of_servers_over_465_and_587() {
         .iter()
         .map(|path| serde_json::from_slice(&std::fs::read(path).expect("file")).expect("JSON"))
         .collect();
-    assert!(told.iter().all(|message| message["tls"] == true), "{told:?}");
-    world.wait_queue("the queue is empty", |queue| queue.is_empty()).await;
+    assert!(
+        told.iter().all(|message| message["tls"] == true),
+        "{told:?}"
+    );
+    world
+        .wait_queue("the queue is empty", |queue| queue.is_empty())
+        .await;
 }
 
 fn find(text: &[u8], part: &[u8]) -> Option<usize> {

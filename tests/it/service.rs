@@ -17,14 +17,24 @@ async fn sigterm_lets_a_message_under_way_end_and_accepts_no_other() {
     world.start().await;
     let mut idle = world.user().await;
     let mut busy = world.user().await;
-    busy.expect("MAIL FROM:<me@example.org>", 250).await.expect("MAIL");
-    busy.expect("RCPT TO:<you@box.example>", 250).await.expect("RCPT");
+    busy.expect("MAIL FROM:<me@example.org>", 250)
+        .await
+        .expect("MAIL");
+    busy.expect("RCPT TO:<you@box.example>", 250)
+        .await
+        .expect("RCPT");
     busy.expect("DATA", 354).await.expect("DATA");
     busy.write(b"From: me@example.org\r\n").await.expect("data");
     world.daemon().signal("TERM");
     assert_eq!(idle.reply().await.expect("farewell").code, 421);
-    busy.write(b"Subject: last\r\n\r\nbody\r\n.\r\n").await.expect("data");
-    assert_eq!(busy.reply().await.expect("reply").code, 250, "its data had begun");
+    busy.write(b"Subject: last\r\n\r\nbody\r\n.\r\n")
+        .await
+        .expect("data");
+    assert_eq!(
+        busy.reply().await.expect("reply").code,
+        250,
+        "its data had begun"
+    );
     assert_eq!(busy.reply().await.expect("farewell").code, 421);
     assert_eq!(world.stop_waiting().await, Some(0));
     // What was accepted is not lost.
@@ -39,8 +49,12 @@ async fn a_second_sigterm_ends_at_once() {
     let mut world = World::new(remote.address().port(), "").await;
     world.start().await;
     let mut busy = world.user().await;
-    busy.expect("MAIL FROM:<me@example.org>", 250).await.expect("MAIL");
-    busy.expect("RCPT TO:<you@box.example>", 250).await.expect("RCPT");
+    busy.expect("MAIL FROM:<me@example.org>", 250)
+        .await
+        .expect("MAIL");
+    busy.expect("RCPT TO:<you@box.example>", 250)
+        .await
+        .expect("RCPT");
     busy.expect("DATA", 354).await.expect("DATA");
     world.daemon().signal("TERM");
     world.daemon().event_containing("daemon", "stopping").await;
@@ -69,7 +83,10 @@ async fn i8_sighup_takes_new_users_and_keeps_the_old_on_a_mistake() {
     assert_eq!(login("you@example.org").await, 235);
     world::write(users, "\"me@example.org\" = { passwort = \"x\" }\n", 0o600);
     world.daemon().signal("HUP");
-    let error = world.daemon().event_containing("daemon", "nothing changed").await;
+    let error = world
+        .daemon()
+        .event_containing("daemon", "nothing changed")
+        .await;
     let text = error["message"].as_str().expect("text").to_owned();
     assert!(text.contains("users.toml:1"), "file and line: {text}");
     assert_eq!(login(USER).await, 235);
@@ -98,7 +115,9 @@ async fn sockets_are_inherited_by_name_from_systemd() {
         activate.arg("-l").arg(format!("127.0.0.1:{port}"));
     }
     activate.arg("--fdname=submission:submissions:smtp");
-    activate.args(["-E", "CHAPAR_LOG_FORMAT", "-E", "CHAPAR_LOG"]).arg(world::binary());
+    activate
+        .args(["-E", "CHAPAR_LOG_FORMAT", "-E", "CHAPAR_LOG"])
+        .arg(world::binary());
     // The activator starts the daemon at the first connection.
     let first_port = ports[0];
     let knock = tokio::spawn(async move {
@@ -115,7 +134,10 @@ async fn sockets_are_inherited_by_name_from_systemd() {
     assert_eq!(world.daemon().port("mx/starttls").port(), ports[0]);
     assert_eq!(world.daemon().port("submission/implicit").port(), ports[2]);
     let mut client = world.user().await;
-    client.send(USER, &["you@box.example"], MESSAGE).await.expect("accepted");
+    client
+        .send(USER, &["you@box.example"], MESSAGE)
+        .await
+        .expect("accepted");
     arrived(&remote, 1).await;
 }
 

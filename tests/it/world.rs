@@ -73,10 +73,16 @@ impl World {
             "mode = \"forward\"\nselectors = [\"rsa1\", \"ed1\"]\n",
             0o644,
         );
-        let users =
-            format!("\"{USER}\" = {{ password = \"{}\", send_as = [\"*@{DOMAIN}\"] }}\n", hash());
+        let users = format!(
+            "\"{USER}\" = {{ password = \"{}\", send_as = [\"*@{DOMAIN}\"] }}\n",
+            hash()
+        );
         write(domain.join("users.toml"), &users, 0o600);
-        write(domain.join("aliases"), "sales: a@one.example, b@two.example\n*: me@box.example\n", 0o644);
+        write(
+            domain.join("aliases"),
+            "sales: a@one.example, b@two.example\n*: me@box.example\n",
+            0o644,
+        );
         use chapar::signing::keys::{Algorithm, PrivateKey, path};
         for (selector, algorithm) in [("rsa1", Algorithm::Rsa), ("ed1", Algorithm::Ed25519)] {
             let key = match algorithm {
@@ -92,7 +98,11 @@ impl World {
         let tls = root.join("secrets/tls").join(HOST);
         write(tls.join("fullchain.pem"), &made.certificate, 0o644);
         write(tls.join("privkey.pem"), &made.key, 0o600);
-        World { dir, dns, daemon: None }
+        World {
+            dir,
+            dns,
+            daemon: None,
+        }
     }
 
     pub fn config(&self) -> PathBuf {
@@ -111,7 +121,9 @@ impl World {
     /// The same, with `command` in front of `serve`, such as a tracer.
     pub async fn start_with(&mut self, mut command: Command) {
         command.args(["serve", "--config"]).arg(self.config());
-        command.env("CHAPAR_LOG_FORMAT", "json").env("CHAPAR_LOG", "info");
+        command
+            .env("CHAPAR_LOG_FORMAT", "json")
+            .env("CHAPAR_LOG", "info");
         command.stdin(Stdio::null()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("daemon");
         let stderr = child.stderr.take().expect("stderr");
@@ -126,14 +138,24 @@ impl World {
             }
         });
         let pid = child.id();
-        let mut daemon = Daemon { child, pid, log, ports: HashMap::new() };
+        let mut daemon = Daemon {
+            child,
+            pid,
+            log,
+            ports: HashMap::new(),
+        };
         let ready = daemon.event("daemon", "ready").await;
-        daemon.pid = ready["pid"].as_u64().and_then(|pid| pid.try_into().ok()).expect("pid");
+        daemon.pid = ready["pid"]
+            .as_u64()
+            .and_then(|pid| pid.try_into().ok())
+            .expect("pid");
         let listening: Vec<Value> = daemon.events("listener", "listening");
         for event in listening {
             let text = |key: &str| event.get(key).and_then(Value::as_str).unwrap_or_default();
             let name = format!("{}/{}", text("service"), text("tls"));
-            daemon.ports.insert(name, text("local").parse().expect("address"));
+            daemon
+                .ports
+                .insert(name, text("local").parse().expect("address"));
         }
         self.daemon = Some(daemon);
     }
@@ -160,7 +182,9 @@ impl World {
     pub async fn stop_waiting(&mut self) -> Option<i32> {
         let mut daemon = self.daemon.take()?;
         let waited = tokio::task::spawn_blocking(move || daemon.child.wait());
-        let status = tokio::time::timeout(PATIENCE, waited).await.expect("the daemon stops");
+        let status = tokio::time::timeout(PATIENCE, waited)
+            .await
+            .expect("the daemon stops");
         status.ok()?.ok()?.code()
     }
 
@@ -183,14 +207,21 @@ impl World {
     pub fn queue(&self) -> Vec<Value> {
         let (code, out, error) = self.run(&["queue", "list", "--json"]);
         assert_eq!(code, 0, "{error}");
-        out.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
+        out.lines()
+            .map(|line| serde_json::from_str(line).expect("JSON"))
+            .collect()
     }
 
     /// A client of the port for mail from outside, greeted and after EHLO.
     pub async fn mx(&self) -> Client {
-        let mut client = Client::connect(self.daemon().port("mx/starttls")).await.expect("connect");
+        let mut client = Client::connect(self.daemon().port("mx/starttls"))
+            .await
+            .expect("connect");
         assert_eq!(client.reply().await.expect("greeting").code, 220);
-        client.expect("EHLO client.example.net", 250).await.expect("EHLO");
+        client
+            .expect("EHLO client.example.net", 250)
+            .await
+            .expect("EHLO");
         client
     }
 
@@ -199,8 +230,14 @@ impl World {
         let port = self.daemon().port("submission/implicit");
         let mut client = Client::connect_tls(port, HOST).await.expect("connect");
         assert_eq!(client.reply().await.expect("greeting").code, 220);
-        client.expect("EHLO client.example.org", 250).await.expect("EHLO");
-        assert_eq!(client.auth_plain(USER, PASSWORD).await.expect("AUTH").code, 235);
+        client
+            .expect("EHLO client.example.org", 250)
+            .await
+            .expect("EHLO");
+        assert_eq!(
+            client.auth_plain(USER, PASSWORD).await.expect("AUTH").code,
+            235
+        );
         client
     }
 
@@ -231,18 +268,29 @@ impl Daemon {
     }
 
     pub fn port(&self, name: &str) -> SocketAddr {
-        *self.ports.get(name).unwrap_or_else(|| panic!("{name} in {:?}", self.ports))
+        *self
+            .ports
+            .get(name)
+            .unwrap_or_else(|| panic!("{name} in {:?}", self.ports))
     }
 
     pub fn signal(&self, name: &str) {
         let pid = self.pid.to_string();
-        let status = Command::new("kill").args(["-s", name, &pid]).status().expect("kill");
+        let status = Command::new("kill")
+            .args(["-s", name, &pid])
+            .status()
+            .expect("kill");
         assert!(status.success());
     }
 
     /// Every event of `target` with `message` so far.
     pub fn events(&self, target: &str, message: &str) -> Vec<Value> {
-        self.log.borrow().iter().filter(|event| is(event, target, message)).cloned().collect()
+        self.log
+            .borrow()
+            .iter()
+            .filter(|event| is(event, target, message))
+            .cloned()
+            .collect()
     }
 
     /// Waits for the first event of `target` whose message contains `part`.
@@ -250,7 +298,10 @@ impl Daemon {
         let mut log = self.log.clone();
         let found = |events: &Vec<Value>| {
             let text = |event: &Value| event["message"].as_str().unwrap_or_default().contains(part);
-            events.iter().find(|event| event["target"] == target && text(event)).cloned()
+            events
+                .iter()
+                .find(|event| event["target"] == target && text(event))
+                .cloned()
         };
         let waited = tokio::time::timeout(PATIENCE, log.wait_for(|events| found(events).is_some()));
         match waited.await {
@@ -273,7 +324,10 @@ impl Daemon {
     ) -> Value {
         let mut log = self.log.clone();
         let found = |events: &Vec<Value>| {
-            events.iter().find(|event| is(event, target, message) && fits(event)).cloned()
+            events
+                .iter()
+                .find(|event| is(event, target, message) && fits(event))
+                .cloned()
         };
         let waited = tokio::time::timeout(PATIENCE, log.wait_for(|events| found(events).is_some()));
         match waited.await {
@@ -297,7 +351,11 @@ fn listener(service: &str, tls: &str) -> String {
 fn section<'a>(config: &'a str, which: &str) -> &'a str {
     let at = config.find('[').unwrap_or(config.len());
     let (top, rest) = config.split_at(at);
-    if which == "top" { top } else { rest.strip_prefix("[delivery]\n").unwrap_or(rest) }
+    if which == "top" {
+        top
+    } else {
+        rest.strip_prefix("[delivery]\n").unwrap_or(rest)
+    }
 }
 
 pub fn write(path: PathBuf, text: &str, mode: u32) {
@@ -312,5 +370,10 @@ pub fn write(path: PathBuf, text: &str, mode: u32) {
 fn rsa_pem() -> &'static str {
     use chapar::signing::keys::{Algorithm, PrivateKey};
     static PEM: OnceLock<String> = OnceLock::new();
-    PEM.get_or_init(|| PrivateKey::generate(Algorithm::Rsa).expect("key").to_pem().to_string())
+    PEM.get_or_init(|| {
+        PrivateKey::generate(Algorithm::Rsa)
+            .expect("key")
+            .to_pem()
+            .to_string()
+    })
 }
