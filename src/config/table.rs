@@ -4,6 +4,7 @@ use std::fmt::Display;
 use std::net::{IpAddr, SocketAddr};
 
 use super::{Family, Size, Span, TlsVersion, sections};
+use crate::smtp::extension::Extension;
 
 /// One key of `chapar.toml`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -82,6 +83,18 @@ pub fn defaults() -> Vec<Row> {
             "Clients that may relay without AUTH.",
         ),
         Row::of(
+            "proxy_networks",
+            Some(none.shown()),
+            "networks",
+            "Proxies that begin each connection with a PROXY header (version 1 or 2); nobody else may.",
+        ),
+        Row::of(
+            "xclient_networks",
+            Some(none.shown()),
+            "networks",
+            "Proxies that may say XCLIENT; nobody else may.",
+        ),
+        Row::of(
             "listen.address",
             None,
             "address:port",
@@ -98,6 +111,12 @@ pub fn defaults() -> Vec<Row> {
             Some(quoted("starttls")),
             "starttls | implicit | none",
             "How TLS begins; none only on loopback.",
+        ),
+        Row::of(
+            "listen.disable",
+            Some(none.shown()),
+            "extensions",
+            "Extensions that this listener does not offer, beside those of smtp.disable.",
         ),
         Row::of(
             "route.to",
@@ -152,6 +171,7 @@ shown! {
         TlsVersion::V12 => "1.2",
         TlsVersion::V13 => "1.3",
     });
+    Vec<Extension>, "extensions", value => list(value);
     Vec<IpAddr>, "addresses", value => list(value);
     Vec<SocketAddr>, "address:port", value => list(value);
 }

@@ -20,6 +20,8 @@ use std::path::Path;
 
 use serde::Deserialize;
 
+use crate::smtp::scram::Verifier;
+
 pub use resolve::{ALIAS_DEPTH, ALIAS_TARGETS};
 
 /// Every domain of ours with its users and aliases.
@@ -69,6 +71,8 @@ impl Mode {
 pub struct User {
     /// The argon2id hash of the password in PHC form.
     pub password: String,
+    /// What SCRAM needs of the same password; none: only PLAIN and LOGIN work.
+    pub scram: Option<Verifier>,
     /// Addresses to send as beside the own one, in lower case: `user@domain` or `*@domain`.
     pub send_as: Vec<String>,
 }
