@@ -153,11 +153,6 @@ impl Session {
         &mut self.client
     }
 
-    /// Whether a transaction was begun on it before.
-    pub(super) fn was_used(&self) -> bool {
-        self.client.transactions() > 0
-    }
-
     /// How long it has been open.
     pub(super) fn age(&self) -> Duration {
         self.opened.elapsed()
