@@ -401,3 +401,28 @@ async fn talk_before_the_greeting_is_refused() {
     }
     panic!("never refused");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tls_session_of_one_service_is_not_resumed_at_another() {
+    let world = world("").await;
+    let connector = chapar::lab::Resuming::new().expect("connector");
+    let at = |name: &str| world.daemon().port(name);
+    assert!(
+        !connector
+            .resumes(at("submission/implicit"), HOST, false)
+            .await
+            .expect("first")
+    );
+    assert!(
+        connector
+            .resumes(at("submission/implicit"), HOST, false)
+            .await
+            .expect("again")
+    );
+    assert!(
+        !connector
+            .resumes(at("mx/starttls"), HOST, true)
+            .await
+            .expect("elsewhere")
+    );
+}
