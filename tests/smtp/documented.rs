@@ -15,6 +15,8 @@ fn the_table_of_attacks_names_tests_that_exist() {
             file.contains('*') || root.join("tests/dialogues").join(word).exists()
         } else if let Some(test) = word.strip_prefix("resources::") {
             resources.contains(&format!("fn {test}("))
+        } else if let Some(test) = word.strip_prefix("idle::") {
+            include_str!("idle.rs").contains(&format!("fn {test}("))
         } else if word.starts_with("tests/") {
             root.join(word).exists()
         } else if let Some((module, test)) = word.rsplit_once("::") {
