@@ -7,6 +7,7 @@ pub mod collect;
 pub mod complete;
 mod content;
 pub mod headers;
+pub mod reencode;
 pub mod trace;
 
 pub use content::{Body, Content, SpoolFile};
