@@ -29,7 +29,7 @@ use crate::smtp::reply::Reply;
 /// Messages in a worker's mailbox.
 pub(super) const MAILBOX: usize = 256;
 /// Records of one worker that the queue has not answered.
-const RECORDS: usize = 64;
+const RECORDS: usize = 32;
 /// A worker without work ends after this time.
 const IDLE: Duration = Duration::from_secs(60);
 /// A part for which there is no room waits for about this long.

@@ -97,13 +97,14 @@ async fn i3_kill_9_loses_nothing_and_repeats_only_what_was_in_flight() {
         .wait_queue("the queue is empty", |queue| queue.is_empty())
         .await;
     let repeated = counts.values().filter(|count| **count > 1).count();
-    let most = rounds * 20;
+    let most = rounds * (20 + 32);
     println!(
         "{rounds} rounds: {} accepted, {} delivered, {repeated} of them again (in flight at a kill)",
         acknowledged.len(),
         counts.len(),
     );
-    // At most one for each of the 20 connections to the destination, at each kill.
+    // At each kill: one on each of the 20 connections to the destination, and those whose 250 came
+    // but whose outcome was not yet on disk, at most 32.
     assert!(repeated <= most, "{repeated} were delivered twice");
     assert!(counts.values().all(|count| *count <= rounds + 1));
 }

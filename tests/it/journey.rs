@@ -194,7 +194,7 @@ async fn mail_from_outside_follows_aliases_and_the_catch_all() {
     let message = &remote.received()[0];
     let head = head(&message.data);
     assert!(
-        head.starts_with("Received: from client.example.net ([127.0.0.1])\r\n"),
+        head.starts_with("Received: from client.example.net ("),
         "{head}"
     );
     assert!(
