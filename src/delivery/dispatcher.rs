@@ -42,6 +42,9 @@ pub enum DispatcherError {
     /// TLS can not be set up.
     #[error("TLS for deliveries can not be set up: {0}")]
     Tls(#[from] tokio_rustls::rustls::Error),
+    /// `tls.ca_file` can not be used.
+    #[error(transparent)]
+    Roots(#[from] tls::client::RootsError),
 }
 
 /// A worker stopped having work: may it end? Only if no [`Deliver`] is on its way to it.
@@ -288,6 +291,7 @@ fn common(
     Ok(Arc::new(Common {
         reach: Reach::new(config),
         tls: Some(tls::client::opportunistic(config.tls.min_version)?),
+        verified: tls::client::verified(config)?,
         config: Arc::clone(config),
         resolver,
         fetch,

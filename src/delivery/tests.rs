@@ -319,6 +319,7 @@ mod workers {
         let common = Arc::new(Common {
             reach: Reach::new(&config),
             tls: None,
+            verified: None,
             connections: Arc::new(Semaphore::new(9)),
             fetch: ear.recipient(),
             resolver,
@@ -332,6 +333,7 @@ mod workers {
             }],
             port: mx.address().port(),
             routed: true,
+            proven: true,
         });
         let worker = Worker::new(1, common, destination, dispatcher, reporter.clone()).start();
         let parts = ["a@x", "b@x", "c@x"].map(|to| Pending::new(job(&[to]), &reporter));
