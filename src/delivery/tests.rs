@@ -60,6 +60,9 @@ fn job(recipients: &[&str]) -> Job {
             require_tls: false,
             ret: None,
             envid: None,
+            release_at: None,
+            deliver_by: None,
+            priority: 0,
         },
         size: 0,
         location: Location {

@@ -91,7 +91,7 @@ impl Session {
         }
         let transaction = self.server.transaction().ok_or(replies::MAIL_FIRST)?;
         let eight_bit = eight_bit || !content.head.is_ascii();
-        let envelope = intake::envelope(transaction, &self.targets, &content.head, eight_bit);
+        let envelope = intake::envelope(transaction, &self.targets, &content.head, eight_bit, at);
         self.spend(envelope.recipients.len()).await?;
         let (origin, name) = tokio::join!(self.origin(), self.client_name());
         let trace = self.trace(id, at, envelope.smtputf8, name.as_deref());

@@ -68,7 +68,9 @@ fn entity(
         .allows(field.whole)
     };
     // Folding a field could change what it means; nobody who writes such a field is right.
-    if fields.iter().any(long_field) {
+    let broken = fields.iter().any(long_field);
+    // The header of the message may hold UTF-8 (RFC 6532); that of a part is part of its body.
+    if broken || (!top && !rule.allows(head)) {
         return Err(Unencodable);
     }
     if rule.allows(body) {
@@ -369,6 +371,8 @@ mod tests {
             "Content-Type: multipart/mixed\r\n\r\nä\r\n".to_owned(),
             "Content-Type: message/partial\r\n\r\nä\r\n".to_owned(),
             "Content-Type: multipart/mixed; boundary=x\r\n\r\nä\r\n--x\r\n\r\na\r\n--x--\r\n"
+                .to_owned(),
+            "Content-Type: multipart/mixed; boundary=x\r\n\r\n--x\r\nSubject: ä\r\n\r\na\r\n--x--\r\n"
                 .to_owned(),
             format!("Content-Transfer-Encoding: base64\r\n\r\n{long}\r\n"),
             format!("Subject: {long}\r\n\r\na\r\n"),

@@ -4,6 +4,7 @@ mod addresses;
 mod dialogues;
 mod documented;
 mod idle;
+mod interop;
 mod resources;
 mod script;
 #[allow(dead_code, reason = "shared with the other suites, which use the rest")]

@@ -426,3 +426,33 @@ async fn a_tls_session_of_one_service_is_not_resumed_at_another() {
             .expect("elsewhere")
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn c043_a_silent_dns_delays_the_reply_to_a_message_within_bounds() {
+    let silent = tokio::net::UdpSocket::bind("127.0.0.1:0")
+        .await
+        .expect("socket");
+    let mut world = World::new(25, "").await;
+    let text = std::fs::read_to_string(world.config()).expect("configuration");
+    let (dns, nobody) = (world.dns.address(), silent.local_addr().expect("address"));
+    let text = text.replace(&dns.to_string(), &nobody.to_string());
+    crate::world::write(world.config(), &text, 0o644);
+    world.start().await;
+    let mut client = world.mx().await;
+    let started = Instant::now();
+    let message = b"From: a@box.example\r\n\r\nx\r\n";
+    let answer = client
+        .send("a@box.example", &["x@example.org"], message)
+        .await;
+    assert_eq!(answer.expect("one reply").code, 250);
+    assert!(
+        started.elapsed() < Duration::from_secs(25),
+        "{:?}",
+        started.elapsed()
+    );
+    client
+        .expect("NOOP", 250)
+        .await
+        .expect("the session goes on");
+    assert_eq!(world.queue().len(), 1);
+}
