@@ -18,7 +18,7 @@ use tokio::sync::{Semaphore, watch};
 
 use super::connection::Common;
 use super::hops::{Found, HopOrVerdict, Hops, domain_of};
-use super::messages::{Drain, Reload, Wake};
+use super::messages::{Drain, Reload, Resume, Wake};
 use super::pending::{Pending, Reporter};
 use super::routes::RouteError;
 use super::targets::{Destination, Reach};
@@ -393,6 +393,21 @@ impl Handler<Reload> for Dispatcher {
         self.retired
             .extend(self.workers.drain().map(|(_, started)| started.address));
         Ok(())
+    }
+}
+
+impl Handler<Resume> for Dispatcher {
+    type Result = ResponseFuture<()>;
+
+    fn handle(&mut self, _: Resume, _: &mut Context<Self>) -> Self::Result {
+        let workers = self.workers.values();
+        let told: Vec<_> = workers
+            .map(|started| started.address.send(Resume))
+            .collect();
+        Box::pin(async move {
+            // A worker that is gone pauses no more.
+            let _ = join_all(told).await;
+        })
     }
 }
 

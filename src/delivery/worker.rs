@@ -18,7 +18,7 @@ use tokio::sync::{Semaphore, oneshot, watch};
 
 use super::connection::{Common, Connection};
 use super::dispatcher::{Dispatcher, WorkerIdle};
-use super::messages::Drain;
+use super::messages::{Drain, Resume};
 use super::pacing::Pacing;
 use super::pending::{Pending, Reporter};
 use super::targets::{Destination, HostMemory, Lesson};
@@ -377,6 +377,14 @@ impl Handler<Ended> for Worker {
         self.connections.remove(&id);
         self.open.send_replace(self.connections.len());
         self.hand_out(context);
+    }
+}
+
+impl Handler<Resume> for Worker {
+    type Result = ();
+
+    fn handle(&mut self, _: Resume, _: &mut Context<Self>) {
+        self.pacing.resume();
     }
 }
 
