@@ -48,7 +48,11 @@ async fn submit(server: std::net::SocketAddr, name: String) -> Vec<String> {
 #[tokio::test(flavor = "multi_thread")]
 async fn i3_kill_9_loses_nothing_and_repeats_only_what_was_in_flight() {
     let remote = Mx::start(MxConfig::default()).await.expect("MX");
-    let mut world = World::new(remote.address().port(), "[retry]\nfirst = \"1s\"\n").await;
+    let mut world = World::new(
+        remote.address().port(),
+        "[retry]\nfirst = \"1s\"\nlongest = \"2s\"\n",
+    )
+    .await;
     mx(&world, "box.example", &remote).await;
     let mut acknowledged = HashSet::new();
     let rounds = rounds();
