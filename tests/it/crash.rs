@@ -16,7 +16,7 @@ fn rounds() -> usize {
     std::env::var("CHAPAR_ROUNDS")
         .ok()
         .and_then(|n| n.parse().ok())
-        .unwrap_or(3)
+        .unwrap_or(1)
 }
 
 /// One client: submits numbered messages until the connection breaks; gives those that got 250.
