@@ -133,7 +133,7 @@ sections! {
         error_delay: Span = Span::secs(1),
         /// Commands of one connection.
         commands: usize = 100_000,
-        /// Messages of one connection; told with the LIMITS extension.
+        /// Messages of one connection; told with the LIMITS extension. Not for `relay_networks`.
         transactions: usize = 1000,
         /// Chunks (BDAT) of one message.
         chunks: usize = 10_000,
