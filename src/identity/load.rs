@@ -11,6 +11,7 @@ use toml::Spanned;
 
 use super::{Domain, Identity, IdentityError, Mode, User, address, aliases};
 use crate::auth::password;
+use crate::config::{Dmarc, SpfFail};
 
 /// `domain.toml`.
 #[derive(Debug, Default, Deserialize)]
@@ -20,6 +21,8 @@ struct DomainFile {
     mode: Mode,
     #[serde(default)]
     selectors: Vec<Spanned<String>>,
+    dmarc: Option<Dmarc>,
+    spf_fail: Option<SpfFail>,
 }
 
 /// One value of `users.toml`.
@@ -103,6 +106,8 @@ fn domain(dir: &Path, name: &str) -> Result<Domain, IdentityError> {
     Ok(Domain {
         mode: file.mode,
         selectors,
+        dmarc: file.dmarc,
+        spf_fail: file.spf_fail,
         users,
         aliases,
     })

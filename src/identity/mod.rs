@@ -20,6 +20,9 @@ use std::path::Path;
 
 use serde::Deserialize;
 
+use crate::config::{Dmarc, Incoming, SpfFail};
+use crate::intake::policy::Policy;
+
 pub use resolve::{ALIAS_DEPTH, ALIAS_TARGETS};
 
 /// Every domain of ours with its users and aliases.
@@ -37,6 +40,10 @@ pub struct Domain {
     pub mode: Mode,
     /// DKIM selectors to sign with; each has a key in `secrets/dkim/DOMAIN/`.
     pub selectors: Vec<String>,
+    /// Which failing mail DMARC refuses; none: as the configuration says.
+    pub dmarc: Option<Dmarc>,
+    /// What a fail of SPF alone does; none: as the configuration says.
+    pub spf_fail: Option<SpfFail>,
     /// Users by local part in lower case.
     users: BTreeMap<String, User>,
     /// Targets by local part in lower case; `*` is the catch-all.
@@ -138,6 +145,12 @@ impl Identity {
             .map(|(name, domain)| (name.as_str(), domain))
     }
 
+    /// Whether mail to this domain ends here or at our aliases.
+    pub fn takes_mail_for(&self, domain: &str) -> bool {
+        let found = self.domains.get(&domain.to_ascii_lowercase());
+        found.is_some_and(|found| found.mode != Mode::SendOnly)
+    }
+
     /// The user with this address; the local part in any case.
     pub fn user(&self, address: &str) -> Option<&User> {
         let (local, domain) = address::key(address)?;
@@ -202,6 +215,16 @@ impl Identity {
 }
 
 impl Domain {
+    /// What is done with failing mail to it: its own word, else the configuration's.
+    pub fn policy(&self, incoming: &Incoming) -> Policy {
+        let common = Policy::from(incoming);
+        Policy {
+            dmarc: self.dmarc.unwrap_or(common.dmarc),
+            spf_fail: self.spf_fail.unwrap_or(common.spf_fail),
+            ..common
+        }
+    }
+
     /// Its users by local part in lower case.
     pub fn users(&self) -> impl Iterator<Item = (&str, &User)> {
         self.users

@@ -1,10 +1,14 @@
 //! What a message is and where it goes: decisions between the last byte of data and the signer.
 //!
 //! Receives the envelope and header block of a transaction; gives the header block as it goes on,
-//! the envelope with aliases expanded, and whose DKIM key signs. Pure, except [`verify`], which
-//! asks the DNS. Never changes a byte below the header (I12), never accepts mail for others from
+//! the envelope with aliases expanded, and whose DKIM key signs. Mail from outside is judged by
+//! [`outside`]. Pure, except [`verify`], which asks the DNS. Never changes a byte below the header (I12), never accepts mail for others from
 //! strangers (I11).
 
+pub mod outside;
+pub mod policy;
+pub mod results;
+pub mod srs;
 pub mod verify;
 
 use std::collections::HashSet;
@@ -68,25 +72,39 @@ fn may_send_as(identity: &Identity, user: &str, address: &str) -> Result<(), Rep
     Err(Reply::new(553, "5.7.1", text))
 }
 
-/// RCPT TO: where it leads, or why it is refused.
+/// RCPT TO: where it leads, or why it is refused. An address of ours that SRS made leads back to
+/// whom it was made for.
 pub fn recipient(
     identity: &Identity,
     client: Client<'_>,
     to: &Address,
+    bounce: Option<Result<Vec<String>, Reply>>,
 ) -> Result<Vec<String>, Reply> {
+    if let Some(bounce) = bounce {
+        return bounce;
+    }
+    match identity.resolve(to.as_str()) {
+        Resolution::Remote if client == Client::Outside => {
+            match identity.domain(to.domain()).map(|domain| domain.mode) {
+                Some(Mode::SendOnly) => Err(Reply::new(
+                    550,
+                    "5.7.1",
+                    "Mail to this domain goes to its MX, not here",
+                )),
+                _ => Err(replies::RELAY_DENIED),
+            }
+        }
+        _ => leads(identity, to),
+    }
+}
+
+/// Where an address leads, ours or not.
+fn leads(identity: &Identity, to: &Address) -> Result<Vec<String>, Reply> {
     match identity.resolve(to.as_str()) {
         Resolution::Targets(targets) => Ok(targets),
         Resolution::Unknown => Err(replies::UNKNOWN_RECIPIENT),
         Resolution::Refused(why) => Err(Reply::new(554, "5.4.6", why)),
-        Resolution::Remote if client != Client::Outside => Ok(vec![to.to_string()]),
-        Resolution::Remote => match identity.domain(to.domain()).map(|domain| domain.mode) {
-            Some(Mode::SendOnly) => Err(Reply::new(
-                550,
-                "5.7.1",
-                "Mail to this domain goes to its MX, not here",
-            )),
-            _ => Err(replies::RELAY_DENIED),
-        },
+        Resolution::Remote => Ok(vec![to.to_string()]),
     }
 }
 
@@ -95,11 +113,12 @@ pub fn recipient(
 pub struct Header {
     /// The block with its empty line; our trace and signatures go on top.
     pub head: Vec<u8>,
-    /// Whose DKIM key signs; `None` for mail from outside.
+    /// Whose DKIM key signs.
     pub sign_for: Option<String>,
 }
 
-/// Checks the header block and, for users, completes it.
+/// Checks the header block of users and networks and, for users, completes it. Mail from outside is
+/// [`outside`]'s.
 pub fn header(
     identity: &Identity,
     client: Client<'_>,
@@ -112,12 +131,6 @@ pub fn header(
     let fields = headers::fields(&head).map_err(|_| replies::BAD_HEADER)?;
     if fields.iter().filter(|field| field.is("Received")).count() >= limits.hops {
         return Err(replies::TOO_MANY_HOPS);
-    }
-    if client == Client::Outside {
-        return Ok(Header {
-            head,
-            sign_for: None,
-        });
     }
     let mut from = fields.iter().filter(|field| field.is("From"));
     let authors = match (from.next(), from.next()) {
@@ -168,6 +181,7 @@ pub fn envelope(transaction: &Transaction, targets: &[Vec<String>], eight_bit: b
             .as_ref()
             .map(Address::to_string)
             .unwrap_or_default(),
+        forwarded_as: None,
         recipients,
         body: if eight_bit {
             BodyKind::EightBit

@@ -36,7 +36,10 @@ impl Client {
     pub async fn connect(server: SocketAddr) -> io::Result<Client> {
         let tcp = TcpStream::connect(server).await?;
         tcp.set_nodelay(true)?;
-        Ok(Client { stream: Either::Left(tcp), input: Vec::new() })
+        Ok(Client {
+            stream: Either::Left(tcp),
+            input: Vec::new(),
+        })
     }
 
     /// Connects with TLS from the first byte; the greeting is still to be read.
@@ -50,8 +53,13 @@ impl Client {
             return Err(io::Error::other("TLS is already active"));
         };
         let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
-        let tls = TlsConnector::from(Arc::new(trusting()?)).connect(name, tcp).await?;
-        Ok(Client { stream: Either::Right(Box::new(tls)), input: Vec::new() })
+        let tls = TlsConnector::from(Arc::new(trusting()?))
+            .connect(name, tcp)
+            .await?;
+        Ok(Client {
+            stream: Either::Right(Box::new(tls)),
+            input: Vec::new(),
+        })
     }
 
     /// Sends bytes as they are.
@@ -90,7 +98,9 @@ impl Client {
             let mut block = [0; 4096];
             match self.stream.read(&mut block).await? {
                 0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-                read => self.input.extend_from_slice(block.get(..read).unwrap_or_default()),
+                read => self
+                    .input
+                    .extend_from_slice(block.get(..read).unwrap_or_default()),
             }
         }
     }
@@ -156,7 +166,10 @@ fn wanted(answer: Answer, code: u16, what: &str) -> io::Result<Answer> {
     if answer.code == code {
         return Ok(answer);
     }
-    Err(io::Error::other(format!("{what}: expected {code}, got {}", answer.text.trim_end())))
+    Err(io::Error::other(format!(
+        "{what}: expected {code}, got {}",
+        answer.text.trim_end()
+    )))
 }
 
 fn trusting() -> io::Result<ClientConfig> {
@@ -205,6 +218,8 @@ impl ServerCertVerifier for TrustAny {
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        rustls::crypto::ring::default_provider().signature_verification_algorithms.supported_schemes()
+        rustls::crypto::ring::default_provider()
+            .signature_verification_algorithms
+            .supported_schemes()
     }
 }

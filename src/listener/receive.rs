@@ -94,7 +94,10 @@ pub async fn receive<S: AsyncRead + Unpin>(
     };
     match sink.finish().await {
         Some(body) => {
-            let content = Content { head: head.into(), body };
+            let content = Content {
+                head: head.into(),
+                body,
+            };
             Ended::Dot(Ok(Message { content, eight_bit }))
         }
         None => Ended::Dot(Err(replies::QUEUE_FAILED)),

@@ -13,7 +13,7 @@ use std::time::Duration;
 use actix::{Addr, Recipient};
 use bytes::{Bytes, BytesMut};
 use hickory_resolver::TokioResolver;
-use queue_schema::{Origin, QueueId};
+use queue_schema::{Envelope, Origin, QueueId};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
@@ -25,11 +25,12 @@ use super::receive::{self, Ended, Message};
 use crate::auth::{AuthError, Authenticate, Authenticator};
 use crate::config::{Config, Service, TlsMode};
 use crate::identity::Identity;
+use crate::intake::outside::{Arrival, Outside};
 use crate::intake::{self, Client};
-use crate::message::trace::{self, Trace};
 use crate::message::Content;
+use crate::message::trace::{self, Trace};
 use crate::queue::{Accept, AcceptError, IdSource};
-use crate::signing::{Sign, Signer};
+use crate::signing::{Seal, Sign, Signer};
 use crate::smtp::address::Address;
 use crate::smtp::replies::{self, Reply};
 use crate::smtp::sasl::Credentials;
@@ -51,7 +52,9 @@ pub struct Shared {
     pub queue: Recipient<Accept>,
     /// Issues queue ids.
     pub ids: IdSource,
-    /// For SPF.
+    /// Judges mail from outside.
+    pub outside: Arc<Outside>,
+    /// For SPF, DKIM, DMARC and ARC.
     pub resolver: TokioResolver,
     /// Where long bodies go as they arrive.
     pub spool: PathBuf,
@@ -293,7 +296,12 @@ impl Session {
     }
 
     fn recipient(&mut self, to: Address) {
-        let verdict = match intake::recipient(&self.shared.identity, self.client(), &to) {
+        let Shared {
+            config, identity, ..
+        } = &*self.shared;
+        let now = crate::time::now();
+        let bounce = self.shared.outside.bounce(config, identity, &to, now);
+        let verdict = match intake::recipient(identity, self.client(), &to, bounce) {
             Ok(targets) => {
                 self.targets.push(targets);
                 Ok(())
@@ -343,31 +351,12 @@ impl Session {
     /// The journey from the last byte to durability.
     async fn accept(&mut self, id: QueueId, message: Message) -> Result<QueueId, Reply> {
         let shared = self.shared.clone();
-        let config = &shared.config;
         let at = crate::time::now();
-        let Content { head, body } = message.content;
-        let header = intake::header(
-            &shared.identity,
-            self.client(),
-            head.into(),
-            &config.limits,
-            id,
-            &config.hostname,
-            at,
-        )?;
-        let transaction = self.server.transaction().ok_or(replies::MAIL_FIRST)?;
-        let eight_bit = message.eight_bit || !header.head.is_ascii();
-        let envelope = intake::envelope(transaction, &self.targets, eight_bit);
+        let (envelope, origin, mut content, signature) = match self.client() {
+            Client::Outside => self.outside(message, at).await?,
+            _ => self.inside(id, message, at).await?,
+        };
         let trace = self.trace(id, at);
-        let origin = self.origin().await;
-        let mut content = Content {
-            head: header.head.into(),
-            body,
-        };
-        let signature = match header.sign_for {
-            Some(domain) => self.sign(domain, &content).await?,
-            None => Bytes::new(),
-        };
         content.head = [trace.as_bytes(), &signature, &content.head]
             .concat()
             .into();
@@ -383,6 +372,97 @@ impl Session {
             Ok(Err(AcceptError::DiskFull)) => Err(replies::DISK_FULL),
             Ok(Err(AcceptError::Draining)) => Err(replies::SHUTTING_DOWN),
             Ok(Err(AcceptError::Store(_))) | Err(_) => Err(replies::QUEUE_FAILED),
+        }
+    }
+
+    /// Mail of users and trusted networks: checked, completed, signed.
+    async fn inside(
+        &self,
+        id: QueueId,
+        message: Message,
+        at: u64,
+    ) -> Result<(Envelope, Origin, Content, Bytes), Reply> {
+        let config = &self.shared.config;
+        let Content { head, body } = message.content;
+        let header = intake::header(
+            &self.shared.identity,
+            self.client(),
+            head.into(),
+            &config.limits,
+            id,
+            &config.hostname,
+            at,
+        )?;
+        let transaction = self.server.transaction().ok_or(replies::MAIL_FIRST)?;
+        let eight_bit = message.eight_bit || !header.head.is_ascii();
+        let envelope = intake::envelope(transaction, &self.targets, eight_bit);
+        let content = Content {
+            head: header.head.into(),
+            body,
+        };
+        let signature = match header.sign_for {
+            Some(domain) => self.sign(domain, &content).await?,
+            None => Bytes::new(),
+        };
+        let client = self.peer.ip().to_canonical();
+        let origin = match self.client() {
+            Client::User(user) => Origin::User {
+                user: user.to_owned(),
+                client,
+            },
+            _ => Origin::Network { client },
+        };
+        Ok((envelope, origin, content, signature))
+    }
+
+    /// Mail of strangers: judged, marked, sealed where it goes on.
+    async fn outside(
+        &self,
+        message: Message,
+        at: u64,
+    ) -> Result<(Envelope, Origin, Content, Bytes), Reply> {
+        let Shared {
+            config,
+            identity,
+            resolver,
+            outside,
+            ..
+        } = &*self.shared;
+        let client = self.peer.ip().to_canonical();
+        let hello = self.server.hello();
+        let arrival = Arrival {
+            client,
+            hello: hello.map(|hello| hello.name.as_str()).unwrap_or_default(),
+            transaction: self.server.transaction().ok_or(replies::MAIL_FIRST)?,
+            targets: &self.targets,
+            content: message.content,
+            eight_bit: message.eight_bit,
+            at,
+        };
+        let passed = outside.receive(config, identity, resolver, arrival).await?;
+        let seal = match passed.seal {
+            Some(seal) => self.seal(seal).await,
+            None => Bytes::new(),
+        };
+        let origin = Origin::Outside {
+            client,
+            verified: passed.verified,
+        };
+        Ok((passed.envelope, origin, passed.content, seal))
+    }
+
+    /// A seal helps, but mail without one is better than none.
+    async fn seal(&self, seal: Seal) -> Bytes {
+        match self.shared.signer.send(seal).await {
+            Ok(Ok(set)) => set,
+            Ok(Err(error)) => {
+                tracing::error!(target: "session", %error, "forwarded without a seal");
+                Bytes::new()
+            }
+            Err(error) => {
+                tracing::error!(target: "session", %error, "forwarded without a seal");
+                Bytes::new()
+            }
         }
     }
 
@@ -407,37 +487,6 @@ impl Session {
             },
             at,
         })
-    }
-
-    async fn origin(&self) -> Origin {
-        let client = self.peer.ip().to_canonical();
-        let sender = self
-            .server
-            .transaction()
-            .and_then(|open| open.from.as_ref());
-        match (self.client(), sender) {
-            (Client::User(user), _) => Origin::User {
-                user: user.to_owned(),
-                client,
-            },
-            (Client::Network, _) => Origin::Network { client },
-            (Client::Outside, None) => Origin::Outside {
-                client,
-                verified: false,
-            },
-            (Client::Outside, Some(from)) => {
-                let hello = self
-                    .server
-                    .hello()
-                    .map(|hello| hello.name.as_str())
-                    .unwrap_or_default();
-                let hostname = &self.shared.config.hostname;
-                let resolver = &self.shared.resolver;
-                let verified =
-                    intake::verify::spf_passes(resolver, client, hello, hostname, from).await;
-                Origin::Outside { client, verified }
-            }
-        }
     }
 
     async fn sign(&self, domain: String, content: &Content) -> Result<Bytes, Reply> {

@@ -178,6 +178,8 @@ replies! {
     BAD_HEADER = 550 "5.6.0" "The header is malformed: each line needs a name and a colon, and an empty line ends it";
     /// No From, or several.
     BAD_FROM = 550 "5.6.0" "The message needs exactly one From header";
+    /// From is missing, repeated or unreadable in mail from outside.
+    NO_AUTHOR = 550 "5.7.1" "The message needs exactly one From header, with an address";
     /// limits.message.
     MESSAGE_TOO_BIG = 552 "5.3.4" "The message is too big";
     /// limits.header.
@@ -188,6 +190,8 @@ replies! {
     NO_RECIPIENTS = 554 "5.5.1" "No valid recipients";
     /// limits.hops.
     TOO_MANY_HOPS = 554 "5.4.6" "Too many Received headers, the message seems to loop";
+    /// Delivered-To names a recipient.
+    LOOP = 554 "5.4.6" "The message was delivered to this address before, it seems to loop";
     /// An unknown parameter of MAIL or RCPT.
     UNKNOWN_PARAMETER = 555 "5.5.4" "A parameter is not supported";
 }

@@ -139,6 +139,7 @@ impl World {
             },
             envelope: Envelope {
                 reverse_path: "sender@example.org".to_owned(),
+                forwarded_as: None,
                 recipients: recipients.collect(),
                 body: BodyKind::SevenBit,
                 smtputf8: false,

@@ -1,0 +1,5 @@
+//! Public test suites through our own code, with the DNS answered by a real server on loopback.
+
+mod arc;
+mod spf;
+mod yaml;
