@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 /// The upper 54 bits are the microseconds since 1970 at which it was issued, the lower 10 make ids
 /// of one microsecond distinct. Written as 13 characters of Crockford's base 32 in lower case, so
 /// that text sorts as the number does and no two characters look alike.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct QueueId(pub u64);
 
 const ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";

@@ -9,9 +9,16 @@
 #![forbid(unsafe_code)]
 
 mod envelope;
+pub mod frame;
 mod id;
+pub mod index;
 mod message;
+pub mod record;
+pub mod segment;
 
 pub use envelope::{BodyKind, Envelope, Notify, Origin, Recipient, Ret};
+pub use frame::{Frame, FrameError, Kind, Stamp};
 pub use id::{ParseIdError, QueueId};
-pub use message::{BodyPlace, Location, Message, Millis, RecipientState, Reply, Status};
+pub use message::{BodyPlace, Location, Message, Millis, RecipientState, Reply, Spooled, Status};
+pub use record::{Change, Record, RecordError};
+pub use segment::{SegmentError, SegmentHeader};

@@ -51,8 +51,19 @@ pub struct Location {
 pub enum BodyPlace {
     /// In the record, behind the header block.
     Inline,
-    /// In a file of its own in the spool directory: the file's name.
-    Spool(String),
+    /// In a file of its own in the spool directory.
+    Spool(Spooled),
+}
+
+/// A body in a file of its own.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Spooled {
+    /// The file's name in the spool directory.
+    pub name: String,
+    /// Its length in bytes.
+    pub length: u64,
+    /// CRC32C of its bytes.
+    pub crc: u32,
 }
 
 /// How far one recipient has come.

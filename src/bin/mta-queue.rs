@@ -1,4 +1,6 @@
 //! The `mta-queue` command.
 #![forbid(unsafe_code)]
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    chapar::cli::queue::main()
+}

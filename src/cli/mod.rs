@@ -16,7 +16,9 @@ mod dns;
 mod domain;
 mod exit;
 mod password;
+pub mod queue;
 mod records;
+mod serve;
 mod setup;
 pub mod site;
 mod user;
@@ -49,6 +51,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Serve(serve::Args),
     Setup(setup::Args),
     Demo(demo::Args),
     Check(check::Args),
@@ -60,6 +63,7 @@ enum Command {
     User(user::Command),
     #[command(subcommand)]
     Alias(alias::Command),
+    Queue(queue::QueueCommand),
 }
 
 /// Runs the command line of this process.
@@ -77,6 +81,7 @@ pub fn main() -> ExitCode {
     };
     let config = cli.config.as_path();
     let result = match cli.command {
+        Command::Serve(args) => serve::run(config, args),
         Command::Setup(args) => setup::run(config, args),
         Command::Demo(args) => demo::run(args),
         Command::Check(args) => check::run(config, args),
@@ -85,6 +90,7 @@ pub fn main() -> ExitCode {
         Command::Domain(command) => domain::run(config, command),
         Command::User(command) => user::run(config, command),
         Command::Alias(command) => alias::run(config, command),
+        Command::Queue(command) => return queue::run(command, config),
     };
     result.unwrap_or_else(|error| exit::report(&error))
 }

@@ -10,6 +10,11 @@ pub(super) fn line(text: Arguments<'_>) {
     }
 }
 
+/// Prints a line that nobody need read.
+pub(super) fn told(text: Arguments<'_>) {
+    let _ = writeln!(io::stdout(), "{text}");
+}
+
 /// `println!` by way of [`line`].
 macro_rules! say {
     ($($text:tt)*) => { $crate::cli::print::line(format_args!($($text)*)) };

@@ -202,7 +202,8 @@ pub(super) async fn targets(
         }
     }
     if targets.is_empty() {
-        return Err(none.verdict(&destination.key));
+        let names: Vec<&str> = hosts.iter().map(|host| host.name.as_str()).collect();
+        return Err(none.verdict(&names.join(", ")));
     }
     targets.truncate(MAX_ADDRESSES);
     let now = Instant::now();
@@ -252,17 +253,17 @@ struct NoTarget {
 }
 
 impl NoTarget {
-    fn verdict(self, key: &str) -> Verdict {
+    fn verdict(self, hosts: &str) -> Verdict {
         if let Some(reason) = self.failed {
-            let text = format!("addresses of {key} can not be looked up: {reason}");
+            let text = format!("addresses of {hosts} can not be looked up: {reason}");
             return Verdict::deferred(451, "4.4.3", &text);
         }
         if self.own {
-            return mx::loops_back(key);
+            return mx::loops_back(hosts);
         }
         if let Some(address) = self.private {
             let text = format!(
-                "{key} is at {address}, an address that is not on the Internet; \
+                "{hosts} is at {address}, an address that is not on the Internet; \
                  delivery.private_targets = true allows that"
             );
             let enhanced = if address.is_loopback() {
@@ -273,13 +274,13 @@ impl NoTarget {
             return Verdict::failed(554, enhanced, &text);
         }
         if self.family {
-            let text = format!("{key} can only be reached over an IP family we do not send from");
+            let text = format!("{hosts} can only be reached over an IP family we do not send from");
             return Verdict::deferred(451, "4.4.1", &text);
         }
         Verdict::failed(
             550,
             "5.4.4",
-            &format!("{key} has neither A nor AAAA record"),
+            &format!("{hosts} has neither A nor AAAA record"),
         )
     }
 }

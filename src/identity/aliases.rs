@@ -170,4 +170,20 @@ mod tests {
             assert!(fault.1.contains(remedy), "{text}: {}", fault.1);
         }
     }
+
+    proptest::proptest! {
+        #[test]
+        fn any_text_is_read_or_refused_with_its_line(text in "(?s)([a-c*+]{1,3}: ?[a-c@.#,| ]{0,9}\\s?|.{0,9}\n?){0,8}") {
+            match parse(&text, "example.org") {
+                Ok(entries) => for entry in entries {
+                    assert!(entry.targets.iter().all(|target| address::check(target).is_ok()));
+                    assert!(!entry.targets.is_empty());
+                },
+                Err((line, why)) => {
+                    assert!(line >= 1 && line <= text.lines().count());
+                    assert!(!why.is_empty());
+                }
+            }
+        }
+    }
 }

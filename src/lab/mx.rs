@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -58,6 +58,8 @@ impl Default for MxConfig {
 pub struct Received {
     /// Which of its connections, from 1.
     pub connection: u64,
+    /// The client's address.
+    pub client: IpAddr,
     /// Whether it came over TLS.
     pub tls: bool,
     /// The client's name in EHLO or HELO.
@@ -216,7 +218,7 @@ impl Shared {
 
 async fn accept(listener: TcpListener, shared: Arc<Shared>) {
     loop {
-        let Ok((stream, _)) = listener.accept().await else {
+        let Ok((stream, client)) = listener.accept().await else {
             continue;
         };
         let number = shared.note(|seen| {
@@ -228,15 +230,18 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
         let shared = Arc::clone(&shared);
         tokio::spawn(async move {
             // Errors are the client going away, which is its right.
-            let _ = serve(stream, number, &shared).await;
+            let _ = serve(stream, (number, client.ip()), &shared).await;
             shared.note(|seen| seen.open -= 1);
         });
     }
 }
 
-async fn serve(stream: TcpStream, number: u64, shared: &Shared) -> io::Result<()> {
+/// Number and peer of a connection.
+type Who = (u64, IpAddr);
+
+async fn serve(stream: TcpStream, who: Who, shared: &Shared) -> io::Result<()> {
     stream.set_nodelay(true)?;
-    let mut session = Session::new(stream, number, false, shared);
+    let mut session = Session::new(stream, who, false, shared);
     let greeting = format!("220 {} ESMTP lab", shared.config.hostname);
     if session.act(Stage::Greeting, "", &greeting).await? == Flow::Close {
         return session.close().await;
@@ -248,16 +253,17 @@ async fn serve(stream: TcpStream, number: u64, shared: &Shared) -> io::Result<()
     if session.act(Stage::Handshake, "", "").await? == Flow::Close {
         return session.close().await;
     }
+    session.flush().await?;
     let Session { stream, .. } = session;
     let stream = shared.acceptor.accept(stream).await?;
-    let mut session = Session::new(stream, number, true, shared);
+    let mut session = Session::new(stream, who, true, shared);
     session.run().await?;
     session.close().await
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Flow {
-    /// On with it; the flag says whether the usual was done.
+    /// On with it; the flag says whether the client was told yes.
     Go(bool),
     Handshake,
     Close,
@@ -265,7 +271,7 @@ enum Flow {
 
 struct Session<'a, S> {
     stream: S,
-    number: u64,
+    who: Who,
     tls: bool,
     shared: &'a Shared,
     input: Vec<u8>,
@@ -276,10 +282,10 @@ struct Session<'a, S> {
 }
 
 impl<'a, S: AsyncRead + AsyncWrite + Unpin> Session<'a, S> {
-    fn new(stream: S, number: u64, tls: bool, shared: &'a Shared) -> Self {
+    fn new(stream: S, who: Who, tls: bool, shared: &'a Shared) -> Self {
         Session {
             stream,
-            number,
+            who,
             tls,
             shared,
             input: Vec::new(),
@@ -295,7 +301,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Session<'a, S> {
             let Some(line) = self.line().await? else {
                 return Ok(Flow::Close);
             };
-            let connection = self.number;
+            let connection = self.who.0;
             self.shared.note(|seen| {
                 seen.log.push(Line {
                     connection,
@@ -355,23 +361,17 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Session<'a, S> {
                     }
                 }
                 let flow = self.act(Stage::Rcpt, line, usual).await?;
-                if flow == Flow::Go(true) && usual.starts_with("250") {
+                if flow == Flow::Go(true) {
                     self.recipients.push(recipient);
                 }
                 Ok(flow)
             }
             "DATA" => {
-                if self.recipients.is_empty() {
-                    let flow = self
-                        .act(Stage::Data, line, "554 5.5.1 no valid recipients")
-                        .await?;
-                    // A script may answer 354 all the same: then data follows.
-                    if flow == Flow::Go(false) && self.output.starts_with(b"354") {
-                        return self.data().await;
-                    }
-                    return Ok(flow);
-                }
-                match self.act(Stage::Data, line, "354 go ahead").await? {
+                let usual = match self.recipients.is_empty() {
+                    true => "554 5.5.1 no valid recipients",
+                    false => "354 go ahead",
+                };
+                match self.act(Stage::Data, line, usual).await? {
                     Flow::Go(true) => self.data().await,
                     other => Ok(other),
                 }
@@ -414,7 +414,8 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Session<'a, S> {
         if flow == Flow::Go(true) && !self.recipients.is_empty() {
             let (reverse_path, parameters) = self.mail.take().unwrap_or_default();
             let received = Received {
-                connection: self.number,
+                connection: self.who.0,
+                client: self.who.1,
                 tls: self.tls,
                 hello: self.hello.clone(),
                 reverse_path,
@@ -481,11 +482,11 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Session<'a, S> {
                 if !usual.is_empty() {
                     self.say(usual)?;
                 }
-                Ok(Flow::Go(true))
+                Ok(Flow::Go(usual.is_empty() || is_yes(usual.as_bytes())))
             }
             Act::Reply(text) => {
                 self.say(&text)?;
-                Ok(Flow::Go(false))
+                Ok(Flow::Go(is_yes(text.as_bytes())))
             }
             Act::ReplyThenClose(text) => {
                 self.say(&text)?;
@@ -501,11 +502,14 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Session<'a, S> {
             }
             Act::Raw(bytes) => {
                 self.output.extend_from_slice(&bytes);
-                Ok(Flow::Go(false))
+                Ok(Flow::Go(is_yes(&bytes)))
             }
-            Act::Endless(bytes) => loop {
-                self.stream.write_all(&bytes).await?;
-            },
+            Act::Endless(bytes) => {
+                self.flush().await?;
+                loop {
+                    self.stream.write_all(&bytes).await?;
+                }
+            }
             Act::After(..) => Ok(Flow::Close),
         }
     }
@@ -550,6 +554,11 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Session<'a, S> {
         self.flush().await?;
         self.stream.shutdown().await
     }
+}
+
+/// Whether a reply is a 2xx or 3xx.
+fn is_yes(reply: &[u8]) -> bool {
+    matches!(reply.first(), Some(b'2' | b'3'))
 }
 
 /// `FROM:<a@b> X=y` as `a@b` and `X=y`.

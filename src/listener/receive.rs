@@ -1,7 +1,6 @@
 //! Message data from the wire into memory or, when it is long, into a spool file.
 
 use std::io;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -11,7 +10,7 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 use crate::config::Limits;
 use crate::message::collect::{Collector, Problem};
 use crate::message::{Body, Content};
-use crate::queue::SpoolWriter;
+use crate::queue::store::{Spool, SpoolWriter};
 use crate::smtp::data::Decoder;
 use crate::smtp::replies::{self, Reply};
 
@@ -53,7 +52,7 @@ pub async fn receive<S: AsyncRead + Unpin>(
     stream: &mut S,
     input: &mut BytesMut,
     limits: &Limits,
-    spool: &std::path::Path,
+    spool: &Spool,
     id: QueueId,
 ) -> Ended {
     let mut decoder = Decoder::default();
@@ -117,21 +116,15 @@ pub async fn read<S: AsyncRead + Unpin>(
 }
 
 impl Sink {
-    async fn take(
-        self,
-        part: &mut Vec<u8>,
-        max_memory: usize,
-        spool: &std::path::Path,
-        id: QueueId,
-    ) -> Sink {
+    async fn take(self, part: &mut Vec<u8>, max_memory: usize, spool: &Spool, id: QueueId) -> Sink {
         match self {
             Sink::Memory(mut body) => {
                 body.append(part);
                 if body.len() <= max_memory {
                     return Sink::Memory(body);
                 }
-                let path: PathBuf = spool.to_owned();
-                let created = blocking(move || SpoolWriter::create(&path, id)).await;
+                let spool = spool.clone();
+                let created = blocking(move || spool.begin(id)).await;
                 match created {
                     Ok(writer) => Sink::Spool {
                         writer: Box::new(writer),

@@ -6,7 +6,6 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,6 +28,7 @@ use crate::intake::outside::{Arrival, Outside};
 use crate::intake::{self, Client};
 use crate::message::Content;
 use crate::message::trace::{self, Trace};
+use crate::queue::store::Spool;
 use crate::queue::{Accept, AcceptError, IdSource};
 use crate::signing::{Seal, Sign, Signer};
 use crate::smtp::address::Address;
@@ -57,7 +57,7 @@ pub struct Shared {
     /// For SPF, DKIM, DMARC and ARC.
     pub resolver: TokioResolver,
     /// Where long bodies go as they arrive.
-    pub spool: PathBuf,
+    pub spool: Spool,
 }
 
 type Stream = Either<TcpStream, Box<TlsStream<TcpStream>>>;
@@ -320,7 +320,7 @@ impl Session {
     }
 
     async fn data(&mut self, stream: &mut Stream) -> Result<(), Gone> {
-        let id = self.shared.ids.next();
+        let id = self.shared.ids.issue();
         let shared = self.shared.clone();
         let limits = &shared.config.limits;
         let ended = receive::receive(stream, &mut self.input, limits, &shared.spool, id).await;

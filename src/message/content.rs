@@ -32,6 +32,8 @@ pub struct SpoolFile {
     pub path: Arc<PathBuf>,
     /// Its length in bytes.
     pub len: u64,
+    /// CRC32C of its bytes.
+    pub crc: u32,
 }
 
 impl Content {

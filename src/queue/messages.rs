@@ -3,9 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix::Message as ActorMessage;
+use actix::{Message as ActorMessage, Recipient};
 use queue_schema::{Envelope, Location, Message, Millis, Origin, QueueId, Reply};
 
+use super::Leads;
+use super::store::StoreError;
+use crate::config::Config;
+use crate::delivery::Wake;
 use crate::message::Content;
 
 /// Make this message durable. Only its `Ok` becomes `250` (invariant I1).
@@ -113,4 +117,56 @@ pub enum Outcome {
     },
     /// Never try again; tell the sender.
     Failed,
+}
+
+/// Jobs go to this dispatcher from now on; before the first one nothing is delivered.
+#[derive(ActorMessage)]
+#[rtype(result = "()")]
+pub struct Connect(pub Recipient<Wake>);
+
+/// From now on these hold.
+#[derive(ActorMessage)]
+#[rtype(result = "()")]
+pub struct Reload {
+    /// The configuration.
+    pub config: Arc<Config>,
+    /// Where addresses lead.
+    pub leads: Leads,
+}
+
+/// Accept nothing more, start no job, make durable what was reported, close the store, then
+/// answer. Send it after delivery has drained.
+#[derive(ActorMessage)]
+#[rtype(result = "()")]
+pub struct Stop;
+
+/// Answer, to show that you can.
+#[derive(ActorMessage)]
+#[rtype(result = "()")]
+pub struct Ping;
+
+/// Do this to these recipients. The answer, when it is durable, is how many it touched.
+#[derive(ActorMessage, Debug, Clone)]
+#[rtype(result = "Result<u64, StoreError>")]
+pub struct Steer {
+    /// What.
+    pub verb: Verb,
+    /// Messages, and positions in their `envelope.recipients`.
+    pub targets: Vec<(QueueId, Vec<u32>)>,
+    /// The operator, for the log and the journal.
+    pub by: String,
+}
+
+/// What an operator can do to messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verb {
+    /// Deferred recipients are due now.
+    Replay,
+    /// Recipients end here, and nobody is told.
+    Remove,
+    /// The message is not tried, and no deadline ends it.
+    Hold,
+    /// The opposite.
+    Release,
 }

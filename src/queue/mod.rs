@@ -1,30 +1,111 @@
-//! The queue actor and what it owns.
+//! The queue: makes mail durable, wakes it when it is due, and remembers what became of it.
+//!
+//! [`open`] recovers the [`store`]; [`start`] gives it to the actor [`Queue`], which runs on a
+//! thread of its own. Sessions send [`Accept`]; workers send [`Fetch`] and [`Record`]; control
+//! sends [`Steer`] and looks through a [`View`]. The actor sends [`crate::delivery::Wake`] to the
+//! dispatcher and [`crate::signing::Sign`] to the signer, for notifications.
+//!
+//! What always holds: `Ok` to `Accept` only after the sync (I1); a recipient is forgotten only
+//! after its end is on disk (I2); each has a deadline (I5); a notification and the end it tells of
+//! are stored together. The actor never opens a socket and never blocks: the store's threads do.
+//! A panic in it ends the process, which systemd starts again.
 
+mod actor;
+mod budget;
+mod commit;
+mod dispatch;
+mod dsn;
+mod due;
+mod ids;
 mod messages;
+mod outcome;
+pub mod schedule;
+mod selector;
+mod settle;
+mod steer;
+pub mod store;
+mod view;
 
-pub use messages::{Accept, AcceptError, Attempt, Fetch, FetchError, Job, Outcome, Record};
-/// placeholder
+use std::sync::Arc;
+
+use actix::prelude::*;
+use queue_schema::Reply;
+
+pub use actor::Queue;
+pub use ids::IdSource;
+pub use messages::{
+    Accept, AcceptError, Attempt, Connect, Fetch, FetchError, Job, Outcome, Ping, Record, Reload,
+    Steer, Stop, Verb,
+};
+pub use selector::{Matcher, STATES, Selector, SelectorError, state_word};
+pub use store::{Spool, SpoolWriter};
+pub use view::{Page, View};
+
+use crate::config::Config;
+use crate::signing::Sign;
+use store::{OpenError, Options, Recovered, Store};
+
+/// Where an address leads: itself if its domain is not ours, its targets if it is, nothing if
+/// nobody is there. Must not block.
+pub type Leads = Arc<dyn Fn(&str) -> Vec<String> + Send + Sync>;
+
+/// A store that was opened and recovered, not yet given to the actor.
+pub struct Opened {
+    store: Store,
+    ids: IdSource,
+    /// What opening found.
+    pub recovered: Recovered,
+}
+
+/// What others need of the queue.
 #[derive(Clone)]
-pub struct IdSource;
-impl IdSource {
-    /// next
-    pub fn next(&self) -> queue_schema::QueueId {
-        queue_schema::QueueId(0)
+pub struct Handle {
+    /// The actor.
+    pub addr: Addr<Queue>,
+    /// Issues ids.
+    pub ids: IdSource,
+    /// Where sessions put large bodies.
+    pub spool: Spool,
+    /// Reading for operators.
+    pub view: View,
+}
+
+/// Opens the store in `config.data_dir`. Blocks while it recovers.
+pub fn open(config: &Config) -> Result<Opened, OpenError> {
+    let mut options = Options::new(&config.data_dir);
+    options.free_space = config.limits.free_space.0;
+    let (store, recovered) = Store::open(&options)?;
+    let ids = IdSource::new(recovered.highest);
+    Ok(Opened {
+        store,
+        ids,
+        recovered,
+    })
+}
+
+/// Starts the actor on an arbiter of its own. Needs a running actix system.
+pub fn start(opened: Opened, config: Arc<Config>, signer: Recipient<Sign>, leads: Leads) -> Handle {
+    let (ids, spool) = (opened.ids.clone(), opened.store.spool());
+    let view = View::new(opened.store.clone());
+    let arbiter = Arbiter::new();
+    let addr = Queue::start_in_arbiter(&arbiter.handle(), move |_| {
+        Queue::new(opened, config, signer, leads)
+    });
+    Handle {
+        addr,
+        ids,
+        spool,
+        view,
     }
 }
-/// placeholder
-pub struct SpoolWriter;
-impl SpoolWriter {
-    /// create
-    pub fn create(_: &std::path::Path, _: queue_schema::QueueId) -> std::io::Result<Self> {
-        Ok(SpoolWriter)
-    }
-    /// write
-    pub fn write(&mut self, _: &[u8]) -> std::io::Result<()> {
-        Ok(())
-    }
-    /// finish
-    pub fn finish(self) -> std::io::Result<crate::message::SpoolFile> {
-        Err(std::io::ErrorKind::Other.into())
-    }
+
+/// A reply that no server gave.
+pub(crate) fn own_reply(code: u16, enhanced: &str, text: &str) -> Reply {
+    let reply = Reply {
+        code,
+        enhanced: enhanced.to_owned(),
+        text: text.to_owned(),
+        remote: String::new(),
+    };
+    outcome::clean_reply(&reply)
 }

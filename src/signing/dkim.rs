@@ -297,6 +297,7 @@ mod tests {
             body: Body::Spool(crate::message::SpoolFile {
                 path: Arc::new(file.path().to_owned()),
                 len: body.len() as u64,
+                crc: 0,
             }),
         };
         let memory = Content {

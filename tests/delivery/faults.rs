@@ -1,1 +1,373 @@
+//! Peers that break the protocol, hang, or go away: the right outcome for each recipient, once.
 
+use std::collections::HashMap;
+use std::time::Duration;
+
+use chapar::config::Span;
+use chapar::lab::{Act, MxConfig, Stage};
+use chapar::message::{Body, Content};
+
+use crate::world::{World, hosts, ip, small};
+
+const DELIVERED: &str = "a@example.com delivered 250 2.0.0 Ok: queued";
+
+/// Plays one act, then behaves: the outcome of the first message, then one that must work.
+async fn one_fault(config: MxConfig, stage: Stage, act: Act, expected: &str) {
+    let (mut world, mx) = World::with_mx_and(config, |config| {
+        config.retry.first = Span("1ms".parse::<Span>().expect("span").0);
+        config.timeouts.greeting = "300ms".parse().expect("span");
+        config.timeouts.command = "300ms".parse().expect("span");
+        config.timeouts.final_dot = "300ms".parse().expect("span");
+    })
+    .await;
+    let what = format!("{act:?} at {stage:?}");
+    mx.on(stage, move |_| act.clone());
+    world.send(&["a@example.com"]).await;
+    let remote = format!("mx.example.com[127.0.0.1]:{}", mx.address().port());
+    let expected = expected.replace("REMOTE", &remote);
+    assert_eq!(
+        world.outcome().await,
+        format!("a@example.com {expected}"),
+        "{what}"
+    );
+    assert_eq!(mx.taken(), 0, "{what}");
+    mx.behave();
+    // The pause after a failed connection is short here; what comes within it is postponed.
+    loop {
+        world.send(&["a@example.com"]).await;
+        let outcome = world.outcome().await;
+        if !outcome.contains("postponed") {
+            assert_eq!(outcome, DELIVERED, "after {what}");
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    world.end().await;
+}
+
+const STAGES: [(Stage, &str); 7] = [
+    (Stage::Greeting, "the greeting"),
+    (Stage::Ehlo, "EHLO"),
+    (Stage::Mail, "MAIL FROM"),
+    (Stage::Rcpt, "RCPT TO"),
+    (Stage::Data, "DATA"),
+    (Stage::Body, "the end of data"),
+    (Stage::Dot, "the end of data"),
+];
+
+fn prefix(stage: Stage) -> &'static str {
+    match stage {
+        Stage::Greeting | Stage::Ehlo | Stage::StartTls => "REMOTE: ",
+        _ => "",
+    }
+}
+
+#[actix::test]
+async fn closed_at_each_stage() {
+    for pipelining in [true, false] {
+        for (stage, name) in STAGES {
+            let expected = format!(
+                "deferred 451 4.4.2 {}the server closed the connection (at {name})",
+                prefix(stage)
+            );
+            let config = MxConfig {
+                pipelining,
+                ..MxConfig::default()
+            };
+            one_fault(config, stage, Act::Close, &expected).await;
+        }
+    }
+}
+
+#[actix::test]
+async fn silent_at_each_stage() {
+    for (stage, name) in STAGES {
+        let expected = format!(
+            "deferred 451 4.4.1 {}no answer in time (at {name})",
+            prefix(stage)
+        );
+        one_fault(MxConfig::default(), stage, Act::Hang, &expected).await;
+    }
+}
+
+#[actix::test]
+async fn status_421_at_each_stage() {
+    for pipelining in [true, false] {
+        for (stage, _) in STAGES {
+            let act = Act::ReplyThenClose("421-4.3.2 going\n421 4.3.2 down".to_owned());
+            let config = MxConfig {
+                pipelining,
+                ..MxConfig::default()
+            };
+            one_fault(config, stage, act, "deferred 421 4.3.2 going down").await;
+        }
+    }
+}
+
+#[actix::test]
+async fn replies_that_are_none_or_never_end() {
+    for (stage, name) in STAGES
+        .into_iter()
+        .filter(|(stage, _)| *stage != Stage::Body)
+    {
+        for (act, what) in [
+            (
+                Act::Raw(b"\xff\xfe\x00garbage\r\n".to_vec()),
+                "something that is no SMTP reply",
+            ),
+            (Act::Endless(b"250-x\r\n".to_vec()), "a reply without end"),
+            (Act::Endless(b"2".repeat(1000)), "a reply without end"),
+        ] {
+            let expected = format!(
+                "deferred 451 4.5.0 {}the server sent {what} (at {name})",
+                prefix(stage)
+            );
+            one_fault(MxConfig::default(), stage, act, &expected).await;
+        }
+    }
+}
+
+/// A byte now and then does not make the time for a reply longer.
+#[actix::test]
+async fn a_reply_that_drips_is_too_late() {
+    let (mut world, mx) = World::with_mx_and(MxConfig::default(), |config| {
+        config.timeouts.command = "200ms".parse().expect("span");
+    })
+    .await;
+    // The MX sends 250- lines that each come in time, and never the last.
+    let drip = Act::After(
+        Duration::from_millis(60),
+        Box::new(Act::Raw(b"250-x\r\n".to_vec())),
+    );
+    let mut acts = drip.clone();
+    for _ in 0..20 {
+        acts = Act::After(Duration::from_millis(60), Box::new(acts));
+    }
+    mx.on(Stage::Mail, move |_| acts.clone());
+    world.send(&["a@example.com"]).await;
+    assert_eq!(
+        world.outcome().await,
+        "a@example.com deferred 451 4.4.1 no answer in time (at MAIL FROM)"
+    );
+    world.end().await;
+}
+
+#[actix::test]
+async fn replies_out_of_step() {
+    let odd = "the server sent a reply that belongs to no command";
+    for (stage, raw, name) in [
+        (Stage::Greeting, "354 what\r\n", "the greeting"),
+        (Stage::Mail, "354 what\r\n", "MAIL FROM"),
+        (Stage::Rcpt, "354 what\r\n", "RCPT TO"),
+        (Stage::Data, "250 not 354\r\n", "DATA"),
+        (Stage::Dot, "354 again\r\n", "the end of data"),
+    ] {
+        let act = Act::Raw(raw.as_bytes().to_vec());
+        let expected = format!("deferred 451 4.5.0 {}{odd} (at {name})", prefix(stage));
+        // The MX goes on as if nothing was; so the first message may not be taken.
+        let config = MxConfig {
+            pipelining: false,
+            ..MxConfig::default()
+        };
+        let (mut world, mx) = World::with_mx(config).await;
+        mx.on(stage, move |_| act.clone());
+        world.send(&["a@example.com"]).await;
+        let remote = format!("mx.example.com[127.0.0.1]:{}", mx.address().port());
+        let expected = expected.replace("REMOTE", &remote);
+        assert_eq!(
+            world.outcome().await,
+            format!("a@example.com {expected}"),
+            "{raw}"
+        );
+        world.end().await;
+    }
+    // One reply too many after the message: it was taken, the connection is not trusted again.
+    let (mut world, mx) = World::with_mx(MxConfig::default()).await;
+    mx.on(Stage::Dot, |_| {
+        Act::Raw(b"250 2.0.0 Ok: queued\r\n250 and more\r\n".to_vec())
+    });
+    for _ in 0..3 {
+        world.send(&["a@example.com"]).await;
+        assert_eq!(world.outcome().await, DELIVERED);
+    }
+    assert_eq!((mx.taken(), mx.connections()), (3, 3));
+    world.end().await;
+}
+
+/// Bytes behind the 220 of STARTTLS are not from who holds the key.
+#[actix::test]
+async fn injected_replies_before_tls_are_not_trusted() {
+    let mut hosts = hosts(vec![
+        MxConfig {
+            starttls: true,
+            ..MxConfig::default()
+        },
+        MxConfig {
+            starttls: true,
+            ..MxConfig::default()
+        },
+    ])
+    .await;
+    let mut world = World::new(hosts[0].address().port(), |_| {}).await;
+    for (at, mx) in hosts.iter().enumerate() {
+        let name = format!("mx{at}.example.com");
+        world.dns.mx("example.com", at as u16, &name);
+        world.dns.a(&name, ip(mx));
+    }
+    hosts[0].on(Stage::StartTls, |_| {
+        Act::Raw(b"220 go\r\n250-mx\r\n250 AUTH PLAIN\r\n".to_vec())
+    });
+    world.send(&["a@example.com"]).await;
+    let (_, attempt) = world.heard().await;
+    assert_eq!((attempt.reply.code, attempt.tls.is_empty()), (250, false));
+    assert_eq!((hosts[0].taken(), hosts[1].taken()), (0, 1));
+    hosts.clear();
+    world.end().await;
+}
+
+/// A server that refuses a large message half way and closes has refused it.
+#[actix::test]
+async fn an_early_refusal_counts() {
+    let (mut world, mx) = World::with_mx(MxConfig {
+        size: None,
+        ..MxConfig::default()
+    })
+    .await;
+    mx.on(Stage::Body, |_| {
+        Act::ReplyThenClose("552 5.3.4 too much".to_owned())
+    });
+    let message = world.message(&["a@example.com"]);
+    let content = Content {
+        body: Body::Memory("x".repeat(76).repeat(400_000).into()),
+        ..small("")
+    };
+    world.wake(message, Some(content)).await;
+    assert_eq!(
+        world.outcome().await,
+        "a@example.com failed 552 5.3.4 too much"
+    );
+    mx.behave();
+    world.send(&["a@example.com"]).await;
+    assert_eq!(world.outcome().await, DELIVERED);
+    world.end().await;
+}
+
+/// What was said about one recipient holds even if the connection breaks at the next.
+#[actix::test]
+async fn a_break_keeps_what_was_said() {
+    for pipelining in [true, false] {
+        let (mut world, mx) = World::with_mx(MxConfig {
+            pipelining,
+            ..MxConfig::default()
+        })
+        .await;
+        mx.on(Stage::Rcpt, |line| match line {
+            line if line.contains("<a@") => Act::reply("550 5.1.1 no a"),
+            line if line.contains("<c@") => Act::Close,
+            _ => Act::Default,
+        });
+        world
+            .send(&[
+                "a@example.com",
+                "b@example.com",
+                "c@example.com",
+                "d@example.com",
+            ])
+            .await;
+        let closed = "deferred 451 4.4.2 the server closed the connection (at RCPT TO)";
+        assert_eq!(
+            world.outcomes(4).await,
+            [
+                "a@example.com failed 550 5.1.1 no a".to_owned(),
+                format!("b@example.com {closed}"),
+                format!("c@example.com {closed}"),
+                format!("d@example.com {closed}"),
+            ]
+        );
+        assert_eq!(mx.taken(), 0);
+        world.end().await;
+    }
+}
+
+/// A stopping daemon finishes what is under way and postpones the rest.
+#[actix::test]
+async fn a_drain_lets_attempts_end() {
+    let (mut world, mx) = World::with_mx_and(MxConfig::default(), |config| {
+        config.delivery.connections = 1;
+    })
+    .await;
+    mx.on(Stage::Dot, |_| {
+        Act::After(Duration::from_millis(300), Box::new(Act::Default))
+    });
+    for _ in 0..3 {
+        world.send(&["a@example.com"]).await;
+    }
+    mx.until(|mx| mx.log().iter().any(|line| line.line == "DATA"))
+        .await;
+    let drained = world.dispatcher.send(chapar::delivery::Drain);
+    drained.await.expect("a dispatcher");
+    let postponed = "a@example.com postponed 421 4.3.2 the daemon is stopping";
+    assert_eq!(world.outcomes(3).await, [DELIVERED, postponed, postponed]);
+    // And takes nothing more.
+    world.send(&["a@example.com"]).await;
+    assert_eq!(world.outcome().await, postponed);
+    assert_eq!(mx.taken(), 1);
+    world.end().await;
+}
+
+/// Two thousand messages through hosts that fail at random: each is told of once, none is
+/// delivered twice, and what was reported as delivered is there.
+#[actix::test]
+async fn many_messages_through_unreliable_hosts() {
+    let mut hosts = hosts(vec![MxConfig::default(), MxConfig::default()]).await;
+    let mut world = World::new(hosts[0].address().port(), |config| {
+        config.retry.first = "20ms".parse().expect("span");
+    })
+    .await;
+    for (at, mx) in hosts.iter().enumerate() {
+        let name = format!("mx{at}.example.com");
+        world.dns.mx("example.com", 10, &name);
+        world.dns.a(&name, ip(mx));
+        for stage in [
+            Stage::Greeting,
+            Stage::Mail,
+            Stage::Rcpt,
+            Stage::Data,
+            Stage::Done,
+        ] {
+            let mut random = fastrand::Rng::with_seed(at as u64 * 100 + stage as u64);
+            mx.on(stage, move |_| match random.u32(..100) {
+                0..3 => Act::Close,
+                3..6 => Act::ReplyThenClose("421 4.3.2 busy".to_owned()),
+                6..9 if stage != Stage::Done => Act::reply("451 4.3.0 not now"),
+                9..12 if stage == Stage::Rcpt => Act::reply("550 5.1.1 nobody"),
+                _ => Act::Default,
+            });
+        }
+    }
+    let count = 2000;
+    for n in 0..count {
+        world.send(&[&format!("u{n}@example.com")]).await;
+    }
+    let mut delivered = HashMap::new();
+    let mut kinds: HashMap<String, usize> = HashMap::new();
+    for line in world.outcomes(count).await {
+        let (to, rest) = line.split_once(' ').expect("an outcome");
+        let kind = rest.split(' ').next().expect("a kind");
+        *kinds.entry(kind.to_owned()).or_default() += 1;
+        let first = delivered
+            .insert(to.to_owned(), kind == "delivered")
+            .is_none();
+        assert!(first, "{to} was reported twice");
+    }
+    let received: Vec<_> = hosts
+        .iter()
+        .flat_map(|mx| mx.received())
+        .flat_map(|one| one.recipients)
+        .collect();
+    assert_eq!(received.len(), kinds["delivered"], "{kinds:?}");
+    assert!(received.iter().all(|to| delivered[to]));
+    assert!(kinds["delivered"] > 100, "{kinds:?}");
+    hosts.clear();
+    world.end().await;
+}

@@ -138,8 +138,8 @@ impl World {
                 client: Ipv4Addr::LOCALHOST.into(),
             },
             envelope: Envelope {
-                reverse_path: "sender@example.org".to_owned(),
                 forwarded_as: None,
+                reverse_path: "sender@example.org".to_owned(),
                 recipients: recipients.collect(),
                 body: BodyKind::SevenBit,
                 smtputf8: false,

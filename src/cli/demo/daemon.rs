@@ -1,6 +1,7 @@
 //! The daemon of the demo: this executable, in a process of its own.
 
 use std::fs::OpenOptions;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
@@ -35,6 +36,8 @@ impl Daemon {
             .env("NOTIFY_SOCKET", &socket)
             .env_remove("WATCHDOG_USEC")
             .env_remove("LISTEN_FDS")
+            // Ctrl-C is for us; we stop it in order.
+            .process_group(0)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)

@@ -13,8 +13,10 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{sleep, timeout};
 
+use super::print::told;
 use crate::lab::Client;
 use daemon::Daemon;
 use world::World;
@@ -47,7 +49,11 @@ struct Teller {
 
 impl Teller {
     fn tell(&self, what: &str) {
-        say!("{:6.2} s  {what}", self.start.elapsed().as_secs_f64());
+        // The journey goes on without a reader, and the daemon is stopped in order.
+        told(format_args!(
+            "{:6.2} s  {what}",
+            self.start.elapsed().as_secs_f64()
+        ));
     }
 }
 
@@ -57,14 +63,17 @@ async fn journey(keep: bool) -> anyhow::Result<ExitCode> {
     };
     let mut world = World::new().await?;
     let mut daemon = None;
-    let held = timeout(LIMIT, steps(&teller, &mut world, &mut daemon)).await;
+    let interrupted = interrupted()?;
+    tokio::pin!(interrupted);
+    let held = tokio::select! {
+        held = timeout(LIMIT, steps(&teller, &mut world, &mut daemon)) => held.unwrap_or_else(|_| {
+            Err(anyhow::anyhow!("the step after the last line above did not end in {LIMIT:?}"))
+        }),
+        () = &mut interrupted => Err(anyhow::anyhow!("interrupted")),
+    };
     match held {
-        Ok(Ok(())) => teller.tell("All of it held."),
-        failed => {
-            let reason = match failed {
-                Ok(Err(error)) => error,
-                _ => anyhow::anyhow!("the step after the last line above did not end in {LIMIT:?}"),
-            };
+        Ok(()) => teller.tell("All of it held."),
+        Err(reason) => {
             eprintln!("{}", world.last_log());
             drop(daemon);
             let dir = world.leave();
@@ -72,7 +81,10 @@ async fn journey(keep: bool) -> anyhow::Result<ExitCode> {
         }
     }
     if keep && let Some(daemon) = daemon.as_ref() {
-        stay(&teller, &world, daemon).await?;
+        tokio::select! {
+            () = stay(&teller, &world, daemon) => {}
+            () = interrupted => {}
+        }
     }
     if let Some(daemon) = daemon {
         daemon
@@ -221,32 +233,42 @@ async fn deferred(world: &World) -> anyhow::Result<world::Entry> {
     }
 }
 
-/// Leaves all running until Ctrl-C and tells what arrives.
-async fn stay(teller: &Teller, world: &World, daemon: &Daemon) -> anyhow::Result<()> {
-    say!("\nEverything is left running until Ctrl-C. In another terminal:\n");
-    say!(
+/// Leaves all running and tells what arrives.
+async fn stay(teller: &Teller, world: &World, daemon: &Daemon) {
+    told(format_args!(
+        "\nEverything is left running until Ctrl-C. In another terminal:\n"
+    ));
+    told(format_args!(
         "  swaks --server {} --tls-on-connect --auth PLAIN --auth-user {} --auth-password {} \\\n    \
          --from {1} --to someone@gmail.example\n",
         world.submission,
         world::USER,
         world.password
-    );
-    say!(
+    ));
+    told(format_args!(
         "  {} queue list --config {}\n",
         daemon.executable().display(),
         world.config.display()
-    );
+    ));
     let mut seen = world.mx.taken();
     loop {
-        tokio::select! {
-            stopped = tokio::signal::ctrl_c() => return stopped.context("no Ctrl-C"),
-            () = world.mx.until(|mx| mx.taken() > seen) => {
-                for received in world.mx.received().iter().skip(seen) {
-                    let to = received.recipients.join(", ");
-                    teller.tell(&format!("The MX took a message from {} to {to}.", received.reverse_path));
-                }
-                seen = world.mx.taken();
-            }
+        world.mx.until(|mx| mx.taken() > seen).await;
+        for received in world.mx.received().iter().skip(seen) {
+            let (from, to) = (&received.reverse_path, received.recipients.join(", "));
+            teller.tell(&format!("The MX took a message from {from} to {to}."));
         }
+        seen = world.mx.taken();
     }
+}
+
+/// Ends at SIGINT or SIGTERM; from its making on neither ends the process.
+fn interrupted() -> std::io::Result<impl Future<Output = ()>> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    Ok(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+    })
 }

@@ -142,7 +142,8 @@ impl Checker<'_> {
     fn listener(&mut self, index: usize, listen: &Listen, twin: bool) {
         let key = "listen.address";
         let written = &listen.address;
-        if twin {
+        // Port 0 is another one each time.
+        if twin && !written.ends_with(":0") {
             let problem = format!("address = \"{written}\" is listened on already; remove one");
             self.blame(key, Some(index), problem);
         }

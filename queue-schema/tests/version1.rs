@@ -1,0 +1,428 @@
+//! The bytes of version 1, which every later chapar must be able to read.
+//!
+//! `golden/` was written once by this test with `BLESS=1` and is never written again.
+
+use std::path::Path;
+
+use proptest::prelude::*;
+use queue_schema::index::{self, Checkpoint};
+use queue_schema::segment::SEGMENT_START;
+use queue_schema::{
+    BodyKind, BodyPlace, Change, Envelope, Frame, FrameError, Kind, Location, Message, Notify,
+    Origin, QueueId, Recipient, RecipientState, Record, Reply, Ret, SegmentHeader, Spooled, Stamp,
+    Status, frame, record,
+};
+
+const STAMP: Stamp = Stamp {
+    segment: 5,
+    salt: 0x1234_5678,
+};
+const HEAD: &[u8] = b"From: a@example.org\r\nSubject: hello\r\n\r\n";
+const BODY: &[u8] = b"a body\r\nwith \xC5hq\x01 in it\r\n";
+
+fn message() -> Message {
+    let tried = RecipientState {
+        status: Status::Waiting,
+        attempts: 3,
+        next_due: 1_700_000_900_000,
+        last_attempt: 1_700_000_600_000,
+        last_reply: Some(Reply {
+            code: 451,
+            enhanced: "4.7.1".into(),
+            text: "greylisted, try again in 300 seconds".into(),
+            remote: "mx.example.net[192.0.2.7]:25".into(),
+        }),
+    };
+    Message {
+        id: QueueId::floor(1_700_000_000_000_000),
+        arrived: 1_700_000_000_000,
+        origin: Origin::User {
+            user: "a@example.org".into(),
+            client: "2001:db8::7".parse().unwrap(),
+        },
+        envelope: Envelope {
+            forwarded_as: Some("SRS0=abcdefgh=aa=example.org=a@example.com".into()),
+            reverse_path: "a@example.org".into(),
+            recipients: vec![
+                Recipient {
+                    address: "b@example.net".into(),
+                    alias_of: None,
+                    notify: Notify::default(),
+                    orcpt: Some("rfc822;b@example.net".into()),
+                },
+                Recipient {
+                    address: "c@example.com".into(),
+                    alias_of: Some("list@example.org".into()),
+                    notify: Notify {
+                        success: true,
+                        failure: false,
+                        delay: false,
+                    },
+                    orcpt: None,
+                },
+            ],
+            body: BodyKind::EightBit,
+            smtputf8: true,
+            require_tls: true,
+            ret: Some(Ret::Headers),
+            envid: Some("envelope-1".into()),
+        },
+        size: (HEAD.len() + BODY.len()) as u64,
+        location: Location {
+            segment: 5,
+            offset: 0,
+            length: 0,
+            head: 0,
+            body: BodyPlace::Inline,
+        },
+        states: vec![tried, RecipientState::new(1_700_000_000_000)],
+        warned: true,
+        held: false,
+    }
+}
+
+fn spooled() -> Message {
+    let mut message = message();
+    message.id = QueueId(message.id.0 + 1);
+    message.origin = Origin::Dsn {
+        about: QueueId(77),
+        since: 1_699_999_999_999,
+    };
+    message.envelope.reverse_path.clear();
+    message.location.body = BodyPlace::Spool(Spooled {
+        name: message.id.to_string(),
+        length: 1 << 20,
+        crc: 0xCAFE_F00D,
+    });
+    message
+}
+
+fn change() -> Change {
+    Change {
+        recipients: vec![
+            (
+                0,
+                RecipientState {
+                    status: Status::Bounced,
+                    ..message().states[0].clone()
+                },
+            ),
+            (
+                1,
+                RecipientState {
+                    status: Status::Delivered,
+                    ..RecipientState::new(9)
+                },
+            ),
+        ],
+        warned: Some(true),
+        held: Some(false),
+        by: "root".into(),
+    }
+}
+
+/// A segment with one record of each kind.
+fn journal() -> Vec<u8> {
+    let header = SegmentHeader {
+        stamp: STAMP,
+        id_floor: QueueId(99),
+        created: 1_700_000_000_000,
+    };
+    let mut out = header.encode();
+    record::encode_accepted(&mut out, &message(), HEAD, BODY, false, STAMP).unwrap();
+    record::encode_accepted(&mut out, &spooled(), HEAD, BODY, false, STAMP).unwrap();
+    let id = message().id;
+    record::encode_change(&mut out, Kind::Progress, id, &change(), false, STAMP).unwrap();
+    record::encode_change(
+        &mut out,
+        Kind::Control,
+        id,
+        &Change::default(),
+        false,
+        STAMP,
+    )
+    .unwrap();
+    let group = frame::begin(&mut out);
+    record::encode_accepted(&mut out, &message(), HEAD, b"", true, STAMP).unwrap();
+    record::encode_change(&mut out, Kind::Done, id, &change(), true, STAMP).unwrap();
+    assert!(frame::finish(
+        &mut out,
+        group,
+        Kind::Group,
+        QueueId(0),
+        false,
+        STAMP
+    ));
+    out
+}
+
+fn values() -> Vec<Vec<u8>> {
+    let checkpoint = Checkpoint {
+        segment: 5,
+        offset: 8192,
+        salt: 7,
+        highest: QueueId(1 << 50),
+    };
+    vec![
+        index::encode_message(&message()).unwrap(),
+        index::encode_message(&spooled()).unwrap(),
+        index::encode_checkpoint(&checkpoint).unwrap(),
+    ]
+}
+
+fn golden(name: &str, now: &[u8]) -> Vec<u8> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("golden")
+        .join(name);
+    if std::env::var_os("BLESS").is_some() && !path.exists() {
+        std::fs::write(&path, now).unwrap();
+    }
+    std::fs::read(&path).unwrap()
+}
+
+fn next<'a>(bytes: &mut &'a [u8]) -> Frame<'a> {
+    let frame = frame::read(bytes, STAMP).unwrap();
+    *bytes = &bytes[frame.len()..];
+    frame
+}
+
+fn at_rest(mut message: Message, frame: &Frame<'_>) -> Record {
+    message.location.length = frame.len() as u32;
+    message.location.head = HEAD.len() as u32;
+    Record::Accepted(Box::new(message))
+}
+
+#[test]
+fn the_golden_journal_of_version_1_reads_as_what_was_written() {
+    let bytes = golden("journal-v1.bin", &journal());
+    assert_eq!(journal(), bytes, "version 1 is what it was");
+    let header = SegmentHeader::decode(&bytes).unwrap();
+    assert_eq!((header.stamp, header.id_floor), (STAMP, QueueId(99)));
+    let mut rest = &bytes[SEGMENT_START..];
+    let read = |frame: &Frame<'_>| record::decode(frame, STAMP).unwrap();
+
+    let frame = next(&mut rest);
+    assert_eq!(read(&frame), at_rest(message(), &frame));
+    let (head, body) = record::content(&frame).unwrap();
+    let whole = &bytes[SEGMENT_START..];
+    assert_eq!((&whole[head], &whole[body]), (HEAD, BODY));
+
+    let frame = next(&mut rest);
+    assert_eq!(read(&frame), at_rest(spooled(), &frame));
+    assert!(
+        record::content(&frame).unwrap().1.is_empty(),
+        "the body is not in the record"
+    );
+
+    let id = message().id;
+    assert_eq!(read(&next(&mut rest)), Record::Changed(id, change()));
+    assert_eq!(
+        read(&next(&mut rest)),
+        Record::Changed(id, Change::default())
+    );
+
+    let group = next(&mut rest);
+    assert_eq!((group.kind, rest), (Kind::Group, &[][..]));
+    assert!(record::decode(&group, STAMP).is_err());
+    let mut inner = group.payload;
+    let frame = next(&mut inner);
+    assert!(frame.grouped);
+    assert_eq!(read(&frame), at_rest(message(), &frame));
+    assert_eq!(read(&next(&mut inner)), Record::Done(id, change()));
+    assert!(inner.is_empty());
+}
+
+#[test]
+fn the_golden_index_of_version_1_reads_as_what_was_written() {
+    let mut bytes = Vec::new();
+    for value in values() {
+        bytes.extend_from_slice(&(value.len() as u32).to_le_bytes());
+        bytes.extend_from_slice(&value);
+    }
+    assert_eq!(golden("index-v1.bin", &bytes), bytes);
+    let [first, second, checkpoint] = &values()[..] else {
+        panic!("three values")
+    };
+    assert_eq!(index::decode_message(first), Ok(message()));
+    assert_eq!(index::decode_message(second), Ok(spooled()));
+    assert_eq!(index::decode_checkpoint(checkpoint).unwrap().segment, 5);
+    let key = index::message_key(QueueId(0x0102));
+    assert_eq!(key, *b"m\0\0\0\0\0\0\x01\x02");
+    assert_eq!(index::message_id(&key), Some(QueueId(0x0102)));
+    assert_eq!(index::message_id(b"m123"), None);
+}
+
+#[test]
+fn a_change_is_whole_and_applying_it_twice_changes_nothing() {
+    let mut once = message();
+    change().apply(&mut once);
+    assert_eq!(once.states[0].status, Status::Bounced);
+    assert_eq!(once.states[1].status, Status::Delivered);
+    assert!(once.warned && !once.held);
+    let mut twice = once.clone();
+    change().apply(&mut twice);
+    assert_eq!(once, twice);
+    let nowhere = Change {
+        recipients: vec![(9, RecipientState::new(1))],
+        ..Change::default()
+    };
+    nowhere.apply(&mut twice);
+    assert_eq!(once, twice);
+}
+
+fn any_message() -> impl Strategy<Value = Message> {
+    let recipient = (
+        ".{0,40}",
+        any::<Option<String>>(),
+        any::<[bool; 3]>(),
+        any::<Option<String>>(),
+    );
+    let state = (
+        0..5u8,
+        any::<u32>(),
+        any::<[u64; 2]>(),
+        any::<Option<(u16, String, String)>>(),
+    );
+    let people = proptest::collection::vec((recipient, state), 1..8);
+    let flags = any::<[bool; 6]>();
+    (
+        any::<[u64; 3]>(),
+        any::<[u8; 16]>(),
+        ".{0,40}",
+        people,
+        flags,
+        any::<Option<String>>(),
+    )
+        .prop_map(|(numbers, client, text, people, flags, envid)| {
+            let client = std::net::IpAddr::from(client);
+            let (recipients, states): (Vec<_>, Vec<_>) = people
+                .into_iter()
+                .map(|(recipient, state)| {
+                    let (address, alias_of, [success, failure, delay], orcpt) = recipient;
+                    let notify = Notify {
+                        success,
+                        failure,
+                        delay,
+                    };
+                    let recipient = Recipient {
+                        address,
+                        alias_of,
+                        notify,
+                        orcpt,
+                    };
+                    let (status, attempts, [next_due, last_attempt], reply) = state;
+                    let status = match status {
+                        0 => Status::Waiting,
+                        1 => Status::Delivered,
+                        2 => Status::Bounced,
+                        3 => Status::Expired,
+                        _ => Status::Removed,
+                    };
+                    let last_reply = reply.map(|(code, text, remote)| Reply {
+                        code,
+                        enhanced: "4.0.0".into(),
+                        text,
+                        remote,
+                    });
+                    let state = RecipientState {
+                        status,
+                        attempts,
+                        next_due,
+                        last_attempt,
+                        last_reply,
+                    };
+                    (recipient, state)
+                })
+                .unzip();
+            let origin = match (flags[0], flags[1]) {
+                (false, false) => Origin::User {
+                    user: text.clone(),
+                    client,
+                },
+                (false, true) => Origin::Network { client },
+                (true, verified) => Origin::Outside { client, verified },
+            };
+            Message {
+                id: QueueId(numbers[0]),
+                arrived: numbers[1],
+                origin,
+                envelope: Envelope {
+                    forwarded_as: None,
+                    reverse_path: text,
+                    recipients,
+                    body: BodyKind::SevenBit,
+                    smtputf8: flags[2],
+                    require_tls: flags[3],
+                    ret: flags[2].then_some(Ret::Full),
+                    envid,
+                },
+                size: numbers[2],
+                location: Location {
+                    segment: STAMP.segment,
+                    offset: 0,
+                    length: 0,
+                    head: 0,
+                    body: BodyPlace::Inline,
+                },
+                states,
+                warned: flags[4],
+                held: flags[5],
+            }
+        })
+}
+
+proptest! {
+    #[test]
+    fn messages_round_trip(
+        message in any_message(),
+        head: Vec<u8>,
+        body: Vec<u8>,
+        at: proptest::sample::Index,
+        bit in 0..8u32,
+    ) {
+        let mut out = Vec::new();
+        record::encode_accepted(&mut out, &message, &head, &body, false, STAMP).unwrap();
+        let frame = frame::read(&out, STAMP).unwrap();
+        let (head_at, body_at) = record::content(&frame).unwrap();
+        prop_assert_eq!((&out[head_at], &out[body_at]), (&head[..], &body[..]));
+        let Ok(Record::Accepted(read)) = record::decode(&frame, STAMP) else {
+            return Err(TestCaseError::fail("no message"));
+        };
+        let mut expected = message;
+        expected.location.length = out.len() as u32;
+        expected.location.head = head.len() as u32;
+        prop_assert_eq!(&*read, &expected);
+
+        let mut value = index::encode_message(&expected).unwrap();
+        prop_assert_eq!(index::decode_message(&value).unwrap(), expected);
+        let place = at.index(value.len());
+        value[place] ^= 1 << bit;
+        prop_assert!(index::decode_message(&value).is_err());
+        value[place] ^= 1 << bit;
+        value.truncate(place);
+        prop_assert!(index::decode_message(&value).is_err());
+    }
+
+    /// A payload that passed its checksum but was written wrong is an error, never a panic.
+    #[test]
+    fn any_payload_is_a_record_or_an_error(payload: Vec<u8>, kind in 0..4usize) {
+        let kind = [Kind::Accepted, Kind::Progress, Kind::Control, Kind::Done][kind];
+        let frame = Frame { kind, grouped: false, id: QueueId(1), payload: &payload };
+        let _ = record::decode(&frame, STAMP);
+        let _ = record::content(&frame);
+    }
+
+    /// Lengths far beyond the bytes that are there cost no memory.
+    #[test]
+    fn a_length_alone_allocates_nothing(lengths: [u32; 2], rest: Vec<u8>) {
+        let mut payload = Vec::new();
+        payload.extend_from_slice(&lengths[0].to_le_bytes());
+        payload.extend_from_slice(&lengths[1].to_le_bytes());
+        payload.extend_from_slice(&rest);
+        let frame = Frame { kind: Kind::Accepted, grouped: false, id: QueueId(1), payload: &payload };
+        let _ = record::decode(&frame, STAMP);
+        let mut bytes = vec![0xC5, b'h', b'q', 1];
+        bytes.extend_from_slice(&rest);
+        prop_assert!(!matches!(frame::read(&bytes, STAMP), Ok(_) | Err(FrameError::Payload)));
+    }
+}

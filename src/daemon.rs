@@ -1,1 +1,0 @@
-//! Starts the actors in order and stops them in reverse.

@@ -1,0 +1,227 @@
+//! The actors of a running daemon, and what each needs of the others.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::{Actor, Addr, Arbiter, ArbiterHandle};
+use futures_util::future::join_all;
+use hickory_resolver::TokioResolver;
+
+use super::Loaded;
+use crate::auth::{self, Authenticator};
+use crate::config::Config;
+use crate::control::{self, Control};
+use crate::delivery::{self, Dispatcher, DispatcherError};
+use crate::dns::{Resolver, ResolverError};
+use crate::identity::{Identity, Resolution};
+use crate::intake::outside::Outside;
+use crate::listener::{self, BindError, Inherited, Listener, Shared};
+use crate::queue::{self, Leads};
+use crate::signing::{self, Signer};
+
+/// How long the queue may take to answer the watchdog.
+const ANSWER: Duration = Duration::from_secs(10);
+
+/// Why the daemon could not start; each says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Signal handlers.
+    #[error("signals can not be handled: {0}")]
+    Signals(std::io::Error),
+    /// Thread pools.
+    #[error("threads can not be started: {0}")]
+    Threads(#[from] rayon::ThreadPoolBuildError),
+    /// A listener.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// The resolver.
+    #[error(transparent)]
+    Resolver(#[from] ResolverError),
+    /// The outbound side.
+    #[error(transparent)]
+    Dispatcher(#[from] DispatcherError),
+    /// The store.
+    #[error(transparent)]
+    Queue(#[from] queue::store::OpenError),
+    /// The control socket.
+    #[error("the control socket in data_dir can not be made: {0}")]
+    Control(std::io::Error),
+    /// An actor was gone before it was asked anything.
+    #[error("an actor ended at start; the log above says why")]
+    Actor(#[from] actix::MailboxError),
+}
+
+/// Addresses of the actors that are told of reloads and of the stop.
+pub struct Running {
+    config: Arc<Config>,
+    queue: queue::Handle,
+    dispatcher: Addr<Dispatcher>,
+    auth: Addr<Authenticator>,
+    signer: Addr<Signer>,
+    outside: Arc<Outside>,
+    resolver: TokioResolver,
+    listeners: Vec<Addr<Listener>>,
+    _control: Addr<Control>,
+}
+
+/// Threads for sessions, for workers and for hashing: one of each for a core.
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+fn arbiters() -> Vec<ArbiterHandle> {
+    (0..cores()).map(|_| Arbiter::new().handle()).collect()
+}
+
+/// One pool for argon2 and RSA: both keep a core busy, and more threads than cores gain nothing.
+fn pool() -> Result<Arc<rayon::ThreadPool>, rayon::ThreadPoolBuildError> {
+    let pool = rayon::ThreadPoolBuilder::new()
+        .num_threads(cores())
+        .thread_name(|number| format!("crypto-{number}"))
+        // Whoever waits for the answer sees its channel closed and answers 4xx.
+        .panic_handler(|_| tracing::error!(target: "daemon", "a crypto thread panicked"))
+        .build()?;
+    Ok(Arc::new(pool))
+}
+
+/// Starts everything; listeners last, so that the first client finds the whole house.
+pub async fn start(loaded: Loaded) -> Result<Running, StartError> {
+    let Loaded {
+        config,
+        identity,
+        keys,
+        tls,
+        outside,
+    } = loaded;
+    let resolver = Resolver::new(&config.dns)?;
+    let pool = pool()?;
+    // Sockets first: a port in use is the commonest mistake and costs no recovery to find.
+    let mut inherited = Inherited::from_env();
+    let sockets = config
+        .listeners
+        .iter()
+        .map(|listen| Ok((listen, listener::bind(listen, &mut inherited)?)))
+        .collect::<Result<Vec<_>, BindError>>()?;
+
+    let signer = Signer::new(keys, pool.clone()).start();
+    let auth = Authenticator::new(identity.clone(), pool).start();
+    let opened = queue::open(&config)?;
+    let leads = leads(identity.clone());
+    let queue = queue::start(opened, config.clone(), signer.clone().recipient(), leads);
+    let dispatcher = Dispatcher::new(
+        config.clone(),
+        resolver.clone(),
+        queue.addr.clone().recipient(),
+        queue.addr.clone().recipient(),
+        arbiters(),
+    )?
+    .start();
+    queue
+        .addr
+        .send(queue::Connect(dispatcher.clone().recipient()))
+        .await?;
+    let control = control::start(&config.data_dir, queue.clone()).map_err(StartError::Control)?;
+
+    let mut running = Running {
+        config: config.clone(),
+        queue,
+        dispatcher,
+        auth,
+        signer,
+        outside,
+        resolver: resolver.hickory().clone(),
+        listeners: Vec::new(),
+        _control: control,
+    };
+    let shared = running.shared(identity, tls);
+    let sessions = arbiters();
+    for (listen, socket) in sockets {
+        let listener = Listener::new(listen, socket, shared.clone(), sessions.clone());
+        running.listeners.push(listener.start());
+    }
+    for listener in &running.listeners {
+        listener.send(listener::Reload(shared.clone())).await?;
+    }
+    Ok(running)
+}
+
+/// Where a DSN's recipient leads; to nobody if its own aliases are at fault.
+fn leads(identity: Arc<Identity>) -> Leads {
+    Arc::new(move |address| match identity.resolve(address) {
+        Resolution::Remote => vec![address.to_owned()],
+        Resolution::Targets(targets) => targets,
+        Resolution::Unknown | Resolution::Refused(_) => Vec::new(),
+    })
+}
+
+impl Running {
+    fn shared(
+        &self,
+        identity: Arc<Identity>,
+        tls: Option<Arc<rustls::ServerConfig>>,
+    ) -> Arc<Shared> {
+        Arc::new(Shared {
+            config: self.config.clone(),
+            identity,
+            tls,
+            auth: self.auth.clone(),
+            signer: self.signer.clone(),
+            queue: self.queue.addr.clone().recipient(),
+            ids: self.queue.ids.clone(),
+            outside: self.outside.clone(),
+            resolver: self.resolver.clone(),
+            spool: self.queue.spool.clone(),
+        })
+    }
+
+    /// Whether the queue actor answers in time.
+    pub async fn queue_answers(&self) -> bool {
+        let ask = self.queue.addr.send(queue::Ping);
+        matches!(tokio::time::timeout(ANSWER, ask).await, Ok(Ok(())))
+    }
+
+    /// Gives every actor what was loaded anew. Sockets and directories stay as they were: they
+    /// change with a restart only, and the log says so.
+    pub async fn reload(&mut self, loaded: Loaded) {
+        let Loaded {
+            config,
+            identity,
+            keys,
+            tls,
+            outside,
+        } = loaded;
+        self.outside = outside;
+        if config.listeners != self.config.listeners || config.data_dir != self.config.data_dir {
+            tracing::warn!(
+                target: "daemon",
+                "listeners and data_dir change with `systemctl restart chapar` only"
+            );
+        }
+        self.config = config.clone();
+        let shared = self.shared(identity.clone(), tls);
+        let leads = leads(identity.clone());
+        // An actor that is gone has said why; the others are told all the same.
+        let _ = self.auth.send(auth::Reload(identity)).await;
+        let _ = self.signer.send(signing::Reload(keys)).await;
+        let _ = self.queue.addr.send(queue::Reload { config, leads }).await;
+        for listener in &self.listeners {
+            let _ = listener.send(listener::Reload(shared.clone())).await;
+        }
+    }
+
+    /// Stops in the order of the journey: no new connections, sessions end, attempts end, the
+    /// store is closed. What takes longer than `limits.drain` is cut off; nothing accepted is lost
+    /// by that.
+    pub async fn stop(&self) {
+        let patience = self.config.limits.drain.0;
+        let sessions = join_all(self.listeners.iter().map(|each| each.send(listener::Drain)));
+        if tokio::time::timeout(patience, sessions).await.is_err() {
+            tracing::warn!(target: "daemon", "sessions were cut off after limits.drain");
+        }
+        let attempts = self.dispatcher.send(delivery::Drain);
+        if tokio::time::timeout(patience, attempts).await.is_err() {
+            tracing::warn!(target: "daemon", "attempts were cut off after limits.drain");
+        }
+        let _ = self.queue.addr.send(queue::Stop).await;
+    }
+}

@@ -1,0 +1,463 @@
+//! The queue actor: owner of every message from its acceptance to its end.
+//!
+//! It decides and remembers; the store's threads write, read and sync. What they finish comes
+//! back through the [`Inbox`], so that this actor polls one thing however many messages are on
+//! their way. After anything happened, [`Queue::pump`] does what has become possible.
+
+use std::cell::RefCell;
+use std::collections::{HashMap, VecDeque};
+use std::rc::Rc;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use actix::prelude::*;
+use futures_util::stream;
+use queue_schema::{Message, Millis, QueueId};
+use tokio::sync::{Notify, Semaphore, oneshot};
+
+use super::budget::Budget;
+use super::commit::Commits;
+use super::due::DueIndex;
+use super::messages::{
+    Accept, AcceptError, Connect, Fetch, FetchError, Ping, Record, Reload, Stop,
+};
+use super::settle::Settled;
+use super::steer::Steering;
+use super::store::{self, Readers, Store, StoreError};
+use super::{IdSource, Leads};
+use crate::config::Config;
+use crate::delivery::Wake;
+use crate::message::{Body, Content};
+use crate::signing::Sign;
+
+/// Messages that may wait for the actor before their senders wait.
+const MAILBOX: usize = 4096;
+/// New messages that wait in memory, however small they are.
+const FRESH: usize = 20_000;
+/// Longest sleep: a clock that was set is noticed after this.
+const LONGEST_SLEEP: Duration = Duration::from_secs(20);
+/// How often is looked for jobs that delivery lost.
+const SWEEP_EVERY: Duration = Duration::from_secs(60);
+/// Notifications that are written and signed at the same time.
+const SETTLING: usize = 16;
+/// How long `Stop` waits for notifications that are being signed.
+const STOP_LIMIT: Duration = Duration::from_secs(10);
+/// Exit code after a panic (sysexits: internal software error).
+const EX_SOFTWARE: i32 = 70;
+
+/// Messages that were read; `None` for one that is not there.
+pub(super) type Loaded = Vec<(QueueId, Result<Option<Arc<Message>>, StoreError>)>;
+
+/// What tasks bring back to the actor. All of it stays on the actor's thread.
+pub(super) enum Event {
+    /// A message is durable.
+    Accepted(Arc<Message>, Content),
+    /// Messages were read, for a delivery or for an operator.
+    Loaded(Loaded, Purpose),
+    /// The dispatcher took jobs, or did not.
+    Sent(Vec<(QueueId, Vec<u32>)>, bool),
+    /// Changes are durable, or are not.
+    Committed(super::commit::Committed),
+    /// A notification is ready, or can not be made.
+    Settled(Box<Settled>),
+}
+
+/// What a message was read for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// It is due.
+    Due,
+    /// An operator wants something.
+    Steer,
+}
+
+/// Events that wait for the actor.
+#[derive(Clone, Default)]
+pub(super) struct Inbox(Rc<(RefCell<Vec<Event>>, Notify)>);
+
+impl Inbox {
+    /// Adds one and wakes the actor.
+    pub fn push(&self, event: Event) {
+        self.0.0.borrow_mut().push(event);
+        self.0.1.notify_one();
+    }
+
+    async fn take(&self) -> Vec<Event> {
+        self.0.1.notified().await;
+        std::mem::take(&mut self.0.0.borrow_mut())
+    }
+}
+
+/// A message that is in memory because something is being done with it.
+#[derive(Debug, Default)]
+pub(super) struct Slot {
+    /// The message with all changes that were decided; `None` while it is read.
+    pub message: Option<Arc<Message>>,
+    /// It waits in `fresh` or `backlog`.
+    pub queued: bool,
+    /// Operators who need it to stay in memory.
+    pub claims: u32,
+    /// Recipients that are with delivery and not reported on yet.
+    pub handed: Vec<u32>,
+    /// Recipients that can not be tried now: `handed`, and those whose notification is written.
+    pub busy: Vec<u32>,
+    /// Changes that are decided and not durable.
+    pub uncommitted: u32,
+    /// Every recipient has ended.
+    pub ended: bool,
+    /// When recipients were handed to delivery last.
+    pub handed_at: Millis,
+    /// The same, for measuring.
+    pub handed_since: Option<Instant>,
+    /// What jobs under way hold.
+    pub jobs: Vec<Weak<Message>>,
+}
+
+/// See the module.
+pub struct Queue {
+    pub(super) store: Store,
+    pub(super) readers: Readers,
+    pub(super) config: Arc<Config>,
+    pub(super) signer: Recipient<Sign>,
+    pub(super) leads: Leads,
+    pub(super) ids: IdSource,
+    pub(super) dispatcher: Option<Recipient<Wake>>,
+    pub(super) budget: Budget,
+    pub(super) inbox: Inbox,
+    pub(super) due: DueIndex,
+    pub(super) slots: HashMap<QueueId, Slot>,
+    /// New messages with their bytes, as far as the budget went.
+    pub(super) fresh: VecDeque<(QueueId, Content)>,
+    /// Messages that were due and are in memory again.
+    pub(super) backlog: VecDeque<QueueId>,
+    /// Slots with recipients that are busy.
+    pub(super) active: usize,
+    /// Whose turn it is when both `fresh` and `backlog` wait.
+    pub(super) backlog_next: bool,
+    /// The dispatcher has not answered the last batch yet.
+    pub(super) sending: bool,
+    /// Messages being read because they are due.
+    pub(super) loading: usize,
+    /// Delivery failed to take jobs: nothing is sent before this.
+    pub(super) paused_until: Option<Instant>,
+    pub(super) commits: Commits,
+    pub(super) settling: usize,
+    pub(super) settlers: Arc<Semaphore>,
+    pub(super) steering: VecDeque<Steering>,
+    timer: Option<(SpawnHandle, Instant)>,
+    stopping: Vec<oneshot::Sender<()>>,
+    stop: Stopping,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stopping {
+    Running,
+    Draining(Instant),
+    Closing,
+    Closed,
+}
+
+/// Ends the process if the code it stands in panics: what the actor knew is on disk, and a start
+/// finds it again.
+pub(super) struct Fatal;
+
+impl Drop for Fatal {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            tracing::error!("the queue panicked; the process ends to start afresh");
+            std::process::exit(EX_SOFTWARE);
+        }
+    }
+}
+
+impl Queue {
+    pub(super) fn new(
+        opened: super::Opened,
+        config: Arc<Config>,
+        signer: Recipient<Sign>,
+        leads: Leads,
+    ) -> Queue {
+        let mut due = DueIndex::default();
+        for (at, id) in &opened.recovered.waiting {
+            due.set(*id, *at);
+        }
+        Queue {
+            readers: opened.store.readers(),
+            store: opened.store,
+            budget: Budget::new(config.limits.memory_bodies.0),
+            config,
+            signer,
+            leads,
+            ids: opened.ids,
+            dispatcher: None,
+            inbox: Inbox::default(),
+            due,
+            slots: HashMap::new(),
+            fresh: VecDeque::new(),
+            backlog: VecDeque::new(),
+            active: 0,
+            backlog_next: false,
+            sending: false,
+            loading: 0,
+            paused_until: None,
+            commits: Commits::default(),
+            settling: 0,
+            settlers: Arc::new(Semaphore::new(SETTLING)),
+            steering: VecDeque::new(),
+            timer: None,
+            stopping: Vec::new(),
+            stop: Stopping::Running,
+        }
+    }
+
+    /// Whether jobs may go out.
+    pub(super) fn delivers(&self) -> bool {
+        self.stop == Stopping::Running && self.store.failure().is_none()
+    }
+
+    /// Does what has become possible, and sets the timer for what will be.
+    pub(super) fn pump(&mut self, ctx: &mut Context<Self>) {
+        let _fatal = Fatal;
+        self.steer_step();
+        if self.delivers() && self.dispatcher.is_some() {
+            self.load_due(crate::time::now());
+            self.wake();
+        }
+        self.commits.submit(&self.store, &self.inbox);
+        self.stop_step(ctx);
+        self.set_timer(ctx);
+    }
+
+    fn set_timer(&mut self, ctx: &mut Context<Self>) {
+        let mut sleep = LONGEST_SLEEP;
+        let can_load = self.dispatcher.is_some() && self.delivers() && self.can_load();
+        if let Some(due) = self.due.next().filter(|_| can_load) {
+            // Rounded up: waking before it is due would do nothing and wake again at once.
+            let wait = due.saturating_sub(crate::time::now()).saturating_add(1);
+            sleep = sleep.min(Duration::from_millis(wait));
+        }
+        if let Some(until) = self.paused_until {
+            sleep = sleep.min(until.saturating_duration_since(Instant::now()));
+        }
+        if let Some(wait) = self.commits.retry_in() {
+            sleep = sleep.min(wait);
+        }
+        let at = Instant::now() + sleep;
+        if let Some((timer, old)) = self.timer {
+            // One that comes early does as well: it sets the next.
+            if old <= at {
+                return;
+            }
+            ctx.cancel_future(timer);
+        }
+        let timer = ctx.run_later(sleep, |queue, ctx| {
+            queue.timer = None;
+            queue.pump(ctx);
+        });
+        self.timer = Some((timer, at));
+    }
+
+    fn stop_step(&mut self, ctx: &mut Context<Self>) {
+        match self.stop {
+            Stopping::Draining(since) => {
+                let busy = self.settling > 0 || !self.commits.is_idle();
+                if busy && self.store.failure().is_none() && since.elapsed() < STOP_LIMIT {
+                    return;
+                }
+                self.stop = Stopping::Closing;
+                let store = self.store.clone();
+                let close = async move {
+                    // Only a panic could make it fail, and that ends the process.
+                    let _ = tokio::task::spawn_blocking(move || store.close()).await;
+                };
+                ctx.spawn(close.into_actor(self).map(|(), queue, ctx| {
+                    queue.stop = Stopping::Closed;
+                    queue.stop_step(ctx);
+                }));
+            }
+            Stopping::Closed => {
+                for waiter in self.stopping.drain(..) {
+                    let _ = waiter.send(());
+                }
+            }
+            Stopping::Running | Stopping::Closing => {}
+        }
+    }
+
+    fn happened(&mut self, event: Event) {
+        match event {
+            Event::Accepted(message, content) => self.accepted(message, content),
+            Event::Loaded(messages, purpose) => self.loaded(messages, purpose),
+            Event::Sent(jobs, taken) => self.sent(jobs, taken),
+            Event::Committed(committed) => self.committed(committed),
+            Event::Settled(settled) => self.settled(*settled),
+        }
+    }
+
+    /// A message that is new in the queue and durable.
+    pub(super) fn accepted(&mut self, message: Arc<Message>, content: Content) {
+        let id = message.id;
+        // Beyond the budget, and when too much waits already, it is read back when its turn comes.
+        let kept = if self.fresh.len() < FRESH {
+            self.budget.keep(content)
+        } else {
+            None
+        };
+        match kept {
+            Some(content) => {
+                // An operator may have been quicker than this event: the slot is there already.
+                let slot = self.slots.entry(id).or_default();
+                slot.message.get_or_insert(message);
+                slot.queued = true;
+                self.fresh.push_back((id, content));
+            }
+            None => self.due.set(id, message.arrived),
+        }
+    }
+}
+
+impl Actor for Queue {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        ctx.set_mailbox_capacity(MAILBOX);
+        let events = stream::unfold(self.inbox.clone(), |inbox| async move {
+            let events = inbox.take().await;
+            Some((events, inbox))
+        });
+        ctx.add_stream(events);
+        ctx.run_interval(SWEEP_EVERY, |queue, ctx| {
+            queue.sweep();
+            queue.pump(ctx);
+        });
+        self.pump(ctx);
+    }
+}
+
+impl StreamHandler<Vec<Event>> for Queue {
+    fn handle(&mut self, events: Vec<Event>, ctx: &mut Self::Context) {
+        let _fatal = Fatal;
+        for event in events {
+            self.happened(event);
+        }
+        self.pump(ctx);
+    }
+}
+
+impl Handler<Accept> for Queue {
+    type Result = ResponseFuture<Result<QueueId, AcceptError>>;
+
+    fn handle(&mut self, accept: Accept, _ctx: &mut Self::Context) -> Self::Result {
+        if self.stop != Stopping::Running {
+            return Box::pin(async { Err(AcceptError::Draining) });
+        }
+        let (store, inbox) = (self.store.clone(), self.inbox.clone());
+        Box::pin(async move {
+            let Accept {
+                id,
+                arrived,
+                origin,
+                envelope,
+                content,
+            } = accept;
+            let message = store::new_message(id, arrived, origin, envelope);
+            match store.accept(message, content.clone()).await {
+                Ok(message) => {
+                    tracing::info!(
+                        %id,
+                        from = message.envelope.reverse_path,
+                        recipients = message.envelope.recipients.len(),
+                        size = message.size,
+                        "accepted"
+                    );
+                    inbox.push(Event::Accepted(message, content));
+                    Ok(id)
+                }
+                Err(error) => {
+                    if error == StoreError::Full
+                        && let Body::Spool(file) = content.body
+                    {
+                        // Nothing refers to it, and space is what is missing.
+                        let _ = tokio::fs::remove_file(&*file.path).await;
+                    }
+                    Err(match error {
+                        StoreError::Full => AcceptError::DiskFull,
+                        StoreError::Closed => AcceptError::Draining,
+                        other => AcceptError::Store(other.to_string()),
+                    })
+                }
+            }
+        })
+    }
+}
+
+impl Handler<Fetch> for Queue {
+    type Result = ResponseFuture<Result<Content, FetchError>>;
+
+    fn handle(&mut self, fetch: Fetch, _ctx: &mut Self::Context) -> Self::Result {
+        let readers = self.readers.clone();
+        Box::pin(async move {
+            let Fetch { id, location } = fetch;
+            let read = readers.run(move |reader| reader.fetch(id, &location)).await;
+            read.unwrap_or_else(|error| {
+                Err(FetchError {
+                    id,
+                    reason: error.to_string(),
+                })
+            })
+        })
+    }
+}
+
+impl Handler<Record> for Queue {
+    type Result = ();
+
+    fn handle(&mut self, record: Record, ctx: &mut Self::Context) {
+        let _fatal = Fatal;
+        self.record(&record);
+        self.pump(ctx);
+    }
+}
+
+impl Handler<Connect> for Queue {
+    type Result = ();
+
+    fn handle(&mut self, connect: Connect, ctx: &mut Self::Context) {
+        self.dispatcher = Some(connect.0);
+        self.paused_until = None;
+        self.pump(ctx);
+    }
+}
+
+impl Handler<Ping> for Queue {
+    type Result = ();
+
+    fn handle(&mut self, _ping: Ping, _ctx: &mut Self::Context) {}
+}
+
+impl Handler<Reload> for Queue {
+    type Result = ();
+
+    fn handle(&mut self, reload: Reload, ctx: &mut Self::Context) {
+        self.config = reload.config;
+        self.leads = reload.leads;
+        self.pump(ctx);
+    }
+}
+
+impl Handler<Stop> for Queue {
+    type Result = ResponseFuture<()>;
+
+    fn handle(&mut self, _stop: Stop, ctx: &mut Self::Context) -> Self::Result {
+        if self.stop == Stopping::Running {
+            self.stop = Stopping::Draining(Instant::now());
+            ctx.run_later(STOP_LIMIT, |queue, ctx| queue.pump(ctx));
+        }
+        let (answer, answered) = oneshot::channel();
+        self.stopping.push(answer);
+        self.pump(ctx);
+        Box::pin(async move {
+            let _ = answered.await;
+        })
+    }
+}

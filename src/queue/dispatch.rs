@@ -1,0 +1,303 @@
+//! Waking what is due: from the due index to jobs for the dispatcher, and back when nothing more
+//! is to be done with a message now.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use queue_schema::{Change, Message, Millis, QueueId, Status};
+
+use super::actor::{Event, Loaded, Purpose, Queue, Slot};
+use super::messages::{Attempt, Job, Outcome, Record};
+use crate::delivery::Wake;
+
+/// Jobs in one message to the dispatcher.
+const BATCH: usize = 256;
+/// Messages that are read with one request.
+const LOAD: usize = 128;
+/// How long nothing is sent after the dispatcher could not be reached.
+const PAUSE: Duration = Duration::from_secs(1);
+/// When a message is tried again that could not be read from the index.
+const UNREADABLE: Millis = 60_000;
+/// Handed recipients are looked after when nothing was heard for this long.
+const LOST_AFTER: Duration = Duration::from_secs(60);
+
+impl Queue {
+    /// Whether more messages may be on their way.
+    fn has_room(&self) -> bool {
+        let coming = self.active + self.backlog.len() + self.loading;
+        coming < self.config.delivery.active
+    }
+
+    /// Whether messages that are due can be read now.
+    pub(super) fn can_load(&self) -> bool {
+        self.loading == 0 && self.backlog.len() < BATCH && self.has_room()
+    }
+
+    /// Reads messages that are due into memory.
+    pub(super) fn load_due(&mut self, now: Millis) {
+        if !self.can_load() {
+            return;
+        }
+        let mut wanted = Vec::new();
+        while self.loading < LOAD
+            && self.backlog.len() < BATCH
+            && self.has_room()
+            && let Some(id) = self.due.take(now)
+        {
+            match self.slots.get_mut(&id) {
+                // In memory already: some of its recipients are under way, others are due.
+                Some(slot) if !slot.queued && slot.message.is_some() => {
+                    slot.queued = true;
+                    self.backlog.push_back(id);
+                }
+                Some(_) => {}
+                None => {
+                    self.slots.insert(id, Slot::default());
+                    self.loading += 1;
+                    wanted.push(id);
+                }
+            }
+        }
+        if !wanted.is_empty() {
+            self.load(wanted, Purpose::Due);
+        }
+    }
+
+    /// Reads messages; the answer is an event.
+    pub(super) fn load(&self, wanted: Vec<QueueId>, purpose: Purpose) {
+        let (readers, inbox) = (self.readers.clone(), self.inbox.clone());
+        actix_rt::spawn(async move {
+            let ids = wanted.clone();
+            let read = readers.run(move |reader| {
+                wanted
+                    .into_iter()
+                    .map(|id| (id, reader.load(id)))
+                    .collect::<Vec<_>>()
+            });
+            let messages = match read.await {
+                Ok(messages) => messages,
+                Err(error) => ids.into_iter().map(|id| (id, Err(error.clone()))).collect(),
+            };
+            inbox.push(Event::Loaded(messages, purpose));
+        });
+    }
+
+    pub(super) fn loaded(&mut self, messages: Loaded, purpose: Purpose) {
+        if purpose == Purpose::Due {
+            self.loading = 0;
+        }
+        for (id, message) in messages {
+            let Some(slot) = self.slots.get_mut(&id) else {
+                continue;
+            };
+            match message {
+                Ok(Some(message)) => {
+                    slot.message = Some(message);
+                    if purpose == Purpose::Due {
+                        slot.queued = true;
+                        self.backlog.push_back(id);
+                    }
+                }
+                Ok(None) => {
+                    if purpose == Purpose::Due {
+                        tracing::error!(%id, "a message that was due is not in the queue");
+                    }
+                    self.slots.remove(&id);
+                }
+                Err(error) => {
+                    tracing::error!(%id, %error, "a message can not be read; tried again");
+                    self.slots.remove(&id);
+                    self.due
+                        .set(id, crate::time::now().saturating_add(UNREADABLE));
+                }
+            }
+        }
+    }
+
+    /// Sends jobs to the dispatcher, one batch at a time, new mail and backlog in turns.
+    pub(super) fn wake(&mut self) {
+        if self
+            .paused_until
+            .is_some_and(|until| until > Instant::now())
+            || self.sending
+        {
+            return;
+        }
+        self.paused_until = None;
+        let Some(dispatcher) = self.dispatcher.clone() else {
+            return;
+        };
+        let now = crate::time::now();
+        let mut jobs = Vec::new();
+        while jobs.len() < BATCH && self.active < self.config.delivery.active {
+            let backlog = self.backlog_next || self.fresh.is_empty();
+            self.backlog_next = !self.backlog_next;
+            let next = if backlog && let Some(id) = self.backlog.pop_front() {
+                Some((id, None))
+            } else {
+                self.fresh
+                    .pop_front()
+                    .map(|(id, content)| (id, Some(content)))
+            };
+            match next {
+                Some((id, content)) => jobs.extend(self.job(id, content, now)),
+                None if self.backlog.is_empty() => break,
+                None => {}
+            }
+        }
+        if jobs.is_empty() {
+            return;
+        }
+        let named: Vec<_> = jobs
+            .iter()
+            .map(|job| (job.message.id, job.recipients.clone()))
+            .collect();
+        self.sending = true;
+        let inbox = self.inbox.clone();
+        actix_rt::spawn(async move {
+            let taken = dispatcher.send(Wake(jobs)).await.is_ok();
+            inbox.push(Event::Sent(named, taken));
+        });
+    }
+
+    fn job(
+        &mut self,
+        id: QueueId,
+        content: Option<crate::message::Content>,
+        now: Millis,
+    ) -> Option<Job> {
+        let slot = self.slots.get_mut(&id)?;
+        slot.queued = false;
+        let message = slot.message.clone()?;
+        let mut recipients = Vec::new();
+        if !message.held && !slot.ended {
+            for (position, state) in (0..).zip(&message.states) {
+                let due = state.status == Status::Waiting && state.next_due <= now;
+                if due && !slot.busy.contains(&position) {
+                    recipients.push(position);
+                }
+            }
+        }
+        if recipients.is_empty() {
+            let waits = message
+                .states
+                .iter()
+                .any(|state| state.status == Status::Waiting);
+            if !waits && !slot.ended {
+                // Its end was lost with a damaged record; nothing is left to be done.
+                self.change(id, Change::default(), None, None);
+            }
+            self.release(id);
+            return None;
+        }
+        if slot.busy.is_empty() {
+            self.active += 1;
+        }
+        slot.busy.extend_from_slice(&recipients);
+        slot.handed.extend_from_slice(&recipients);
+        slot.handed_at = now;
+        slot.handed_since = Some(Instant::now());
+        slot.jobs.push(Arc::downgrade(&message));
+        Some(Job {
+            message,
+            recipients,
+            content,
+        })
+    }
+
+    pub(super) fn sent(&mut self, jobs: Vec<(QueueId, Vec<u32>)>, taken: bool) {
+        self.sending = false;
+        if taken {
+            return;
+        }
+        tracing::error!("the dispatcher can not be reached; its jobs are tried again");
+        self.paused_until = Some(Instant::now() + PAUSE);
+        for (id, recipients) in jobs {
+            if let Some(slot) = self.slots.get_mut(&id) {
+                slot.handed
+                    .retain(|position| !recipients.contains(position));
+            }
+            self.unbusy(id, &recipients);
+            self.release(id);
+        }
+    }
+
+    /// These recipients can be tried again, or have ended.
+    pub(super) fn unbusy(&mut self, id: QueueId, recipients: &[u32]) {
+        let Some(slot) = self.slots.get_mut(&id) else {
+            return;
+        };
+        let was_busy = !slot.busy.is_empty();
+        slot.busy.retain(|position| !recipients.contains(position));
+        if was_busy && slot.busy.is_empty() {
+            slot.jobs.clear();
+            self.active -= 1;
+        }
+    }
+
+    /// Lets go of a message as far as nothing is being done with it: what waits is due later.
+    pub(super) fn release(&mut self, id: QueueId) {
+        let Some(slot) = self.slots.get(&id) else {
+            return;
+        };
+        let Some(message) = &slot.message else { return };
+        if slot.queued || slot.uncommitted > 0 || slot.claims > 0 {
+            return;
+        }
+        let next = (0..)
+            .zip(&message.states)
+            .filter(|(position, state)| {
+                state.status == Status::Waiting && !slot.busy.contains(position)
+            })
+            .map(|(_, state)| state.next_due)
+            .min()
+            .filter(|_| !message.held && !slot.ended);
+        match next {
+            Some(due) => self.due.set(id, due),
+            None => self.due.remove(id),
+        }
+        if slot.busy.is_empty() {
+            self.slots.remove(&id);
+        }
+    }
+
+    /// Finds jobs that nobody holds any more although recipients were not reported on: whoever
+    /// had them panicked. They are tried again.
+    pub(super) fn sweep(&mut self) {
+        let lost: Vec<_> = self
+            .slots
+            .iter()
+            .filter(|(_, slot)| {
+                let own = slot.message.as_ref().map(Arc::as_ptr);
+                let held = |job: &std::sync::Weak<Message>| {
+                    job.strong_count() > usize::from(own == Some(job.as_ptr()))
+                };
+                !slot.handed.is_empty()
+                    && slot
+                        .handed_since
+                        .is_some_and(|at| at.elapsed() > LOST_AFTER)
+                    && !slot.jobs.iter().any(held)
+            })
+            .filter_map(|(id, slot)| Some((*id, slot.message.clone()?, slot.handed.clone())))
+            .collect();
+        for (id, message, recipients) in lost {
+            tracing::error!(%id, "delivery lost a message; it is tried again");
+            let attempt = |recipient| Attempt {
+                recipient,
+                at: crate::time::now(),
+                outcome: Outcome::Deferred {
+                    retry_after: Some(LOST_AFTER),
+                    counts: false,
+                },
+                reply: super::own_reply(
+                    451,
+                    "4.3.0",
+                    "the attempt was broken off by a fault of ours",
+                ),
+                tls: String::new(),
+            };
+            let attempts = recipients.into_iter().map(attempt).collect();
+            self.record(&Record { message, attempts });
+        }
+    }
+}

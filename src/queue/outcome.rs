@@ -1,0 +1,213 @@
+//! From an attempt's outcome to a recipient's new state. Pure.
+
+use queue_schema::{Message, Millis, RecipientState, Reply, Status};
+
+use super::messages::{Attempt, Outcome};
+use super::schedule::{self, Next};
+use crate::config::Retry;
+
+/// Bytes of a reply's text that are kept.
+const MAX_TEXT: usize = 512;
+/// Bytes of other words of a peer that are kept.
+const MAX_WORD: usize = 300;
+
+/// What an attempt means for its recipient.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Decision {
+    /// Its new state.
+    pub state: RecipientState,
+    /// The word for the log.
+    pub word: &'static str,
+}
+
+/// Decides. `before` is the recipient's state before the attempt.
+pub fn decide(
+    retry: &Retry,
+    message: &Message,
+    before: &RecipientState,
+    attempt: &Attempt,
+    chance: f64,
+) -> Decision {
+    let counts = !matches!(attempt.outcome, Outcome::Deferred { counts: false, .. });
+    let (status, next_due, word) = match attempt.outcome {
+        Outcome::Delivered => (Status::Delivered, 0, "delivered"),
+        Outcome::Failed => (Status::Bounced, 0, "bounced"),
+        Outcome::Deferred { retry_after, .. } => {
+            let deadline = schedule::deadline(retry, message);
+            let failed = before.attempts;
+            match schedule::next(retry, deadline, attempt.at, failed, retry_after, chance) {
+                Next::At(at) => (Status::Waiting, at, "deferred"),
+                Next::Expired => (Status::Expired, 0, "expired"),
+            }
+        }
+    };
+    Decision {
+        state: RecipientState {
+            status,
+            attempts: before.attempts.saturating_add(u32::from(counts)),
+            next_due,
+            last_attempt: attempt.at,
+            last_reply: Some(clean_reply(&attempt.reply)),
+        },
+        word,
+    }
+}
+
+/// Whether the sender is to be told now that the message is late.
+pub fn is_late(retry: &Retry, message: &Message, now: Millis) -> bool {
+    let after = crate::time::millis(retry.warn_after.0);
+    !message.warned && now >= message.arrived.saturating_add(after)
+}
+
+/// A reply that can not break a line of the log, a header or a table.
+pub fn clean_reply(reply: &Reply) -> Reply {
+    Reply {
+        code: reply.code,
+        enhanced: clean(&reply.enhanced, MAX_WORD),
+        text: clean(&reply.text, MAX_TEXT),
+        remote: clean(&reply.remote, MAX_WORD),
+    }
+}
+
+/// Control characters become spaces; what is longer than `longest` bytes is cut.
+pub fn clean(text: &str, longest: usize) -> String {
+    let mut end = text.len().min(longest);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    let kept = text.get(..end).unwrap_or_default();
+    kept.chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Span;
+    use crate::queue::store::new_message;
+    use queue_schema::{BodyKind, Envelope, Origin, QueueId, Recipient};
+    use std::time::Duration;
+
+    fn message() -> Message {
+        let recipient = Recipient {
+            address: "b@example.net".into(),
+            alias_of: None,
+            notify: Default::default(),
+            orcpt: None,
+        };
+        let envelope = Envelope {
+            forwarded_as: None,
+            reverse_path: "a@example.org".into(),
+            recipients: vec![recipient],
+            body: BodyKind::SevenBit,
+            smtputf8: false,
+            require_tls: false,
+            ret: None,
+            envid: None,
+        };
+        let origin = Origin::Network {
+            client: [127, 0, 0, 1].into(),
+        };
+        new_message(QueueId(1), 0, origin, envelope)
+    }
+
+    fn attempt(outcome: Outcome, at: Millis) -> Attempt {
+        let reply = Reply {
+            code: 450,
+            enhanced: "4.2.1".into(),
+            text: "busy\r\nstatus=delivered".into(),
+            remote: "mx.example.net[192.0.2.1]:25".into(),
+        };
+        Attempt {
+            recipient: 0,
+            at,
+            outcome,
+            reply,
+            tls: String::new(),
+        }
+    }
+
+    fn decided(outcome: Outcome, at: Millis, before: &RecipientState) -> Decision {
+        decide(
+            &Retry::default(),
+            &message(),
+            before,
+            &attempt(outcome, at),
+            0.5,
+        )
+    }
+
+    #[test]
+    fn each_outcome_has_its_state() {
+        let before = RecipientState::new(0);
+        let delivered = decided(Outcome::Delivered, 7, &before);
+        assert_eq!(
+            (delivered.state.status, delivered.word),
+            (Status::Delivered, "delivered")
+        );
+        assert_eq!(
+            (delivered.state.attempts, delivered.state.last_attempt),
+            (1, 7)
+        );
+        let failed = decided(Outcome::Failed, 7, &before);
+        assert_eq!(
+            (failed.state.status, failed.word),
+            (Status::Bounced, "bounced")
+        );
+        let reply = failed.state.last_reply.unwrap();
+        assert_eq!(
+            reply.text, "busy  status=delivered",
+            "nothing a peer says ends a line"
+        );
+    }
+
+    #[test]
+    fn a_deferral_is_a_step_of_the_backoff_only_when_it_counts() {
+        let deferred = |counts, retry_after| Outcome::Deferred {
+            retry_after,
+            counts,
+        };
+        let first = decided(deferred(true, None), 1000, &RecipientState::new(0)).state;
+        assert_eq!((first.attempts, first.next_due), (1, 1000 + 300_000));
+        let second = decided(deferred(true, None), 1000, &first).state;
+        assert_eq!((second.attempts, second.next_due), (2, 1000 + 600_000));
+        let waited = decided(deferred(false, Some(Duration::from_secs(40))), 1000, &first).state;
+        assert_eq!((waited.attempts, waited.next_due), (1, 41_000));
+        let waited = decided(deferred(false, None), 1000, &first).state;
+        assert_eq!((waited.attempts, waited.next_due), (1, 1000 + 600_000));
+    }
+
+    #[test]
+    fn i5_a_recipient_expires_even_if_no_attempt_ever_counted() {
+        let five_days = 5 * 86_400_000;
+        let outcome = Outcome::Deferred {
+            retry_after: Some(Duration::MAX),
+            counts: false,
+        };
+        let last = decided(outcome, five_days - 1, &RecipientState::new(0)).state;
+        assert_eq!((last.status, last.next_due), (Status::Waiting, five_days));
+        let over = decided(outcome, five_days, &last);
+        assert_eq!((over.state.status, over.word), (Status::Expired, "expired"));
+    }
+
+    #[test]
+    fn lateness_is_told_once_and_never_means_never() {
+        let mut retry = Retry::default();
+        let mut message = message();
+        let four_hours = 4 * 3_600_000;
+        assert!(!is_late(&retry, &message, four_hours - 1));
+        assert!(is_late(&retry, &message, four_hours));
+        message.warned = true;
+        assert!(!is_late(&retry, &message, four_hours));
+        message.warned = false;
+        retry.warn_after = Span::NEVER;
+        assert!(!is_late(&retry, &message, u64::MAX - 1));
+    }
+
+    #[test]
+    fn texts_are_cut_between_characters() {
+        assert_eq!(clean("aé", 2), "a");
+        assert_eq!(clean("a\u{1b}[31m\u{85}", 100), "a [31m ");
+    }
+}

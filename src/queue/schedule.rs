@@ -1,0 +1,219 @@
+//! When a recipient is tried again, and when its time is over. Pure: time and chance are given.
+//!
+//! `delay(n) = min(first * factor^n, longest)`, give or take a tenth, after the `n`-th failed
+//! attempt, counted from 0. A wait that a next hop names is obeyed. A wait that is not the
+//! message's fault (its destination could not be reached) is no step of the backoff. Whatever the
+//! wait, the last attempt is at the deadline, after which the recipient expires.
+
+use std::time::Duration;
+
+use queue_schema::{Message, Millis, Origin, Status};
+
+use crate::config::Retry;
+
+/// Part of a delay by which chance makes it longer or shorter.
+const JITTER: f64 = 0.1;
+/// A named wait is not shorter than this, or a hasty server would be asked in a loop.
+const SHORTEST: Duration = Duration::from_secs(1);
+
+/// What follows a deferred attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    /// Try again then.
+    At(Millis),
+    /// Its time is over.
+    Expired,
+}
+
+/// The wait after `failed` earlier attempts that counted. `chance` is from 0 up to 1.
+pub fn delay(retry: &Retry, failed: u32, chance: f64) -> Duration {
+    let longest = retry.longest.0.as_secs_f64();
+    let exponent = i32::try_from(failed).unwrap_or(i32::MAX);
+    let plain = retry.first.0.as_secs_f64() * retry.factor.powi(exponent);
+    let jitter = 1.0 + JITTER * (2.0 * chance.clamp(0.0, 1.0) - 1.0);
+    let seconds = plain.min(longest).max(0.0) * jitter;
+    Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
+}
+
+/// When the recipients of a message have had their time.
+pub fn deadline(retry: &Retry, message: &Message) -> Millis {
+    let span = match message.origin {
+        Origin::Dsn { .. } => retry.bounce_give_up,
+        _ => retry.give_up,
+    };
+    message.arrived.saturating_add(crate::time::millis(span.0))
+}
+
+/// What follows an attempt that was deferred at `now`, before which `failed` attempts counted.
+pub fn next(
+    retry: &Retry,
+    deadline: Millis,
+    now: Millis,
+    failed: u32,
+    named: Option<Duration>,
+    chance: f64,
+) -> Next {
+    if now >= deadline {
+        return Next::Expired;
+    }
+    let wait = match named {
+        Some(named) => named.max(SHORTEST),
+        None => delay(retry, failed, chance),
+    };
+    Next::At(now.saturating_add(crate::time::millis(wait)).min(deadline))
+}
+
+/// When a message has something to do next: an attempt, or its end. `None` while it is held.
+pub fn due(message: &Message) -> Option<Millis> {
+    if message.held {
+        return None;
+    }
+    let waiting = message
+        .states
+        .iter()
+        .filter(|state| state.status == Status::Waiting);
+    // One that waits for nothing should have ended; it is due at once, to be ended.
+    Some(waiting.map(|state| state.next_due).min().unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Span;
+    use crate::queue::store::new_message;
+    use proptest::prelude::*;
+    use queue_schema::{BodyKind, Envelope, QueueId, Recipient};
+
+    const MINUTE: u64 = 60_000;
+    const HOUR: u64 = 60 * MINUTE;
+
+    #[test]
+    fn the_default_schedule_is_the_designed_one() {
+        let retry = Retry::default();
+        let minutes: Vec<u64> = (0..9)
+            .map(|n| delay(&retry, n, 0.5).as_millis() as u64 / MINUTE)
+            .collect();
+        assert_eq!(minutes, [5, 10, 20, 40, 80, 160, 240, 240, 240]);
+    }
+
+    #[test]
+    fn jitter_is_a_tenth_either_way() {
+        let retry = Retry::default();
+        assert_eq!(delay(&retry, 0, 0.0), Duration::from_secs(270));
+        assert_eq!(delay(&retry, 0, 1.0), Duration::from_secs(330));
+        assert_eq!(
+            delay(&retry, 40, 1.0),
+            Duration::from_secs(4 * 3600 * 11 / 10)
+        );
+    }
+
+    #[test]
+    fn five_days_of_the_default_schedule_end_at_the_deadline() {
+        let retry = Retry::default();
+        let deadline = 120 * HOUR;
+        let (mut now, mut failed) = (0, 0);
+        let mut times = Vec::new();
+        while let Next::At(at) = next(&retry, deadline, now, failed, None, 0.5) {
+            times.push(at);
+            now = at;
+            failed += 1;
+        }
+        assert_eq!(&times[..3], &[5 * MINUTE, 15 * MINUTE, 35 * MINUTE]);
+        assert_eq!(
+            times.last(),
+            Some(&deadline),
+            "the last attempt is at the deadline"
+        );
+        // 5+10+20+40+80+160 minutes, then every 4 hours.
+        assert_eq!(times.len(), 6 + 29);
+    }
+
+    #[test]
+    fn a_named_wait_is_obeyed_up_to_the_deadline() {
+        let retry = Retry::default();
+        let named = |secs| Some(Duration::from_secs(secs));
+        assert_eq!(
+            next(&retry, HOUR, 1000, 3, named(300), 0.9),
+            Next::At(301_000)
+        );
+        assert_eq!(next(&retry, HOUR, 1000, 3, named(0), 0.9), Next::At(2000));
+        assert_eq!(
+            next(&retry, HOUR, 1000, 3, named(u64::MAX), 0.9),
+            Next::At(HOUR)
+        );
+        assert_eq!(next(&retry, HOUR, HOUR, 3, named(300), 0.9), Next::Expired);
+    }
+
+    fn message(origin: Origin) -> Message {
+        let recipient = |address: &str| Recipient {
+            address: address.into(),
+            alias_of: None,
+            notify: Default::default(),
+            orcpt: None,
+        };
+        let envelope = Envelope {
+            forwarded_as: None,
+            reverse_path: "a@example.org".into(),
+            recipients: vec![recipient("b@example.net"), recipient("c@example.net")],
+            body: BodyKind::SevenBit,
+            smtputf8: false,
+            require_tls: false,
+            ret: None,
+            envid: None,
+        };
+        new_message(QueueId(1), 1000, origin, envelope)
+    }
+
+    #[test]
+    fn bounces_have_a_deadline_of_their_own_and_never_is_never() {
+        let mut retry = Retry::default();
+        let user = message(Origin::Network {
+            client: [127, 0, 0, 1].into(),
+        });
+        let dsn = message(Origin::Dsn {
+            about: QueueId(2),
+            since: 0,
+        });
+        assert_eq!(deadline(&retry, &user), 1000 + 5 * 24 * HOUR);
+        assert_eq!(deadline(&retry, &dsn), 1000 + 2 * 24 * HOUR);
+        retry.give_up = Span::NEVER;
+        assert_eq!(deadline(&retry, &user), u64::MAX);
+    }
+
+    #[test]
+    fn a_message_is_due_with_its_first_waiting_recipient() {
+        let mut message = message(Origin::Network {
+            client: [127, 0, 0, 1].into(),
+        });
+        message.states[0].next_due = 5000;
+        message.states[1].next_due = 4000;
+        assert_eq!(due(&message), Some(4000));
+        message.states[1].status = Status::Delivered;
+        assert_eq!(due(&message), Some(5000));
+        message.held = true;
+        assert_eq!(due(&message), None);
+        message.held = false;
+        message.states[0].status = Status::Bounced;
+        assert_eq!(due(&message), Some(0), "to be ended");
+    }
+
+    proptest! {
+        #[test]
+        fn no_numbers_break_the_schedule(
+            first: u32, longest: u32, factor: f64, failed: u32, chance: f64,
+            now: u64, deadline: u64, named: Option<u64>,
+        ) {
+            let retry = Retry {
+                first: Span::secs(first.into()),
+                longest: Span::secs(longest.into()),
+                factor,
+                ..Retry::default()
+            };
+            let named = named.map(Duration::from_millis);
+            match next(&retry, deadline, now, failed, named, chance) {
+                Next::At(at) => prop_assert!(now < deadline && now <= at && at <= deadline),
+                Next::Expired => prop_assert!(now >= deadline),
+            }
+        }
+    }
+}

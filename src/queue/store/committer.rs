@@ -1,0 +1,447 @@
+//! The committer: one thread that appends to the journal.
+//!
+//! It takes everything that waits in its channel, writes it in one go, syncs once, makes it known
+//! to readers and answers everyone. A lone request waits for no timer; under load one sync serves
+//! many. It is the one place where the order of events is decided.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use queue_schema::{BodyPlace, Kind, Location, Message, QueueId, Spooled, frame, record};
+use tokio::sync::{mpsc, oneshot};
+
+use super::index::Index;
+use super::journal::Journal;
+use super::layout::sync_dir;
+use super::request::{Action, ApplyError, ChangeKind, Relocation, Request};
+use super::shared::{Shared, State};
+use super::space::Space;
+use super::{Options, StoreError, failpoint};
+use crate::message::{Body, Content};
+
+/// Bytes of content after which a batch is written although more waits.
+const BATCH_BYTES: u64 = 4 << 20;
+/// Requests in one batch.
+const BATCH_REQUESTS: usize = 1024;
+/// Changes not yet in the index at which the committer waits for the flusher.
+const MAX_DIRTY: usize = 400_000;
+/// How long the flusher may take before the index counts as hanging.
+const FLUSH_LIMIT: Duration = Duration::from_secs(120);
+
+enum Ack {
+    Accept(
+        oneshot::Sender<Result<Arc<Message>, StoreError>>,
+        Arc<Message>,
+    ),
+    Apply(
+        oneshot::Sender<Result<Vec<Arc<Message>>, ApplyError>>,
+        Vec<Arc<Message>>,
+    ),
+    Relocate(oneshot::Sender<Result<(), StoreError>>),
+}
+
+impl Ack {
+    fn send(self, result: Result<(), StoreError>) {
+        // Whoever asked may be gone; the record is durable all the same.
+        match self {
+            Ack::Accept(to, message) => drop(to.send(result.map(|()| message))),
+            Ack::Apply(to, messages) => {
+                drop(to.send(result.map(|()| messages).map_err(ApplyError::from)))
+            }
+            Ack::Relocate(to) => drop(to.send(result)),
+        }
+    }
+}
+
+enum Merge {
+    Accepted(Arc<Message>),
+    Changed(Arc<Message>),
+    Done(Arc<Message>),
+    Moved(Arc<Message>, Arc<Message>),
+}
+
+/// See the module.
+pub struct Committer {
+    shared: Arc<Shared>,
+    index: Index,
+    journal: Journal,
+    options: Options,
+    space: Space,
+    /// Segments up to this one have given messages away; a message that claims to be in one may
+    /// be elsewhere.
+    moved_from: u64,
+    merges: Vec<Merge>,
+    acks: Vec<Ack>,
+    spooled: bool,
+}
+
+impl Committer {
+    /// A committer that goes on at the journal's end.
+    pub fn new(shared: Arc<Shared>, index: Index, journal: Journal, options: Options) -> Self {
+        Committer {
+            shared,
+            index,
+            journal,
+            space: Space::default(),
+            options,
+            moved_from: 0,
+            merges: Vec::new(),
+            acks: Vec::new(),
+            spooled: false,
+        }
+    }
+
+    /// Runs until told to stop or until nobody can ask any more.
+    pub fn run(mut self, mut requests: mpsc::Receiver<Request>) {
+        let mut waiting = Vec::with_capacity(BATCH_REQUESTS);
+        loop {
+            if requests.blocking_recv_many(&mut waiting, BATCH_REQUESTS) == 0 {
+                break;
+            }
+            let mut stop = false;
+            let mut batch = waiting.drain(..).peekable();
+            while batch.peek().is_some() && !stop {
+                let mut bytes = 0;
+                while bytes < BATCH_BYTES
+                    && let Some(request) = batch.next()
+                {
+                    bytes += request.bytes();
+                    self.take(request, &mut stop);
+                }
+                self.commit();
+            }
+            drop(batch);
+            if stop {
+                requests.close();
+                while let Ok(request) = requests.try_recv() {
+                    request.refuse(StoreError::Closed);
+                }
+                break;
+            }
+            self.wait_for_flusher();
+        }
+        self.journal.close();
+    }
+
+    fn take(&mut self, request: Request, stop: &mut bool) {
+        if matches!(request, Request::Stop) {
+            *stop = true;
+            return;
+        }
+        let refusal = if *stop {
+            Some(StoreError::Closed)
+        } else {
+            self.shared.failure()
+        };
+        if let Some(error) = refusal {
+            return request.refuse(error);
+        }
+        // Space for new mail is refused early, space for outcomes only when there is none.
+        let room = match &request {
+            Request::Accept { .. } => self.space.allows(&self.options, request.bytes()),
+            _ => true,
+        };
+        let ready = if room {
+            self.make_room(request.bytes())
+        } else {
+            Err(StoreError::Full)
+        };
+        if let Err(error) = ready {
+            return request.refuse(error);
+        }
+        match request {
+            Request::Accept {
+                message,
+                content,
+                ack,
+            } => {
+                let mark = self.mark();
+                match self.accept(*message, &content, false) {
+                    Ok(message) => self.acks.push(Ack::Accept(ack, message)),
+                    Err(error) => {
+                        self.undo(mark);
+                        drop(ack.send(Err(error)));
+                    }
+                }
+            }
+            Request::Apply { actions, ack } => {
+                let mark = self.mark();
+                let mut accepted = Vec::new();
+                let done = actions
+                    .into_iter()
+                    .try_for_each(|action| self.action(action, false, &mut accepted));
+                match done {
+                    Ok(()) => self.acks.push(Ack::Apply(ack, accepted)),
+                    Err(error) => {
+                        self.undo(mark);
+                        drop(ack.send(Err(error.into())));
+                    }
+                }
+            }
+            Request::Relocate { items, ack } => {
+                // Changes that are encoded but not merged yet would be missed in the copies.
+                self.commit();
+                let mark = self.mark();
+                match self.relocate(items) {
+                    Ok(()) => self.acks.push(Ack::Relocate(ack)),
+                    Err(error) => {
+                        self.undo(mark);
+                        drop(ack.send(Err(error)));
+                    }
+                }
+            }
+            Request::Stop => {}
+        }
+    }
+
+    fn mark(&mut self) -> (usize, usize) {
+        (self.journal.buffer().len(), self.merges.len())
+    }
+
+    /// Takes back what a request that can not be encoded had written so far.
+    fn undo(&mut self, (buffer, merges): (usize, usize)) {
+        self.journal.buffer().truncate(buffer);
+        self.merges.truncate(merges);
+    }
+
+    /// Begins a new segment if `bytes` more would overfill the present one.
+    fn make_room(&mut self, bytes: u64) -> Result<(), StoreError> {
+        if !self.journal.is_full(bytes) {
+            return Ok(());
+        }
+        self.commit();
+        if let Some(error) = self.shared.failure() {
+            return Err(error);
+        }
+        self.journal.rotate(&self.shared)
+    }
+
+    fn action(
+        &mut self,
+        action: Action,
+        grouped: bool,
+        accepted: &mut Vec<Arc<Message>>,
+    ) -> Result<(), StoreError> {
+        match action {
+            Action::Accept(message, content) => {
+                accepted.push(self.accept(*message, &content, grouped)?);
+            }
+            Action::Change {
+                kind,
+                message,
+                change,
+            } => {
+                let record = match kind {
+                    ChangeKind::Progress => Kind::Progress,
+                    ChangeKind::Control => Kind::Control,
+                    ChangeKind::Done => Kind::Done,
+                };
+                let stamp = self.journal.stamp();
+                let out = self.journal.buffer();
+                record::encode_change(out, record, message.id, &change, grouped, stamp)
+                    .map_err(StoreError::encode)?;
+                self.merges.push(match kind {
+                    ChangeKind::Done => Merge::Done(message),
+                    _ => Merge::Changed(message),
+                });
+            }
+            Action::Group(actions) if grouped => {
+                for action in actions {
+                    self.action(action, true, accepted)?;
+                }
+            }
+            Action::Group(actions) => {
+                let start = frame::begin(self.journal.buffer());
+                for action in actions {
+                    self.action(action, true, accepted)?;
+                }
+                let stamp = self.journal.stamp();
+                let out = self.journal.buffer();
+                if !frame::finish(out, start, Kind::Group, QueueId(0), false, stamp) {
+                    return Err(StoreError::Refused("a group is longer than 4 GiB".into()));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn accept(
+        &mut self,
+        mut message: Message,
+        content: &Content,
+        grouped: bool,
+    ) -> Result<Arc<Message>, StoreError> {
+        message.location.body = match &content.body {
+            Body::Memory(_) => BodyPlace::Inline,
+            Body::Spool(file) => {
+                self.spooled = true;
+                let name = file.path.file_name().and_then(|name| name.to_str());
+                let name = name.unwrap_or_default().to_owned();
+                BodyPlace::Spool(Spooled {
+                    name,
+                    length: file.len,
+                    crc: file.crc,
+                })
+            }
+        };
+        let body = match &content.body {
+            Body::Memory(bytes) => &bytes[..],
+            Body::Spool(_) => &[],
+        };
+        message.size = content.len();
+        self.append(&mut message, &content.head, body, grouped)?;
+        let message = Arc::new(message);
+        self.merges.push(Merge::Accepted(message.clone()));
+        Ok(message)
+    }
+
+    fn append(
+        &mut self,
+        message: &mut Message,
+        head: &[u8],
+        body: &[u8],
+        grouped: bool,
+    ) -> Result<(), StoreError> {
+        let stamp = self.journal.stamp();
+        let offset = self.journal.end();
+        let out = self.journal.buffer();
+        let start = out.len();
+        record::encode_accepted(out, message, head, body, grouped, stamp)
+            .map_err(StoreError::encode)?;
+        let length = out.len() - start;
+        message.location = Location {
+            segment: stamp.segment,
+            offset,
+            length: u32::try_from(length).map_err(StoreError::encode)?,
+            head: u32::try_from(head.len()).map_err(StoreError::encode)?,
+            body: message.location.body.clone(),
+        };
+        Ok(())
+    }
+
+    fn relocate(&mut self, items: Vec<Relocation>) -> Result<(), StoreError> {
+        let mut seen = HashSet::new();
+        for item in items {
+            let present = Shared::present(&self.shared.state(), &self.index, item.id);
+            let present = present.map_err(|error| self.index_failed(&error))?;
+            let Some(old) = present else { continue };
+            let place = (old.location.segment, old.location.offset);
+            if place != (item.segment, item.offset) || !seen.insert(item.id) {
+                continue;
+            }
+            let mut new = Message::clone(&old);
+            self.append(&mut new, &item.head, &item.body, false)?;
+            self.moved_from = self.moved_from.max(item.segment);
+            self.merges.push(Merge::Moved(old, Arc::new(new)));
+        }
+        Ok(())
+    }
+
+    /// Writes, syncs, makes known, answers.
+    fn commit(&mut self) {
+        let mut result = Ok(());
+        if !self.journal.buffer().is_empty() {
+            failpoint("before-write");
+            result = self.write();
+            match &result {
+                Ok(()) => self.merge(),
+                Err(StoreError::Failed(reason)) => self.shared.fail(reason.clone()),
+                Err(_) => {}
+            }
+        }
+        self.merges.clear();
+        self.spooled = false;
+        failpoint("before-ack");
+        for ack in self.acks.drain(..) {
+            ack.send(result.clone());
+        }
+        failpoint("after-ack");
+    }
+
+    fn write(&mut self) -> Result<(), StoreError> {
+        if self.spooled {
+            sync_dir(&self.shared.layout.spool)
+                .map_err(|error| StoreError::io("the spool directory can not be synced", &error))?;
+        }
+        self.journal.write()
+    }
+
+    fn merge(&mut self) {
+        let mut state = self.shared.state();
+        for merge in self.merges.drain(..) {
+            let merged = match merge {
+                Merge::Accepted(message) => {
+                    state.accepted(message);
+                    Ok(())
+                }
+                Merge::Changed(message) => locate(&state, &self.index, self.moved_from, message)
+                    .map(|message| message.map(|message| state.changed(message)).unwrap_or(())),
+                Merge::Done(message) => locate(&state, &self.index, self.moved_from, message)
+                    .map(|message| message.map(|message| state.done(&message)).unwrap_or(())),
+                Merge::Moved(old, new) => {
+                    state.moved(&old, new);
+                    Ok(())
+                }
+            };
+            if let Err(error) = merged {
+                self.shared.fail_index(&error);
+            }
+        }
+        let (segment, end) = (self.journal.stamp().segment, self.journal.end());
+        state.position.segment = segment;
+        state.position.offset = end;
+        state.position.salt = self.journal.stamp().salt;
+        state.segments.entry(segment).or_default().used = end;
+    }
+
+    fn index_failed(&self, error: &super::index::IndexError) -> StoreError {
+        self.shared.fail_index(error);
+        StoreError::Failed(error.to_string())
+    }
+
+    /// Backpressure: memory for changes is bounded by the speed of the index.
+    fn wait_for_flusher(&self) {
+        let mut state = self.shared.state();
+        if state.dirty.len() < MAX_DIRTY {
+            return;
+        }
+        let begun = Instant::now();
+        while state.dirty.len() >= MAX_DIRTY && self.shared.failure().is_none() {
+            state.flush_now = true;
+            self.shared.turn.notify_all();
+            let step = Duration::from_millis(100);
+            state = match self.shared.turn.wait_timeout(state, step) {
+                Ok((state, _)) => state,
+                Err(poisoned) => poisoned.into_inner().0,
+            };
+            if begun.elapsed() > FLUSH_LIMIT {
+                let error = super::index::IndexError("does not answer".into());
+                self.shared.fail_index(&error);
+            }
+        }
+    }
+}
+
+/// The message with its true location: whoever worked on it while its bytes were moved does not
+/// know the new one. `None` if it is gone, which is a fault of the caller.
+fn locate(
+    state: &State,
+    index: &Index,
+    moved_from: u64,
+    message: Arc<Message>,
+) -> Result<Option<Arc<Message>>, super::index::IndexError> {
+    if message.location.segment > moved_from {
+        return Ok(Some(message));
+    }
+    let Some(present) = Shared::present(state, index, message.id)? else {
+        tracing::error!(id = %message.id, "a change to a message that is gone was ignored");
+        return Ok(None);
+    };
+    if present.location == message.location {
+        return Ok(Some(message));
+    }
+    let mut message = Message::clone(&message);
+    message.location = present.location.clone();
+    Ok(Some(Arc::new(message)))
+}

@@ -1,0 +1,386 @@
+//! The store: what was accepted and what became of it, on disk.
+//!
+//! The journal is the truth, a sequence of checksummed records in segment files, written by one
+//! thread (`committer`) that syncs once for all that waits. sled is its index: it answers
+//! questions, is filled behind the journal (`flusher`), and is made again from the journal when
+//! it is lost, damaged or of another version (`recover`). `reader` looks, `scan` finds records
+//! even behind damage, `spool` holds bodies too large for the journal.
+//!
+//! The store is crash-only: it is opened the same way after a clean stop and after a power cut.
+//! After a failed write or sync it is read-only until a restart; such an error is never taken
+//! back by a later success. A panic in one of its threads ends the process.
+
+mod committer;
+mod flusher;
+mod index;
+mod journal;
+mod layout;
+mod reader;
+mod recover;
+mod replay;
+mod request;
+mod scan;
+mod shared;
+mod space;
+mod spool;
+
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use queue_schema::{
+    BodyPlace, Envelope, Location, Message, Millis, Origin, QueueId, RecipientState,
+};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::message::Content;
+
+pub use reader::{Reader, Readers};
+pub use recover::{Damage, Recovered};
+pub use request::{Action, ApplyError, ChangeKind};
+pub use spool::{Spool, SpoolWriter};
+
+use committer::Committer;
+use flusher::Flusher;
+use layout::Layout;
+use request::Request;
+use shared::{Shared, Usage};
+
+/// Bytes of a segment file.
+pub const SEGMENT_SIZE: u64 = 64 << 20;
+/// How long changes gather before they go into the index.
+pub const FLUSH_EVERY: Duration = Duration::from_millis(500);
+/// How long opening or scanning the index may make no progress before it is put aside.
+pub const INDEX_LIMIT: Duration = Duration::from_secs(60);
+/// Requests that wait for the committer before whoever asks next has to wait too.
+const REQUESTS: usize = 4096;
+/// Threads that read messages for delivery.
+const READERS: usize = 2;
+/// Exit code when a thread of the store panicked (sysexits: internal software error).
+const EX_SOFTWARE: i32 = 70;
+
+/// How to open a store.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Where it is.
+    pub data_dir: PathBuf,
+    /// Bytes of free space below which new mail is refused.
+    pub free_space: u64,
+    /// See [`SEGMENT_SIZE`].
+    pub segment_size: u64,
+    /// See [`FLUSH_EVERY`].
+    pub flush_every: Duration,
+    /// See [`INDEX_LIMIT`].
+    pub index_limit: Duration,
+}
+
+impl Options {
+    /// The defaults, and no demand on free space.
+    pub fn new(data_dir: &Path) -> Options {
+        Options {
+            data_dir: data_dir.to_path_buf(),
+            free_space: 0,
+            segment_size: SEGMENT_SIZE,
+            flush_every: FLUSH_EVERY,
+            index_limit: INDEX_LIMIT,
+        }
+    }
+}
+
+/// Why a store can not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Another process has it.
+    #[error(
+        "the queue in {} is in use by another process; stop it, or let mta-queue talk to it over \
+         its control socket", .0.display()
+    )]
+    InUse(PathBuf),
+    /// A newer chapar wrote it.
+    #[error("{}: {reason}; start the newer chapar that wrote it", path.display())]
+    Newer {
+        /// The file.
+        path: PathBuf,
+        /// What was found.
+        reason: String,
+    },
+    /// A file can not be read or written.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// Not even a fresh index works.
+    #[error("{0}; is there free space on the file system of data_dir?")]
+    Index(String),
+}
+
+impl OpenError {
+    fn io(path: &Path, source: io::Error) -> OpenError {
+        OpenError::Io {
+            path: path.to_path_buf(),
+            source,
+        }
+    }
+}
+
+/// Why something was not made durable.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum StoreError {
+    /// There is no space; nothing was written, it may be tried again.
+    #[error("free space is below limits.free_space; free some on the file system of data_dir")]
+    Full,
+    /// Read-only until a restart.
+    #[error("{0}")]
+    Failed(String),
+    /// This request can never be written; others can.
+    #[error("{0}")]
+    Refused(String),
+    /// The store was closed.
+    #[error("the queue is closed")]
+    Closed,
+}
+
+impl StoreError {
+    fn io(what: &str, error: &io::Error) -> StoreError {
+        StoreError::Failed(format!("{what}: {error}"))
+    }
+
+    pub(crate) fn encode(error: impl std::fmt::Display) -> StoreError {
+        StoreError::Refused(error.to_string())
+    }
+}
+
+/// Counts for metrics and benchmarks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stats {
+    /// Syncs of the journal since it was opened.
+    pub syncs: u64,
+    /// Segment files.
+    pub segments: usize,
+    /// Bytes of records in them.
+    pub used: u64,
+    /// Bytes of records whose messages live.
+    pub live: u64,
+    /// Messages that live.
+    pub messages: u64,
+}
+
+/// An open store. Cloning shares it; [`close`](Store::close) ends it for all.
+#[derive(Clone)]
+pub struct Store(Arc<Inner>);
+
+struct Inner {
+    requests: mpsc::Sender<Request>,
+    readers: Readers,
+    scanner: Readers,
+    shared: Arc<Shared>,
+    syncs: Arc<AtomicU64>,
+    threads: Mutex<Option<Threads>>,
+}
+
+struct Threads {
+    committer: JoinHandle<()>,
+    flusher: JoinHandle<()>,
+    readers: Vec<JoinHandle<()>>,
+    lock: File,
+}
+
+impl Store {
+    /// Opens the store, recovering whatever state it was left in. Blocks, for seconds if there are
+    /// a million messages.
+    pub fn open(options: &Options) -> Result<(Store, Recovered), OpenError> {
+        let root = &options.data_dir;
+        let layout = Layout::create(root).map_err(|error| OpenError::io(root, error))?;
+        let lock = layout.lock()?;
+        let opened = recover::recover(&layout, options)?;
+        let thread = |error| OpenError::io(root, error);
+
+        let shared = Arc::new(opened.shared);
+        let index = opened.index;
+        let syncs = opened.journal.syncs();
+        let (requests, receiver) = mpsc::channel(REQUESTS);
+        let flusher = Flusher::new(
+            shared.clone(),
+            index.clone(),
+            requests.downgrade(),
+            options.clone(),
+            opened.applied,
+        );
+        let (readers, mut reading) =
+            reader::start("queue-reader", READERS, &shared, &index).map_err(thread)?;
+        let (scanner, scanning) =
+            reader::start("queue-scanner", 1, &shared, &index).map_err(thread)?;
+        reading.extend(scanning);
+        let committer = Committer::new(shared.clone(), index, opened.journal, options.clone());
+        let committer =
+            fatal("queue-committer", move || committer.run(receiver)).map_err(thread)?;
+        let flusher = fatal("queue-flusher", move || flusher.run()).map_err(thread)?;
+        let threads = Threads {
+            committer,
+            flusher,
+            readers: reading,
+            lock,
+        };
+        let inner = Inner {
+            requests,
+            readers,
+            scanner,
+            shared,
+            syncs,
+            threads: Mutex::new(Some(threads)),
+        };
+        Ok((Store(Arc::new(inner)), opened.recovered))
+    }
+
+    /// Makes a message durable: when this returns `Ok` it survives a power cut.
+    pub async fn accept(
+        &self,
+        message: Message,
+        content: Content,
+    ) -> Result<Arc<Message>, StoreError> {
+        let (ack, answer) = oneshot::channel();
+        let request = Request::Accept {
+            message: Box::new(message),
+            content,
+            ack,
+        };
+        self.0
+            .requests
+            .send(request)
+            .await
+            .map_err(|_| StoreError::Closed)?;
+        answer.await.map_err(|_| StoreError::Closed)?
+    }
+
+    /// Makes changes durable. The answer names the messages that were accepted among them.
+    pub async fn apply(&self, actions: Vec<Action>) -> Result<Vec<Arc<Message>>, ApplyError> {
+        let (ack, answer) = oneshot::channel();
+        let request = Request::Apply { actions, ack };
+        if let Err(mpsc::error::SendError(request)) = self.0.requests.send(request).await {
+            request.refuse(StoreError::Closed);
+        }
+        answer.await.map_err(|_| StoreError::Closed)?
+    }
+
+    /// Whether and why the store is read-only.
+    pub fn failure(&self) -> Option<StoreError> {
+        self.0.shared.failure()
+    }
+
+    /// Reads for delivery.
+    pub fn readers(&self) -> Readers {
+        self.0.readers.clone()
+    }
+
+    /// Long reads for operators, which do not keep deliveries waiting.
+    pub fn scanner(&self) -> Readers {
+        self.0.scanner.clone()
+    }
+
+    /// Where sessions put large bodies.
+    pub fn spool(&self) -> Spool {
+        Spool::new(&self.0.shared.layout)
+    }
+
+    /// Counts.
+    pub fn stats(&self) -> Stats {
+        let state = self.0.shared.state();
+        let mut total = Usage::default();
+        for usage in state.segments.values() {
+            total.used += usage.used;
+            total.live += usage.live;
+            total.messages += usage.messages;
+        }
+        Stats {
+            syncs: self.0.syncs.load(Ordering::Relaxed),
+            segments: state.segments.len(),
+            used: total.used,
+            live: total.live,
+            messages: total.messages,
+        }
+    }
+
+    /// Makes durable what was asked before, refuses what comes after, and lets go of the
+    /// directory. Blocks. Calling it again does nothing.
+    pub fn close(&self) {
+        let threads = self.0.threads.lock().map(|mut threads| threads.take());
+        let Ok(Some(threads)) = threads else { return };
+        // The committer ends when it reads this; if it is gone already there is nothing to stop.
+        let _ = self.0.requests.blocking_send(Request::Stop);
+        let _ = threads.committer.join();
+        self.0.shared.state().stopping = true;
+        self.0.shared.turn.notify_all();
+        let _ = threads.flusher.join();
+        self.0.readers.close();
+        self.0.scanner.close();
+        for reader in threads.readers {
+            let _ = reader.join();
+        }
+        if let Err(error) = self.0.shared.layout.give_index() {
+            tracing::warn!(%error, "the index can not be given to the owner of data_dir");
+        }
+        drop(threads.lock);
+    }
+}
+
+/// A message as it is when it arrives: every recipient is due at once. The store sets its size
+/// and location.
+pub fn new_message(id: QueueId, arrived: Millis, origin: Origin, envelope: Envelope) -> Message {
+    let states = envelope
+        .recipients
+        .iter()
+        .map(|_| RecipientState::new(arrived))
+        .collect();
+    Message {
+        id,
+        arrived,
+        origin,
+        envelope,
+        size: 0,
+        location: Location {
+            segment: 0,
+            offset: 0,
+            length: 0,
+            head: 0,
+            body: BodyPlace::Inline,
+        },
+        states,
+        warned: false,
+        held: false,
+    }
+}
+
+/// A thread whose panic ends the process: a store that lost a thread promises nothing.
+fn fatal(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
+    std::thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(move || {
+            if std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)).is_err() {
+                tracing::error!("a thread of the queue panicked; the process ends to start afresh");
+                std::process::exit(EX_SOFTWARE);
+            }
+        })
+}
+
+/// Ends the process like a crash when `CHAPAR_FAILPOINT` names this step. Only in builds for
+/// crash tests.
+#[cfg(feature = "failpoints")]
+pub fn failpoint(name: &str) {
+    static CHOSEN: std::sync::OnceLock<Option<String>> = std::sync::OnceLock::new();
+    let chosen = CHOSEN.get_or_init(|| std::env::var("CHAPAR_FAILPOINT").ok());
+    if chosen.as_deref() == Some(name) {
+        std::process::abort();
+    }
+}
+
+/// Nothing, outside of builds for crash tests.
+#[cfg(not(feature = "failpoints"))]
+#[inline(always)]
+pub fn failpoint(_name: &str) {}

@@ -1,0 +1,263 @@
+//! Reading: messages by id, all messages, and the bytes of one.
+//!
+//! Readers run on a few threads of their own, because reading may wait for the disk. What they
+//! see is never older than what was answered as durable before they were asked.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read;
+use std::ops::ControlFlow;
+use std::os::unix::fs::FileExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use queue_schema::{BodyPlace, FrameError, Location, Message, QueueId, Spooled, frame, record};
+use tokio::sync::oneshot;
+
+use super::StoreError;
+use super::index::{Index, IndexError};
+use super::shared::Shared;
+use crate::message::{Body, Content, SpoolFile};
+use crate::queue::FetchError;
+
+/// What runs on a reader's thread.
+pub type Task = Box<dyn FnOnce(&Reader) + Send>;
+
+/// One thread's view of the store.
+pub struct Reader {
+    shared: Arc<Shared>,
+    index: Index,
+}
+
+/// Hands tasks to reader threads.
+#[derive(Clone)]
+pub struct Readers(async_channel::Sender<Task>);
+
+impl Readers {
+    /// Runs `task` on a reader's thread; waits while too many tasks wait.
+    pub async fn run<T: Send + 'static>(
+        &self,
+        task: impl FnOnce(&Reader) -> T + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let (answer, answered) = oneshot::channel();
+        let task: Task = Box::new(move |reader| drop(answer.send(task(reader))));
+        self.0.send(task).await.map_err(|_| StoreError::Closed)?;
+        answered.await.map_err(|_| StoreError::Closed)
+    }
+
+    /// The same for a thread that may block.
+    pub fn run_blocking<T: Send + 'static>(
+        &self,
+        task: impl FnOnce(&Reader) -> T + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let (answer, answered) = oneshot::channel();
+        let task: Task = Box::new(move |reader| drop(answer.send(task(reader))));
+        self.0.send_blocking(task).map_err(|_| StoreError::Closed)?;
+        answered.blocking_recv().map_err(|_| StoreError::Closed)
+    }
+
+    /// Lets the threads end when they have done what waits.
+    pub fn close(&self) {
+        self.0.close();
+    }
+}
+
+/// Starts `count` threads.
+pub fn start(
+    name: &str,
+    count: usize,
+    shared: &Arc<Shared>,
+    index: &Index,
+) -> std::io::Result<(Readers, Vec<std::thread::JoinHandle<()>>)> {
+    let (sender, tasks) = async_channel::bounded::<Task>(256);
+    let mut threads = Vec::new();
+    for _ in 0..count {
+        let reader = Reader {
+            shared: shared.clone(),
+            index: index.clone(),
+        };
+        let tasks = tasks.clone();
+        let thread = std::thread::Builder::new()
+            .name(name.to_owned())
+            .spawn(move || {
+                while let Ok(task) = tasks.recv_blocking() {
+                    // sled panics on some damage; nothing here is left half done by it.
+                    if catch_unwind(AssertUnwindSafe(|| task(&reader))).is_err() {
+                        reader
+                            .shared
+                            .fail_index(&IndexError("made a reader panic".into()));
+                    }
+                }
+            })?;
+        threads.push(thread);
+    }
+    Ok((Readers(sender), threads))
+}
+
+impl Reader {
+    /// A message as it is now; `None` if there is none.
+    pub fn load(&self, id: QueueId) -> Result<Option<Arc<Message>>, StoreError> {
+        let known = self.shared.state().peek(id);
+        match known {
+            Some(known) => Ok(known),
+            None => Ok(self.get(id)?.map(Arc::new)),
+        }
+    }
+
+    fn get(&self, id: QueueId) -> Result<Option<Message>, StoreError> {
+        self.index.get(id).map_err(|error| {
+            self.shared.fail_index(&error);
+            StoreError::Failed(error.to_string())
+        })
+    }
+
+    /// Calls `each` for all messages with an id of at least `from`, in the order of ids, until it
+    /// breaks.
+    pub fn scan(
+        &self,
+        from: QueueId,
+        mut each: impl FnMut(Arc<Message>) -> ControlFlow<()>,
+    ) -> Result<(), StoreError> {
+        let mut changes: BTreeMap<QueueId, Option<Arc<Message>>> = {
+            let state = self.shared.state();
+            let both = state.flushing.iter().chain(state.dirty.iter());
+            both.filter(|(id, _)| **id >= from)
+                .map(|(id, entry)| (*id, entry.message.clone()))
+                .collect()
+        };
+        for message in self.index.messages(from) {
+            let message = message.map_err(|error| {
+                self.shared.fail_index(&error);
+                StoreError::Failed(error.to_string())
+            })?;
+            while let Some(entry) = changes.first_entry()
+                && *entry.key() < message.id
+            {
+                if let Some(changed) = entry.remove()
+                    && each(changed).is_break()
+                {
+                    return Ok(());
+                }
+            }
+            let present = match changes.remove(&message.id) {
+                Some(changed) => changed,
+                None => Some(Arc::new(message)),
+            };
+            if let Some(present) = present
+                && each(present).is_break()
+            {
+                return Ok(());
+            }
+        }
+        for changed in changes.into_values().flatten() {
+            if each(changed).is_break() {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// The bytes of a message. Its location may be an old one.
+    pub fn fetch(&self, id: QueueId, location: &Location) -> Result<Content, FetchError> {
+        let error = |reason: String| FetchError { id, reason };
+        match self.read(id, location) {
+            Ok(content) => Ok(content),
+            Err(reason) => {
+                let present = self.load(id).map_err(|e| error(e.to_string()))?;
+                let present = present.ok_or_else(|| error("it is not in the queue".into()))?;
+                if present.location == *location {
+                    self.put_aside(id, location);
+                    return Err(error(reason));
+                }
+                self.read(id, &present.location).map_err(|reason| {
+                    self.put_aside(id, &present.location);
+                    error(reason)
+                })
+            }
+        }
+    }
+
+    fn read(&self, id: QueueId, location: &Location) -> Result<Content, String> {
+        let segment = self
+            .shared
+            .file(location.segment)
+            .ok_or("its segment is gone")?;
+        let bytes = read_range(&segment.file, location).map_err(|error| error.to_string())?;
+        let frame =
+            frame::read(&bytes, segment.stamp).map_err(|error: FrameError| match error {
+                FrameError::Blank => "its record is blank".to_owned(),
+                other => other.to_string(),
+            })?;
+        if frame.id != id {
+            return Err("another message is in its place".into());
+        }
+        let (head, body) = record::content(&frame).map_err(|error| error.to_string())?;
+        let body = match &location.body {
+            BodyPlace::Inline => Body::Memory(bytes.slice(body)),
+            BodyPlace::Spool(spool) => Body::Spool(self.spooled(spool)?),
+        };
+        Ok(Content {
+            head: bytes.slice(head),
+            body,
+        })
+    }
+
+    fn spooled(&self, spool: &Spooled) -> Result<SpoolFile, String> {
+        let path = self.shared.layout.spool.join(&spool.name);
+        let named = |error: std::io::Error| format!("{}: {error}", path.display());
+        let mut file = File::open(&path).map_err(named)?;
+        let mut buffer = vec![0; 64 << 10];
+        let (mut crc, mut length) = (0, 0u64);
+        loop {
+            let read = file.read(&mut buffer).map_err(named)?;
+            if read == 0 {
+                break;
+            }
+            crc = crc32c::crc32c_append(crc, buffer.get(..read).unwrap_or_default());
+            length += read as u64;
+        }
+        if (crc, length) != (spool.crc, spool.length) {
+            return Err(format!("{} is damaged", path.display()));
+        }
+        Ok(SpoolFile {
+            path: Arc::new(path),
+            len: length,
+            crc,
+        })
+    }
+
+    /// Keeps what is left of a damaged message for whoever wants to look.
+    fn put_aside(&self, id: QueueId, location: &Location) {
+        let segment = self.shared.file(location.segment);
+        let bytes = segment.and_then(|segment| read_range(&segment.file, location).ok());
+        let kept = match (bytes, &location.body) {
+            (Some(bytes), _) => self
+                .shared
+                .layout
+                .quarantine(&format!("{id}.record"), &bytes)
+                .map(Some),
+            (None, _) => Ok(None),
+        };
+        if let BodyPlace::Spool(spool) = &location.body {
+            let from = self.shared.layout.spool.join(&spool.name);
+            let to = self.shared.layout.quarantine.join(format!("{id}.body"));
+            // A link, not a copy: it costs nothing and outlives the name in the spool directory.
+            let _ = std::fs::hard_link(from, to);
+        }
+        match kept {
+            Ok(path) => tracing::error!(%id, ?path, "a message is damaged; what is left is kept"),
+            Err(error) => tracing::error!(%id, %error, "a message is damaged and can not be kept"),
+        }
+    }
+}
+
+fn read_range(file: &File, location: &Location) -> std::io::Result<Bytes> {
+    let end = location.offset.saturating_add(u64::from(location.length));
+    if end > file.metadata()?.len() {
+        return Err(std::io::ErrorKind::UnexpectedEof.into());
+    }
+    let mut bytes = vec![0; usize::try_from(location.length).map_err(std::io::Error::other)?];
+    file.read_exact_at(&mut bytes, location.offset)?;
+    Ok(Bytes::from(bytes))
+}

@@ -1,0 +1,428 @@
+//! Opening: whatever state the files were left in, what was promised is found again.
+//!
+//! 1. Segments are opened; one whose header is lost is put aside.
+//! 2. The index is opened on a thread of its own with a limit on time without progress, because
+//!    sled may panic or hang on damage. If it does, reports an error, is of another version, or
+//!    does not fit the journal, it is moved to `index.damaged-N` and made again from nothing.
+//! 3. The journal is synced and replayed into it from its checkpoint on. Damaged records are kept
+//!    in `quarantine/`; a torn tail of the last segment was never acknowledged and is cut off.
+//! 4. Spool files without a message are removed, and a fresh segment is begun.
+
+use std::collections::{BTreeMap, HashSet};
+use std::fs::{self, File, OpenOptions};
+use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, mpsc};
+
+use queue_schema::index::Checkpoint;
+use queue_schema::segment::SEGMENT_START;
+use queue_schema::{BodyPlace, Millis, QueueId, SegmentError, SegmentHeader};
+
+use super::flusher::read_segment;
+use super::index::{Index, IndexError};
+use super::journal::Journal;
+use super::layout::{Layout, sync_dir};
+use super::replay::Replay;
+use super::shared::{SegmentFile, Shared, Usage};
+use super::{OpenError, Options, StoreError};
+use crate::queue::schedule;
+
+/// Bytes of the journal that are no record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Damage {
+    /// Segment number.
+    pub segment: u64,
+    /// Where in it.
+    pub range: Range<u64>,
+    /// What is wrong.
+    pub reason: String,
+}
+
+/// What opening found.
+#[derive(Debug, Clone, Default)]
+pub struct Recovered {
+    /// Every message that waits, and when it is due; held ones are not here.
+    pub waiting: Vec<(Millis, QueueId)>,
+    /// The highest id that was ever issued.
+    pub highest: QueueId,
+    /// Damage that was met, all of it kept in quarantine.
+    pub damage: Vec<Damage>,
+    /// Why the index was made again, if it was.
+    pub rebuilt: Option<String>,
+}
+
+/// The parts of an open store.
+pub(super) struct Opened {
+    pub shared: Shared,
+    pub index: Index,
+    pub journal: Journal,
+    pub applied: Checkpoint,
+    pub recovered: Recovered,
+}
+
+struct Segment {
+    number: u64,
+    file: Arc<SegmentFile>,
+}
+
+/// What the guarded thread brings back.
+struct Loaded {
+    index: Index,
+    applied: Checkpoint,
+    waiting: Vec<(Millis, QueueId)>,
+    usage: BTreeMap<u64, Usage>,
+    spooled: HashSet<QueueId>,
+    damage: Vec<Damage>,
+    /// Where the last segment ends, and whether something torn is behind that.
+    end: Option<(u64, bool)>,
+}
+
+/// Why loading failed.
+pub(super) enum LoadError {
+    /// The index is to blame.
+    Index(String),
+    /// Something else is.
+    Open(OpenError),
+}
+
+impl From<IndexError> for LoadError {
+    fn from(error: IndexError) -> Self {
+        LoadError::Index(error.to_string())
+    }
+}
+
+/// See the module.
+pub(super) fn recover(layout: &Layout, options: &Options) -> Result<Opened, OpenError> {
+    let mut damage = Vec::new();
+    let (segments, mut highest) = open_segments(layout, &mut damage)?;
+    let mark = layout.index_mark();
+    let mut rebuilt = mark
+        .exists()
+        .then(|| "the index failed when it was last used".to_owned());
+    let mut last_try = false;
+    let loaded = loop {
+        if let Some(reason) = &rebuilt {
+            put_index_aside(layout, reason)?;
+        }
+        match guarded(layout, options, &segments) {
+            Ok(loaded) => break loaded,
+            Err(LoadError::Open(error)) => return Err(error),
+            Err(LoadError::Index(reason)) if last_try => return Err(OpenError::Index(reason)),
+            Err(LoadError::Index(reason)) => {
+                rebuilt = Some(reason);
+                last_try = true;
+            }
+        }
+    };
+    highest = highest.max(loaded.applied.highest);
+    damage.extend(loaded.damage);
+    keep_damage(layout, &segments, &damage)?;
+    remove_orphans(layout, &loaded.spooled, !damage.is_empty())?;
+
+    if let (Some(last), Some((end, torn))) = (segments.last(), loaded.end) {
+        if torn {
+            tracing::warn!(
+                segment = last.number,
+                offset = end,
+                "the journal ends in a write that was cut off and never acknowledged"
+            );
+        }
+        let path = layout.segment(last.number);
+        OpenOptions::new()
+            .write(true)
+            .open(&path)
+            .and_then(|file| file.set_len(end).and_then(|()| file.sync_all()))
+            .map_err(|error| OpenError::io(&path, error))?;
+    }
+
+    let number = layout
+        .segments()
+        .map_err(|error| OpenError::io(&layout.journal, error))?
+        .last()
+        .max(Some(&loaded.applied.segment))
+        .map_or(1, |last| last + 1);
+    let path = layout.segment(number);
+    let journal =
+        Journal::begin(layout, number, highest, options.segment_size).map_err(|error| {
+            let source = match error {
+                StoreError::Full => std::io::ErrorKind::StorageFull.into(),
+                other => std::io::Error::other(other.to_string()),
+            };
+            OpenError::io(&path, source)
+        })?;
+
+    let mut usage = loaded.usage;
+    let mut files = BTreeMap::new();
+    for segment in segments {
+        usage.entry(segment.number).or_default();
+        files.insert(segment.number, segment.file);
+    }
+    for (number, usage) in &mut usage {
+        usage.used = fs::metadata(layout.segment(*number)).map_or(0, |meta| meta.len());
+    }
+    usage.insert(
+        number,
+        Usage {
+            used: SEGMENT_START as u64,
+            ..Usage::default()
+        },
+    );
+    files.insert(number, journal.file());
+    let position = Checkpoint {
+        segment: number,
+        offset: SEGMENT_START as u64,
+        salt: journal.stamp().salt,
+        highest,
+    };
+    let recovered = Recovered {
+        waiting: loaded.waiting,
+        highest,
+        damage,
+        rebuilt,
+    };
+    Ok(Opened {
+        shared: Shared::new(layout.clone(), usage, files, position),
+        index: loaded.index,
+        journal,
+        applied: loaded.applied,
+        recovered,
+    })
+}
+
+fn open_segments(
+    layout: &Layout,
+    damage: &mut Vec<Damage>,
+) -> Result<(Vec<Segment>, QueueId), OpenError> {
+    let numbers = layout
+        .segments()
+        .map_err(|error| OpenError::io(&layout.journal, error))?;
+    let mut segments = Vec::new();
+    let mut highest = QueueId(0);
+    for number in numbers {
+        let path = layout.segment(number);
+        let io = |error| OpenError::io(&path, error);
+        let file = File::open(&path).map_err(io)?;
+        let mut head = vec![0; SEGMENT_START];
+        let length = std::os::unix::fs::FileExt::read_at(&file, &mut head, 0).map_err(io)?;
+        match SegmentHeader::decode(head.get(..length).unwrap_or_default()) {
+            Ok(header) if header.stamp.segment == number => {
+                highest = highest.max(header.id_floor);
+                let file = Arc::new(SegmentFile {
+                    file,
+                    stamp: header.stamp,
+                });
+                segments.push(Segment { number, file });
+            }
+            Err(newer @ SegmentError::Newer(_)) => {
+                let reason = newer.to_string();
+                return Err(OpenError::Newer { path, reason });
+            }
+            Ok(_) | Err(SegmentError::Damaged) => {
+                let length = file.metadata().map_err(io)?.len();
+                let blank = read_segment(&file).is_ok_and(|bytes| bytes.iter().all(|b| *b == 0));
+                if blank {
+                    // It was being made when the process ended; nothing is in it.
+                    fs::remove_file(&path).map_err(io)?;
+                    continue;
+                }
+                let kept = layout.quarantine.join(format!("{number:012}.journal"));
+                fs::rename(&path, &kept).map_err(io)?;
+                let reason = SegmentError::Damaged.to_string();
+                tracing::error!(path = %kept.display(), reason, "a segment of the journal is lost");
+                damage.push(Damage {
+                    segment: number,
+                    range: 0..length,
+                    reason,
+                });
+            }
+        }
+    }
+    sync_dir(&layout.journal).map_err(|error| OpenError::io(&layout.journal, error))?;
+    Ok((segments, highest))
+}
+
+fn put_index_aside(layout: &Layout, reason: &str) -> Result<(), OpenError> {
+    let to = layout.damaged_index();
+    let io = |error| OpenError::io(&layout.index, error);
+    if layout.index.exists() {
+        tracing::error!(
+            reason,
+            kept = %to.display(),
+            "the index of the queue is made again from the journal"
+        );
+        fs::rename(&layout.index, &to).map_err(io)?;
+    }
+    match fs::remove_file(layout.index_mark()) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(io(error)),
+        _ => {}
+    }
+    sync_dir(&layout.root).map_err(io)
+}
+
+/// Loads on a thread of its own, which is left behind if it hangs: it then holds a directory that
+/// was moved away and does no harm.
+fn guarded(layout: &Layout, options: &Options, segments: &[Segment]) -> Result<Loaded, LoadError> {
+    let progress = Arc::new(AtomicU64::new(0));
+    let (answer, answered) = mpsc::channel();
+    let segments: Vec<_> = segments
+        .iter()
+        .map(|s| (s.number, s.file.clone()))
+        .collect();
+    let thread = {
+        let (progress, layout) = (progress.clone(), layout.clone());
+        std::thread::Builder::new()
+            .name("queue-index".into())
+            .spawn(move || {
+                let loaded = catch_unwind(AssertUnwindSafe(|| load(&layout, &segments, &progress)));
+                let loaded = loaded.unwrap_or_else(|_| Err(LoadError::Index("it panicked".into())));
+                let _ = answer.send(loaded);
+            })
+    };
+    thread.map_err(|error| LoadError::Open(OpenError::io(&layout.root, error)))?;
+    let mut seen = 0;
+    loop {
+        match answered.recv_timeout(options.index_limit) {
+            Ok(loaded) => return loaded,
+            Err(mpsc::RecvTimeoutError::Disconnected) => {
+                return Err(LoadError::Index("its thread ended".into()));
+            }
+            Err(mpsc::RecvTimeoutError::Timeout) => {
+                let now = progress.load(Ordering::Relaxed);
+                if now == seen {
+                    return Err(LoadError::Index("it hangs".into()));
+                }
+                seen = now;
+            }
+        }
+    }
+}
+
+fn load(
+    layout: &Layout,
+    segments: &[(u64, Arc<SegmentFile>)],
+    progress: &AtomicU64,
+) -> Result<Loaded, LoadError> {
+    let index = Index::open(&layout.index)?;
+    let checkpoint = index.checkpoint()?;
+    let first = match checkpoint {
+        None => 0,
+        Some(at) => segments
+            .iter()
+            .position(|(number, file)| *number == at.segment && file.stamp.salt == at.salt)
+            .ok_or_else(|| LoadError::Index("does not belong to this journal".into()))?,
+    };
+    let none = Checkpoint {
+        segment: 0,
+        offset: 0,
+        salt: 0,
+        highest: QueueId(0),
+    };
+    let mut replay = Replay::new(&index, checkpoint.unwrap_or(none));
+    let mut end = None;
+    for (place, (number, segment)) in segments.iter().enumerate().skip(first) {
+        let path = layout.segment(*number);
+        let io = |error| LoadError::Open(OpenError::io(&path, error));
+        // What is acted upon must not vanish in a power cut afterwards.
+        segment.file.sync_all().map_err(io)?;
+        let bytes = read_segment(&segment.file).map_err(io)?;
+        let start = match checkpoint {
+            Some(at) if at.segment == *number => usize::try_from(at.offset)
+                .ok()
+                .filter(|at| *at <= bytes.len())
+                .ok_or_else(|| LoadError::Index("is ahead of the journal".into()))?,
+            _ => SEGMENT_START,
+        };
+        let last = place + 1 == segments.len();
+        end = Some(replay.segment(&path, *number, segment, &bytes, start, last, progress)?);
+    }
+    replay.flush()?;
+    index.flush()?;
+    let Replay {
+        position, damage, ..
+    } = replay;
+    let mut loaded = Loaded {
+        applied: position,
+        index,
+        waiting: Vec::new(),
+        usage: BTreeMap::new(),
+        spooled: HashSet::new(),
+        damage,
+        end,
+    };
+    for message in loaded.index.messages(QueueId(0)) {
+        let message = message?;
+        progress.fetch_add(1, Ordering::Relaxed);
+        if let Some(due) = schedule::due(&message) {
+            loaded.waiting.push((due, message.id));
+        }
+        let usage = loaded.usage.entry(message.location.segment).or_default();
+        usage.live += u64::from(message.location.length);
+        usage.messages += 1;
+        if matches!(message.location.body, BodyPlace::Spool(_)) {
+            loaded.spooled.insert(message.id);
+        }
+    }
+    Ok(loaded)
+}
+
+fn keep_damage(layout: &Layout, segments: &[Segment], damage: &[Damage]) -> Result<(), OpenError> {
+    for piece in damage {
+        let Some(segment) = segments.iter().find(|s| s.number == piece.segment) else {
+            continue;
+        };
+        let length = usize::try_from(piece.range.end - piece.range.start).unwrap_or(usize::MAX);
+        let mut bytes = vec![0; length];
+        let kept = std::os::unix::fs::FileExt::read_exact_at(
+            &segment.file.file,
+            &mut bytes,
+            piece.range.start,
+        )
+        .and_then(|()| {
+            let name = format!("{:012}-{}.bytes", piece.segment, piece.range.start);
+            layout.quarantine(&name, &bytes)
+        })
+        .map_err(|error| OpenError::io(&layout.quarantine, error))?;
+        tracing::error!(
+            segment = piece.segment,
+            offset = piece.range.start,
+            length,
+            reason = piece.reason,
+            kept = %kept.display(),
+            "the journal is damaged; the bytes are kept, all other records were read"
+        );
+    }
+    Ok(())
+}
+
+/// Removes spool files that no message refers to. If records were lost, they may belong to those
+/// and are kept in quarantine.
+fn remove_orphans(
+    layout: &Layout,
+    spooled: &HashSet<QueueId>,
+    damaged: bool,
+) -> Result<(), OpenError> {
+    let io = |error| OpenError::io(&layout.spool, error);
+    for entry in fs::read_dir(&layout.spool).map_err(io)? {
+        let path = entry.map_err(io)?.path();
+        let Some(name) = path.file_name().and_then(|name| name.to_str()) else {
+            continue;
+        };
+        if name.starts_with("tmp-") {
+            fs::remove_file(&path).map_err(io)?;
+            continue;
+        }
+        let Ok(id) = name.parse::<QueueId>() else {
+            continue;
+        };
+        if spooled.contains(&id) {
+            continue;
+        }
+        if damaged {
+            fs::rename(&path, layout.quarantine.join(format!("{name}.body"))).map_err(io)?;
+        } else {
+            fs::remove_file(&path).map_err(io)?;
+        }
+    }
+    Ok(())
+}

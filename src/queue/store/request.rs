@@ -1,0 +1,145 @@
+//! What the committer is asked.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use queue_schema::{Change, Message, QueueId};
+use tokio::sync::oneshot;
+
+use super::StoreError;
+use crate::message::{Body, Content};
+
+/// Which record a change becomes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ChangeKind {
+    /// New states from delivery.
+    Progress,
+    /// New states from an operator.
+    Control,
+    /// Every recipient has ended.
+    Done,
+}
+
+/// One thing to make durable.
+#[derive(Debug)]
+pub enum Action {
+    /// A new message. Its `location` is set by the committer.
+    Accept(Box<Message>, Content),
+    /// A message changes; `message` is how it is afterwards.
+    Change {
+        /// Which record.
+        kind: ChangeKind,
+        /// The message as it is now.
+        message: Arc<Message>,
+        /// What changed.
+        change: Change,
+    },
+    /// All of it or nothing survives a crash.
+    Group(Vec<Action>),
+}
+
+/// Actions that were not made durable.
+#[derive(Debug, thiserror::Error)]
+#[error("{error}")]
+pub struct ApplyError {
+    /// Why.
+    pub error: StoreError,
+    /// The actions, where they can be tried again.
+    pub actions: Vec<Action>,
+}
+
+impl From<StoreError> for ApplyError {
+    fn from(error: StoreError) -> Self {
+        ApplyError {
+            error,
+            actions: Vec::new(),
+        }
+    }
+}
+
+/// A message whose bytes leave a segment that is to be freed.
+#[derive(Debug)]
+pub struct Relocation {
+    /// Which.
+    pub id: QueueId,
+    /// Where it was found; if it is elsewhere by now, nothing happens.
+    pub segment: u64,
+    /// See `segment`.
+    pub offset: u64,
+    /// Header block.
+    pub head: Bytes,
+    /// Inline body.
+    pub body: Bytes,
+}
+
+/// What the committer is asked.
+pub enum Request {
+    /// Make a new message durable.
+    Accept {
+        /// The message.
+        message: Box<Message>,
+        /// Its bytes.
+        content: Content,
+        /// Answered when it is durable.
+        ack: oneshot::Sender<Result<Arc<Message>, StoreError>>,
+    },
+    /// Make these durable together with whatever else waits.
+    Apply {
+        /// In this order.
+        actions: Vec<Action>,
+        /// Answered when all are durable, with the messages that were accepted among them.
+        ack: oneshot::Sender<Result<Vec<Arc<Message>>, ApplyError>>,
+    },
+    /// Copy messages to the end of the journal.
+    Relocate {
+        /// Which.
+        items: Vec<Relocation>,
+        /// Answered when the copies are durable.
+        ack: oneshot::Sender<Result<(), StoreError>>,
+    },
+    /// Write what came before this, then end.
+    Stop,
+}
+
+impl Request {
+    /// Bytes it will take in the journal, roughly.
+    pub fn bytes(&self) -> u64 {
+        match self {
+            Request::Accept { content, .. } => content_bytes(content),
+            Request::Apply { actions, .. } => actions.iter().map(Action::bytes).sum(),
+            Request::Relocate { items, .. } => items
+                .iter()
+                .map(|item| (item.head.len() + item.body.len() + 512) as u64)
+                .sum(),
+            Request::Stop => 0,
+        }
+    }
+
+    /// Answers without doing it.
+    pub fn refuse(self, error: StoreError) {
+        match self {
+            Request::Accept { ack, .. } => drop(ack.send(Err(error))),
+            Request::Apply { actions, ack } => drop(ack.send(Err(ApplyError { error, actions }))),
+            Request::Relocate { ack, .. } => drop(ack.send(Err(error))),
+            Request::Stop => {}
+        }
+    }
+}
+
+impl Action {
+    fn bytes(&self) -> u64 {
+        match self {
+            Action::Accept(_, content) => content_bytes(content),
+            Action::Change { change, .. } => 128 + 256 * change.recipients.len() as u64,
+            Action::Group(actions) => actions.iter().map(Action::bytes).sum(),
+        }
+    }
+}
+
+fn content_bytes(content: &Content) -> u64 {
+    let body = match &content.body {
+        Body::Memory(bytes) => bytes.len() as u64,
+        Body::Spool(_) => 0,
+    };
+    512 + content.head.len() as u64 + body
+}

@@ -1,0 +1,39 @@
+//! Free space: new mail is refused while outcomes can still be written.
+
+use std::time::{Duration, Instant};
+
+use super::Options;
+
+/// Free inodes below which new mail is refused.
+const FREE_INODES: u64 = 1000;
+
+/// Free space, asked of the system at most once a second.
+#[derive(Debug, Default)]
+pub struct Space {
+    checked: Option<Instant>,
+    free: u64,
+    inodes: u64,
+}
+
+impl Space {
+    /// Whether `bytes` of new mail leave enough room for outcomes.
+    pub fn allows(&mut self, options: &Options, bytes: u64) -> bool {
+        let fresh = self
+            .checked
+            .is_some_and(|at| at.elapsed() < Duration::from_secs(1));
+        if !fresh {
+            self.checked = Some(Instant::now());
+            (self.free, self.inodes) = match rustix::fs::statvfs(&options.data_dir) {
+                // File systems without a table of inodes report none at all.
+                Ok(stat) if stat.f_files == 0 => (stat.f_bavail * stat.f_frsize, u64::MAX),
+                Ok(stat) => (stat.f_bavail * stat.f_frsize, stat.f_favail),
+                Err(error) => {
+                    tracing::error!(%error, "free space can not be read");
+                    (0, 0)
+                }
+            };
+        }
+        self.free = self.free.saturating_sub(bytes);
+        self.free >= options.free_space && self.inodes >= FREE_INODES
+    }
+}

@@ -1,0 +1,112 @@
+//! Looking at the queue: in pages, so that a million messages cost no pause and little memory.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use queue_schema::{Message, QueueId};
+
+use super::messages::FetchError;
+use super::selector::Matcher;
+use super::store::{Store, StoreError};
+use crate::message::Content;
+
+/// Messages in a page that are meant.
+const PAGE: usize = 256;
+/// Messages that are looked at for a page.
+const LOOK: usize = 10_000;
+
+/// Looks into the store without asking the actor.
+#[derive(Clone)]
+pub struct View {
+    store: Store,
+}
+
+/// Some of the messages an operator means.
+pub struct Page {
+    /// Messages, and positions of the recipients that are meant; never none.
+    pub found: Vec<(Arc<Message>, Vec<u32>)>,
+    /// Where the next page begins; `None` after the last.
+    pub next: Option<QueueId>,
+}
+
+impl View {
+    pub(super) fn new(store: Store) -> View {
+        View { store }
+    }
+
+    /// One message.
+    pub async fn message(&self, id: QueueId) -> Result<Option<Arc<Message>>, StoreError> {
+        self.store
+            .scanner()
+            .run(move |reader| reader.load(id))
+            .await?
+    }
+
+    /// The bytes of a message.
+    pub async fn content(&self, message: Arc<Message>) -> Result<Content, FetchError> {
+        let id = message.id;
+        let scanner = self.store.scanner();
+        let read = scanner
+            .run(move |reader| reader.fetch(message.id, &message.location))
+            .await;
+        read.unwrap_or_else(|error| {
+            Err(FetchError {
+                id,
+                reason: error.to_string(),
+            })
+        })
+    }
+
+    /// The messages with an id of at least `from` that are meant.
+    pub async fn page(&self, from: QueueId, matcher: Arc<Matcher>) -> Result<Page, StoreError> {
+        if let Some(id) = matcher.id {
+            let message = self.message(id).await?;
+            let found = message.map(|message| (matcher.recipients(&message), message));
+            let found = found.filter(|(recipients, _)| !recipients.is_empty());
+            let found = found.map(|(recipients, message)| (message, recipients));
+            return Ok(Page {
+                found: found.into_iter().collect(),
+                next: None,
+            });
+        }
+        let scanner = self.store.scanner();
+        let page = scanner.run(move |reader| {
+            let mut page = Page {
+                found: Vec::new(),
+                next: None,
+            };
+            let mut looked = 0;
+            reader.scan(from, |message| {
+                if page.found.len() == PAGE || looked == LOOK {
+                    page.next = Some(message.id);
+                    return ControlFlow::Break(());
+                }
+                looked += 1;
+                let recipients = matcher.recipients(&message);
+                if !recipients.is_empty() {
+                    page.found.push((message, recipients));
+                }
+                ControlFlow::Continue(())
+            })?;
+            Ok(page)
+        });
+        page.await?
+    }
+
+    /// All messages, in the order of their ids.
+    pub async fn all(&self) -> Result<Vec<Arc<Message>>, StoreError> {
+        let matcher = Arc::new(
+            super::Selector::default()
+                .compile(0)
+                .map_err(StoreError::encode)?,
+        );
+        let mut all = Vec::new();
+        let mut from = Some(QueueId(0));
+        while let Some(start) = from {
+            let page = self.page(start, matcher.clone()).await?;
+            all.extend(page.found.into_iter().map(|(message, _)| message));
+            from = page.next;
+        }
+        Ok(all)
+    }
+}

@@ -1,0 +1,10 @@
+//! The real binary against scripted peers, real peers and a real DNS server, all on loopback.
+
+mod crash;
+mod durability;
+mod hostile;
+mod journey;
+mod oracle;
+mod peers;
+mod service;
+mod world;

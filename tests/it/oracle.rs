@@ -1,0 +1,62 @@
+//! Independent judges of what we send.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// A program that `tests/run` installed; its absence is a failure, not a reason to skip.
+fn installed(variable: &str, default: &str) -> PathBuf {
+    let path = std::env::var_os(variable)
+        .map(PathBuf::from)
+        .unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join(default));
+    assert!(
+        path.exists(),
+        "{} is missing: tests/run installs it",
+        path.display()
+    );
+    path
+}
+
+/// Python with dkimpy and aiosmtpd.
+pub fn python() -> PathBuf {
+    installed("CHAPAR_PYTHON", "target/venv/bin/python")
+}
+
+/// A program of Postfix, such as `smtp-sink`.
+pub fn postfix(program: &str) -> PathBuf {
+    installed("CHAPAR_PEERS", "target/peers/bin").join(program)
+}
+
+/// How many DKIM signatures of `message` dkimpy finds valid, of how many; keys are answered from
+/// `records`: pairs of a name without the last dot and a TXT record.
+pub fn dkimpy(message: &[u8], records: &[(String, String)]) -> (usize, usize) {
+    let script = r#"
+import sys, json, dkim
+records = {k + ".": v.encode() for k, v in json.loads(sys.argv[1])}
+message = sys.stdin.buffer.read()
+def txt(name, timeout=5):
+    name = name.decode() if isinstance(name, bytes) else name
+    return records.get(name if name.endswith(".") else name + ".")
+d = dkim.DKIM(message)
+count = sum(1 for name, _ in d.headers if name.lower() == b"dkim-signature")
+valid = sum(1 for i in range(count) if dkim.DKIM(message).verify(idx=i, dnsfunc=txt))
+print(valid, count)
+"#;
+    let table = serde_json::to_string(records).expect("JSON");
+    let mut child = Command::new(python())
+        .args(["-c", script, &table])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("python runs");
+    let mut stdin = child.stdin.take().expect("stdin");
+    stdin.write_all(message).expect("message");
+    drop(stdin);
+    let output = child.wait_with_output().expect("dkimpy answers");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let mut numbers = text.split_whitespace().map(|n| n.parse().expect("number"));
+    (
+        numbers.next().expect("valid"),
+        numbers.next().expect("count"),
+    )
+}

@@ -1,0 +1,144 @@
+//! Space: segments are freed from the oldest, live messages are carried on, and a full disk
+//! refuses mail before it can lose any.
+
+use std::sync::Arc;
+
+use chapar::queue::store::StoreError;
+use queue_schema::Status;
+
+use crate::support::*;
+
+fn small() -> Place {
+    let mut place = Place::new();
+    place.options.segment_size = 64 << 10;
+    place
+}
+
+#[test]
+fn segments_are_freed_from_the_oldest_and_never_before_their_messages_ended() {
+    let place = small();
+    let (store, _) = place.open();
+    let body = [b'x'; 8000];
+    let messages: Vec<_> = (1..=40).map(|id| place.accept(&store, id, &body)).collect();
+    assert!(place.segments().len() >= 6, "several segments");
+    let before = place.segments().len();
+    // All but the oldest and the newest end: the oldest, 1/7 alive, is compacted.
+    let ends = messages[1..39].iter().map(done).collect();
+    place.apply(&store, ends);
+    until("segments are freed", || place.segments().len() <= 3);
+    assert!(place.segments().len() < before);
+    assert_eq!(ids(&store), [1, 40]);
+    assert_eq!(fetch(&store, 1), Ok((head(1), body.to_vec())));
+    assert_eq!(fetch(&store, 40), Ok((head(40), body.to_vec())));
+    store.close();
+
+    std::fs::remove_dir_all(place.data("index")).unwrap();
+    let (store, recovered) = place.open();
+    assert_eq!(
+        ids(&store),
+        [1, 40],
+        "a rebuild brings nothing back that ended"
+    );
+    assert!(recovered.damage.is_empty());
+    store.close();
+}
+
+#[test]
+fn a_message_that_was_moved_keeps_its_state_and_can_still_be_changed_by_who_holds_it() {
+    let place = small();
+    let (store, _) = place.open();
+    let body = [b'x'; 8000];
+    let first = place.accept(&store, 1, &body);
+    let (change, held) = progress(&first, Status::Waiting, 4242);
+    place.apply(&store, vec![change]);
+    let rest: Vec<_> = (2..=20).map(|id| place.accept(&store, id, &body)).collect();
+    place.apply(&store, rest.iter().map(done).collect());
+    until("message 1 is moved", || {
+        load(&store, 1).unwrap().location != first.location
+    });
+    assert_eq!(load(&store, 1).unwrap().states, held.states);
+    assert_eq!(fetch(&store, 1).unwrap().1, body);
+    until("its first segment is gone", || {
+        !place.segments()[0].ends_with("000000000001.journal")
+    });
+
+    // Who fetched it before the move still finds it, and its outcome lands on the moved one.
+    let content = store
+        .readers()
+        .run_blocking(move |reader| reader.fetch(first.id, &first.location))
+        .unwrap()
+        .unwrap();
+    assert_eq!(content.len() as usize, head(1).len() + body.len());
+    let (change, after) = progress(&held, Status::Delivered, 0);
+    place.apply(&store, vec![change]);
+    let now = load(&store, 1).unwrap();
+    assert_eq!(
+        (&now.states, now.location != held.location),
+        (&after.states, true)
+    );
+    store.close();
+    for lose_index in [false, true] {
+        if lose_index {
+            std::fs::remove_dir_all(place.data("index")).unwrap();
+        }
+        let (store, _) = place.open();
+        assert_eq!(load(&store, 1).unwrap().states, after.states);
+        assert_eq!(fetch(&store, 1).unwrap().1, body);
+        store.close();
+    }
+    let (store, _) = place.open();
+    place.apply(&store, vec![done(&load(&store, 1).unwrap())]);
+    assert_eq!(store.stats().messages, 0);
+    assert_eq!(
+        store.stats().live,
+        0,
+        "the moved record counts as dead, not the first one"
+    );
+    store.close();
+}
+
+#[test]
+fn i7_below_the_free_space_limit_mail_is_refused_and_outcomes_are_not() {
+    let mut place = Place::new();
+    let (store, _) = place.open();
+    let message = place.accept(&store, 1, b"x");
+    store.close();
+    place.options.free_space = u64::MAX;
+    let (store, _) = place.open();
+    let refused = place
+        .runtime
+        .block_on(store.accept(crate::support::message(2), content(2, b"y")));
+    assert_eq!(refused, Err(StoreError::Full));
+    assert_eq!(store.failure(), None, "it recovers by itself");
+    place.apply(&store, vec![done(&message)]);
+    store.close();
+    place.options.free_space = 0;
+    let (store, _) = place.open();
+    assert!(ids(&store).is_empty());
+    place.accept(&store, 3, b"z");
+    store.close();
+}
+
+#[test]
+fn one_sync_serves_many_and_a_lone_message_waits_for_none() {
+    let place = Place::new();
+    let (store, _) = place.open();
+    place.accept(&store, 1, b"x");
+    assert_eq!(store.stats().syncs, 1);
+    let store = Arc::new(store);
+    place.runtime.block_on(async {
+        let tasks: Vec<_> = (2..=401)
+            .map(|id| {
+                let store = store.clone();
+                tokio::spawn(async move { store.accept(message(id), content(id, b"y")).await })
+            })
+            .collect();
+        for task in tasks {
+            task.await.unwrap().unwrap();
+        }
+    });
+    let syncs = store.stats().syncs - 1;
+    assert!(syncs < 200, "{syncs} syncs for 400 messages");
+    assert_eq!(ids(&store).len(), 401);
+    store.close();
+}
