@@ -332,6 +332,9 @@ fn every_command_explains_itself_with_an_example() {
     let site = Site::new();
     for command in [
         "setup",
+        "serve",
+        "demo",
+        "queue",
         "check",
         "config",
         "dns",

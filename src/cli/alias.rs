@@ -9,10 +9,10 @@ use super::exit::{self, Wrong};
 use crate::config::Config;
 use crate::identity::{Identity, Resolution, edit};
 
-/// Adds, removes and lists aliases, and tells where an address leads.
+/// Add, remove and list aliases; show where an address leads
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
-    /// Adds targets to an alias; '*@DOMAIN' is the catch-all.
+    /// Add targets to an alias; '*@DOMAIN' is the catch-all
     #[command(after_help = "Example:\n  chapar alias add '*@example.org' me@gmail.example")]
     Add {
         /// The address whose mail is to go elsewhere.
@@ -21,7 +21,7 @@ pub(super) enum Command {
         #[arg(required = true)]
         targets: Vec<String>,
     },
-    /// Removes an alias, or one target of it.
+    /// Remove an alias, or one target of it
     #[command(after_help = "Example:\n  chapar alias remove info@example.org me@gmail.example")]
     Remove {
         /// The alias.
@@ -29,7 +29,7 @@ pub(super) enum Command {
         /// Only this target.
         target: Option<String>,
     },
-    /// Lists aliases.
+    /// List aliases
     #[command(after_help = "Example:\n  chapar alias list example.org")]
     List {
         /// Only those of this domain.
@@ -38,7 +38,7 @@ pub(super) enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Prints the addresses where mail to an address goes, one a line; exit code 67 if nowhere.
+    /// Print where mail to an address goes, one address a line; exit code 67 if nowhere
     #[command(after_help = "Example:\n  chapar alias resolve info@example.org")]
     Resolve {
         /// The address.

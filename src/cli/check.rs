@@ -10,12 +10,16 @@ use rustls::pki_types::pem::PemObject as _;
 
 use super::exit;
 use crate::config::{Config, TlsMode};
+use crate::daemon;
+use crate::delivery::check_routes;
 use crate::identity::{Identity, Mode, Resolution};
 use crate::signing::keys::PrivateKey;
 use crate::tls;
 
-/// Checks the configuration and everything it names: domains, users, aliases, keys, certificates.
-/// One line for each problem, with its remedy; exit code 78 if there is one.
+/// Check the configuration and everything it names
+///
+/// That is domains, users, aliases, keys, certificates. One line for each problem, with its remedy;
+/// exit code 78 if there is one.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  chapar check\n  chapar check --config ./chapar.toml")]
 pub(super) struct Args {}
@@ -64,6 +68,15 @@ fn problems(file: &Path) -> Result<String, Vec<String>> {
             good.push_str(&format!(", domains {domains}, users {users}"));
         }
         Err(error) => found.push(error.to_string()),
+    }
+    found.extend(
+        check_routes(&config.routes)
+            .err()
+            .map(|error| error.to_string()),
+    );
+    if found.is_empty() {
+        // The last word is the daemon's own: what it refuses is never called good here.
+        found.extend(daemon::load(file).err().map(|error| error.to_string()));
     }
     if found.is_empty() {
         Ok(good)

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use super::check;
 use crate::config;
 
-/// Shows every key with its default, or checks the configuration.
+/// Show every key with its default, or check the configuration
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Examples:\n  chapar config --defaults | grep retry\n  chapar config --check"

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use super::records;
 use crate::config::Config;
 
-/// Prints the DNS records of a domain, ready to paste into its zone.
+/// Print the DNS records of a domain, ready to paste into its zone
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  chapar dns example.org --ip 192.0.2.1 --ip 2001:db8::1")]
 pub(super) struct Args {

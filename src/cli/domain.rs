@@ -10,17 +10,19 @@ use super::site::{Did, Site};
 use crate::config::Config;
 use crate::identity::Identity;
 
-/// Lists domains and adds them.
+/// List and add domains
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
-    /// Lists our domains with mode, DKIM selectors, and how many users and aliases they have.
+    /// List our domains with mode, DKIM selectors, and how many users and aliases they have
     #[command(after_help = "Example:\n  chapar domain list --json")]
     List {
         /// One JSON object a line.
         #[arg(long)]
         json: bool,
     },
-    /// Makes a domain ours: its directory, files and DKIM keys. What exists is kept.
+    /// Make a domain ours: its directory, files and DKIM keys
+    ///
+    /// What exists is kept.
     #[command(after_help = "Example:\n  chapar domain add example.net --forward me@gmail.example")]
     Add {
         /// The domain.

@@ -31,7 +31,7 @@ use clap::{Parser, Subcommand};
 /// Where the configuration lies unless told otherwise.
 pub const CONFIG: &str = "/etc/chapar/chapar.toml";
 
-/// A mail transfer agent for people who send their own mail.
+/// A mail transfer agent for people who send their own mail
 #[derive(Debug, Parser)]
 #[command(name = "chapar", version, arg_required_else_help = true)]
 struct Cli {

@@ -17,8 +17,10 @@ use crate::intake::srs;
 /// Where the queue lies on a host that runs chapar as its service.
 const DATA_DIR: &str = "/var/lib/chapar";
 
-/// Writes configuration, keys, a certificate and a first user for a domain, and prints its DNS
-/// records. Run again, it makes what is missing and changes nothing that exists.
+/// Write configuration, keys and a first user for a domain, and print its DNS records
+///
+/// A certificate, too, if none is given. Run again, it makes what is missing and changes nothing
+/// that exists.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
     chapar setup example.org --forward me@gmail.example\n  \

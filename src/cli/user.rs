@@ -10,10 +10,12 @@ use crate::auth::password as hashing;
 use crate::config::Config;
 use crate::identity::{Identity, edit};
 
-/// Adds, removes, lists and verifies users.
+/// Add, remove, list and verify users
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
-    /// Adds a user. Without --password-stdin a password is made and shown once.
+    /// Add a user
+    ///
+    /// Without --password-stdin a password is made and shown once.
     #[command(after_help = "Examples:\n  chapar user add me@example.org\n  \
         pass show mail | chapar user add me@example.org --password-stdin --send-as '*@example.org'")]
     Add {
@@ -26,13 +28,13 @@ pub(super) enum Command {
         #[arg(long, value_name = "ADDRESS")]
         send_as: Vec<String>,
     },
-    /// Removes a user.
+    /// Remove a user
     #[command(after_help = "Example:\n  chapar user remove me@example.org")]
     Remove {
         /// The user's address.
         address: String,
     },
-    /// Lists users.
+    /// List users
     #[command(after_help = "Example:\n  chapar user list example.org")]
     List {
         /// Only those of this domain.
@@ -41,7 +43,7 @@ pub(super) enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Says whether a password is the user's; exit code 77 if not.
+    /// Say whether a password is the user's; exit code 77 if not
     #[command(
         after_help = "Example:\n  pass show mail | chapar user verify me@example.org --password-stdin"
     )]
@@ -52,7 +54,9 @@ pub(super) enum Command {
         #[arg(long)]
         password_stdin: bool,
     },
-    /// Gives a user another password. Without --password-stdin one is made and shown once.
+    /// Give a user another password
+    ///
+    /// Without --password-stdin one is made and shown once.
     #[command(after_help = "Example:\n  chapar user passwd me@example.org")]
     Passwd {
         /// The user's address.

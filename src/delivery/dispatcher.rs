@@ -19,7 +19,7 @@ use futures_util::future::{LocalBoxFuture, Shared, join_all};
 use tokio::sync::{Semaphore, watch};
 
 use super::connection::Common;
-use super::messages::{Drain, Wake};
+use super::messages::{Drain, Reload, Wake};
 use super::mx::{self, Host};
 use super::pending::{Pending, Reporter};
 use super::routes::{RouteError, Routes};
@@ -57,6 +57,8 @@ pub enum DispatcherError {
 #[rtype(result = "bool")]
 pub(super) struct WorkerIdle {
     pub(super) key: Arc<str>,
+    /// Which worker asks: another one may have its key by now.
+    pub(super) number: u64,
     /// How many it was sent, as far as it knows.
     pub(super) delivers: u64,
 }
@@ -83,6 +85,7 @@ type Lookup = Shared<LocalBoxFuture<'static, Found>>;
 
 /// A started worker.
 struct Started {
+    number: u64,
     address: Addr<Worker>,
     delivers: u64,
 }
@@ -95,6 +98,9 @@ pub struct Dispatcher {
     arbiters: Vec<ArbiterHandle>,
     next_arbiter: usize,
     workers: HashMap<Arc<str>, Started>,
+    last_worker: u64,
+    /// Workers that finish what they have with an older configuration.
+    retired: Vec<Addr<Worker>>,
     hops: HashMap<String, Found>,
     lookups: HashMap<String, Lookup>,
     lookup_slots: Arc<Semaphore>,
@@ -112,26 +118,27 @@ impl Dispatcher {
         fetch: Recipient<Fetch>,
         arbiters: Vec<ArbiterHandle>,
     ) -> Result<Dispatcher, DispatcherError> {
-        let common = Common {
-            reach: Reach::new(&config),
-            tls: Some(tls::client::opportunistic(config.tls.min_version)?),
-            connections: Arc::new(Semaphore::new(CONNECTIONS)),
-            resolver,
-            fetch,
-            config: Arc::clone(&config),
-        };
+        let connections = Arc::new(Semaphore::new(CONNECTIONS));
+        let common = common(&config, resolver, fetch, connections)?;
         Ok(Dispatcher {
-            common: Arc::new(common),
+            common,
             routes: Arc::new(Routes::new(&config.routes)?),
             reporter: Reporter::new(record, config.retry.first.0),
             arbiters,
             next_arbiter: 0,
             workers: HashMap::new(),
+            last_worker: 0,
+            retired: Vec::new(),
             hops: HashMap::new(),
             lookups: HashMap::new(),
             lookup_slots: Arc::new(Semaphore::new(LOOKUPS)),
             stop: watch::Sender::new(false),
         })
+    }
+
+    #[cfg(test)]
+    pub(super) fn workers(&self) -> impl Iterator<Item = &Addr<Worker>> {
+        self.workers.values().map(|started| &started.address)
     }
 
     fn is_stopping(&self) -> bool {
@@ -354,16 +361,18 @@ impl Dispatcher {
         context: &mut Context<Self>,
     ) -> &mut Started {
         let arbiters = &self.arbiters;
-        let next = &mut self.next_arbiter;
+        let (next, last_worker) = (&mut self.next_arbiter, &mut self.last_worker);
         let (common, reporter) = (&self.common, &self.reporter);
         self.workers
             .entry(Arc::clone(&destination.key))
             .or_insert_with(|| {
                 let new = (Arc::clone(common), Arc::clone(destination));
                 let (dispatcher, reporter) = (context.address(), reporter.clone());
+                *last_worker += 1;
+                let number = *last_worker;
                 let start = move |context: &mut Context<Worker>| {
                     context.set_mailbox_capacity(worker::MAILBOX);
-                    Worker::new(new.0, new.1, dispatcher, reporter)
+                    Worker::new(number, new.0, new.1, dispatcher, reporter)
                 };
                 *next = next.wrapping_add(1);
                 let address = match arbiters.get(*next % arbiters.len().max(1)) {
@@ -371,11 +380,28 @@ impl Dispatcher {
                     None => Worker::create(start),
                 };
                 Started {
+                    number,
                     address,
                     delivers: 0,
                 }
             })
     }
+}
+
+fn common(
+    config: &Arc<Config>,
+    resolver: Resolver,
+    fetch: Recipient<Fetch>,
+    connections: Arc<Semaphore>,
+) -> Result<Arc<Common>, DispatcherError> {
+    Ok(Arc::new(Common {
+        reach: Reach::new(config),
+        tls: Some(tls::client::opportunistic(config.tls.min_version)?),
+        config: Arc::clone(config),
+        resolver,
+        fetch,
+        connections,
+    }))
 }
 
 /// Parts by destination.
@@ -482,12 +508,34 @@ impl Handler<WorkerIdle> for Dispatcher {
 
     fn handle(&mut self, idle: WorkerIdle, _: &mut Context<Self>) -> bool {
         match self.workers.get(&idle.key) {
-            Some(started) if started.delivers != idle.delivers => false,
-            _ => {
-                self.workers.remove(&idle.key);
-                true
+            Some(started) if started.number == idle.number => {
+                let crossed = started.delivers != idle.delivers;
+                if !crossed {
+                    self.workers.remove(&idle.key);
+                }
+                !crossed
             }
+            // Retired by a new configuration: nothing is sent to it any more.
+            _ => true,
         }
+    }
+}
+
+impl Handler<Reload> for Dispatcher {
+    type Result = Result<(), DispatcherError>;
+
+    fn handle(&mut self, Reload(config): Reload, _: &mut Context<Self>) -> Self::Result {
+        let routes = Arc::new(Routes::new(&config.routes)?);
+        let old = &self.common;
+        let (resolver, fetch) = (old.resolver.clone(), old.fetch.clone());
+        self.common = common(&config, resolver, fetch, Arc::clone(&old.connections))?;
+        self.routes = routes;
+        self.hops.clear();
+        self.lookups.clear();
+        self.retired.retain(Addr::connected);
+        self.retired
+            .extend(self.workers.drain().map(|(_, started)| started.address));
+        Ok(())
     }
 }
 
@@ -496,11 +544,8 @@ impl Handler<Drain> for Dispatcher {
 
     fn handle(&mut self, _: Drain, _: &mut Context<Self>) -> Self::Result {
         self.stop.send_replace(true);
-        let workers: Vec<_> = self
-            .workers
-            .values()
-            .map(|one| one.address.clone())
-            .collect();
+        let workers = self.workers.values().map(|one| one.address.clone());
+        let workers: Vec<_> = workers.chain(self.retired.drain(..)).collect();
         let reporter = self.reporter.clone();
         Box::pin(async move {
             // A worker that is gone has nothing under way.

@@ -1,7 +1,11 @@
 //! What the dispatcher is told.
 
+use std::sync::Arc;
+
 use actix::Message as ActorMessage;
 
+use super::DispatcherError;
+use crate::config::Config;
 use crate::queue::Job;
 
 /// These jobs are due. The answer comes when the dispatcher has taken them over; every recipient
@@ -14,3 +18,9 @@ pub struct Wake(pub Vec<Job>);
 #[derive(ActorMessage)]
 #[rtype(result = "()")]
 pub struct Drain;
+
+/// Use this configuration for every attempt that begins from now on. After an error the old one
+/// stays in use. DNS servers are not changed by it.
+#[derive(ActorMessage)]
+#[rtype(result = "Result<(), DispatcherError>")]
+pub struct Reload(pub Arc<Config>);

@@ -17,13 +17,15 @@ mod pending;
 pub mod routes;
 mod session;
 mod targets;
+#[cfg(test)]
+mod tests;
 pub mod verdict;
 mod worker;
 
 use std::time::Duration;
 
 pub use dispatcher::{Dispatcher, DispatcherError};
-pub use messages::{Drain, Wake};
+pub use messages::{Drain, Reload, Wake};
 pub use routes::{RouteError, check_routes};
 
 /// Connections to all destinations together; each is one file descriptor.

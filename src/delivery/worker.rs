@@ -104,6 +104,8 @@ enum Place {
 
 /// See the module.
 pub(super) struct Worker {
+    /// Which of the dispatcher's workers it is.
+    number: u64,
     common: Arc<Common>,
     destination: Arc<Destination>,
     dispatcher: Addr<Dispatcher>,
@@ -129,6 +131,7 @@ pub(super) struct Worker {
 
 impl Worker {
     pub(super) fn new(
+        number: u64,
         common: Arc<Common>,
         destination: Arc<Destination>,
         dispatcher: Addr<Dispatcher>,
@@ -137,6 +140,7 @@ impl Worker {
         let config = &common.config;
         let pacing = Pacing::new(config.delivery.connections, config.retry.first.0);
         Worker {
+            number,
             // Half of all, so that a destination that hangs leaves room for the others.
             room: (config.delivery.active / 2).max(1),
             common,
@@ -224,6 +228,7 @@ impl Worker {
         }
         let question = WorkerIdle {
             key: Arc::clone(&self.destination.key),
+            number: self.number,
             delivers: self.delivers,
         };
         let answer = self.dispatcher.send(question).into_actor(self);
@@ -325,8 +330,14 @@ impl Handler<Unreachable> for Worker {
         let now = Instant::now();
         let served = |place: &Place| matches!(place, Place::Busy(true) | Place::Idle(_));
         match verdict.outcome {
-            // Every host says that it will never be: the words are this message's own.
-            Outcome::Failed => self.reporter.send_one(part, &verdict, &remote),
+            // Every host says that it will never be. The words are about this message; the others
+            // hear their own, one after the other.
+            Outcome::Failed => {
+                if !remote.is_empty() {
+                    self.pacing.troubled(1, now);
+                }
+                self.reporter.send_one(part, &verdict, &remote);
+            }
             _ if self.is_stopping() => self.reporter.send_one(part, &super::draining(), ""),
             // Others get through: one connection more is too many, the message was not tried.
             _ if self.connections.values().any(served) => {
@@ -387,5 +398,20 @@ impl Handler<Drain> for Worker {
             // An error means that the worker is gone, and its connections with it.
             let _ = open.wait_for(|open| *open == 0).await;
         })
+    }
+}
+
+/// Lets a test see what a panic costs.
+#[cfg(test)]
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(super) struct Die;
+
+#[cfg(test)]
+impl Handler<Die> for Worker {
+    type Result = ();
+
+    fn handle(&mut self, _: Die, _: &mut Context<Self>) {
+        panic!("this worker was told to panic by a test");
     }
 }

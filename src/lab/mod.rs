@@ -8,6 +8,7 @@ mod client;
 mod dns;
 mod mx;
 mod script;
+mod session;
 
 pub use client::{Answer, Client};
 pub use dns::DnsServer;

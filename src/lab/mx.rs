@@ -5,14 +5,14 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::{self, pki_types::PrivatePkcs8KeyDer};
 
 use super::script::{Act, Script, Stage};
+use super::session::serve;
 
 /// How a lab MX is made; what it does can be changed later with [`Mx::on`].
 #[derive(Debug, Clone)]
@@ -99,24 +99,24 @@ impl Drop for Abort {
     }
 }
 
-struct Shared {
-    config: MxConfig,
-    acceptor: TlsAcceptor,
-    script: Script,
+pub(super) struct Shared {
+    pub(super) config: MxConfig,
+    pub(super) acceptor: TlsAcceptor,
+    pub(super) script: Script,
     seen: Mutex<Seen>,
     /// Counts what was seen, to await it.
     changes: watch::Sender<u64>,
 }
 
 #[derive(Default)]
-struct Seen {
-    received: Vec<Received>,
-    taken: usize,
-    log: Vec<Line>,
+pub(super) struct Seen {
+    pub(super) received: Vec<Received>,
+    pub(super) taken: usize,
+    pub(super) log: Vec<Line>,
     connections: u64,
     open: u64,
     most_open: u64,
-    greylisted: HashSet<String>,
+    pub(super) greylisted: HashSet<String>,
 }
 
 impl Mx {
@@ -209,7 +209,7 @@ impl Shared {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn note<T>(&self, change: impl FnOnce(&mut Seen) -> T) -> T {
+    pub(super) fn note<T>(&self, change: impl FnOnce(&mut Seen) -> T) -> T {
         let result = change(&mut self.seen());
         self.changes.send_modify(|count| *count += 1);
         result
@@ -234,358 +234,6 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
             shared.note(|seen| seen.open -= 1);
         });
     }
-}
-
-/// Number and peer of a connection.
-type Who = (u64, IpAddr);
-
-async fn serve(stream: TcpStream, who: Who, shared: &Shared) -> io::Result<()> {
-    stream.set_nodelay(true)?;
-    let mut session = Session::new(stream, who, false, shared);
-    let greeting = format!("220 {} ESMTP lab", shared.config.hostname);
-    if session.act(Stage::Greeting, "", &greeting).await? == Flow::Close {
-        return session.close().await;
-    }
-    if session.run().await? != Flow::Handshake {
-        return session.close().await;
-    }
-    session.flush().await?;
-    if session.act(Stage::Handshake, "", "").await? == Flow::Close {
-        return session.close().await;
-    }
-    session.flush().await?;
-    let Session { stream, .. } = session;
-    let stream = shared.acceptor.accept(stream).await?;
-    let mut session = Session::new(stream, who, true, shared);
-    session.run().await?;
-    session.close().await
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Flow {
-    /// On with it; the flag says whether the client was told yes.
-    Go(bool),
-    Handshake,
-    Close,
-}
-
-struct Session<'a, S> {
-    stream: S,
-    who: Who,
-    tls: bool,
-    shared: &'a Shared,
-    input: Vec<u8>,
-    output: Vec<u8>,
-    hello: String,
-    mail: Option<(String, String)>,
-    recipients: Vec<String>,
-}
-
-impl<'a, S: AsyncRead + AsyncWrite + Unpin> Session<'a, S> {
-    fn new(stream: S, who: Who, tls: bool, shared: &'a Shared) -> Self {
-        Session {
-            stream,
-            who,
-            tls,
-            shared,
-            input: Vec::new(),
-            output: Vec::new(),
-            hello: String::new(),
-            mail: None,
-            recipients: Vec::new(),
-        }
-    }
-
-    async fn run(&mut self) -> io::Result<Flow> {
-        loop {
-            let Some(line) = self.line().await? else {
-                return Ok(Flow::Close);
-            };
-            let connection = self.who.0;
-            self.shared.note(|seen| {
-                seen.log.push(Line {
-                    connection,
-                    line: line.clone(),
-                })
-            });
-            let flow = self.command(&line).await?;
-            if !matches!(flow, Flow::Go(_)) {
-                return Ok(flow);
-            }
-        }
-    }
-
-    async fn command(&mut self, line: &str) -> io::Result<Flow> {
-        let (verb, rest) = line.split_once(' ').unwrap_or((line, ""));
-        match verb.to_ascii_uppercase().as_str() {
-            "EHLO" => {
-                self.hello = rest.to_owned();
-                self.forget();
-                let usual = self.ehlo();
-                self.act(Stage::Ehlo, line, &usual).await
-            }
-            "HELO" => {
-                self.hello = rest.to_owned();
-                self.forget();
-                self.act(Stage::Helo, line, "250 pleased to meet you").await
-            }
-            "STARTTLS" if self.shared.config.starttls && !self.tls => Ok(
-                match self
-                    .act(Stage::StartTls, line, "220 2.0.0 go ahead")
-                    .await?
-                {
-                    Flow::Go(true) => Flow::Handshake,
-                    other => other,
-                },
-            ),
-            "MAIL" => {
-                if self.mail.is_some() {
-                    return self.say("503 5.5.1 nested MAIL");
-                }
-                let flow = self.act(Stage::Mail, line, "250 2.1.0 Ok").await?;
-                if flow == Flow::Go(true) {
-                    self.mail = Some(path(rest));
-                }
-                Ok(flow)
-            }
-            "RCPT" => {
-                let (recipient, _) = path(rest);
-                if self.mail.is_none() {
-                    return self.say("503 5.5.1 MAIL first");
-                }
-                let mut usual = "250 2.1.5 Ok";
-                if self.shared.config.greylist {
-                    let key = recipient.clone();
-                    if self.shared.note(|seen| seen.greylisted.insert(key)) {
-                        usual = "451 4.7.1 Greylisted, please come back later";
-                    }
-                }
-                let flow = self.act(Stage::Rcpt, line, usual).await?;
-                if flow == Flow::Go(true) {
-                    self.recipients.push(recipient);
-                }
-                Ok(flow)
-            }
-            "DATA" => {
-                let usual = match self.recipients.is_empty() {
-                    true => "554 5.5.1 no valid recipients",
-                    false => "354 go ahead",
-                };
-                match self.act(Stage::Data, line, usual).await? {
-                    Flow::Go(true) => self.data().await,
-                    other => Ok(other),
-                }
-            }
-            "RSET" => {
-                self.forget();
-                self.act(Stage::Rset, line, "250 2.0.0 Ok").await
-            }
-            "NOOP" => self.say("250 2.0.0 Ok"),
-            "QUIT" => {
-                self.act(Stage::Quit, line, "221 2.0.0 bye").await?;
-                Ok(Flow::Close)
-            }
-            _ => self.say("500 5.5.2 what"),
-        }
-    }
-
-    async fn data(&mut self) -> io::Result<Flow> {
-        self.flush().await?;
-        let mut first = true;
-        let mut searched = 0;
-        let data = loop {
-            if let Some(end) = end_of_data(&self.input, searched) {
-                let data = unstuffed(&self.input[..end]);
-                self.input.drain(..end + 3);
-                break data;
-            }
-            searched = self.input.len().saturating_sub(4);
-            if !self.read().await? {
-                return Ok(Flow::Close);
-            }
-            if std::mem::take(&mut first) {
-                let flow = self.act(Stage::Body, "", "").await?;
-                if flow == Flow::Close {
-                    return Ok(flow);
-                }
-            }
-        };
-        let flow = self.act(Stage::Dot, "", "250 2.0.0 Ok: queued").await?;
-        if flow == Flow::Go(true) && !self.recipients.is_empty() {
-            let (reverse_path, parameters) = self.mail.take().unwrap_or_default();
-            let received = Received {
-                connection: self.who.0,
-                client: self.who.1,
-                tls: self.tls,
-                hello: self.hello.clone(),
-                reverse_path,
-                parameters,
-                recipients: std::mem::take(&mut self.recipients),
-                data,
-            };
-            let keep = self.shared.config.keep;
-            self.shared.note(|seen| {
-                seen.taken += 1;
-                if keep {
-                    seen.received.push(received);
-                }
-            });
-        }
-        self.forget();
-        match flow {
-            Flow::Go(_) => {
-                let after = self.act(Stage::Done, "", "").await?;
-                Ok(if after == Flow::Close { after } else { flow })
-            }
-            other => Ok(other),
-        }
-    }
-
-    fn forget(&mut self) {
-        self.mail = None;
-        self.recipients.clear();
-    }
-
-    fn ehlo(&self) -> String {
-        let config = &self.shared.config;
-        let mut lines = vec![config.hostname.clone()];
-        let mut offer = |offered: bool, word: &str| {
-            if offered {
-                lines.push(word.to_owned());
-            }
-        };
-        offer(config.pipelining, "PIPELINING");
-        offer(config.starttls && !self.tls, "STARTTLS");
-        offer(config.eight_bit, "8BITMIME");
-        offer(config.smtputf8, "SMTPUTF8");
-        if let Some(size) = config.size {
-            offer(true, &format!("SIZE {size}"));
-        }
-        let last = lines.len() - 1;
-        let with_code = lines.iter().enumerate().map(|(at, line)| match at == last {
-            true => format!("250 {line}"),
-            false => format!("250-{line}"),
-        });
-        with_code.collect::<Vec<_>>().join("\n")
-    }
-
-    /// Does what the script says, or answers `usual`; empty for nothing.
-    async fn act(&mut self, stage: Stage, line: &str, usual: &str) -> io::Result<Flow> {
-        let mut act = self.shared.script.act(stage, line);
-        while let Act::After(wait, then) = act {
-            self.flush().await?;
-            tokio::time::sleep(wait).await;
-            act = *then;
-        }
-        match act {
-            Act::Default => {
-                if !usual.is_empty() {
-                    self.say(usual)?;
-                }
-                Ok(Flow::Go(usual.is_empty() || is_yes(usual.as_bytes())))
-            }
-            Act::Reply(text) => {
-                self.say(&text)?;
-                Ok(Flow::Go(is_yes(text.as_bytes())))
-            }
-            Act::ReplyThenClose(text) => {
-                self.say(&text)?;
-                Ok(Flow::Close)
-            }
-            Act::Close => Ok(Flow::Close),
-            Act::Hang => {
-                self.flush().await?;
-                while self.read().await? {
-                    self.input.clear();
-                }
-                Ok(Flow::Close)
-            }
-            Act::Raw(bytes) => {
-                self.output.extend_from_slice(&bytes);
-                Ok(Flow::Go(is_yes(&bytes)))
-            }
-            Act::Endless(bytes) => {
-                self.flush().await?;
-                loop {
-                    self.stream.write_all(&bytes).await?;
-                }
-            }
-            Act::After(..) => Ok(Flow::Close),
-        }
-    }
-
-    fn say(&mut self, text: &str) -> io::Result<Flow> {
-        for line in text.split('\n') {
-            self.output.extend_from_slice(line.as_bytes());
-            self.output.extend_from_slice(b"\r\n");
-        }
-        Ok(Flow::Go(false))
-    }
-
-    async fn line(&mut self) -> io::Result<Option<String>> {
-        loop {
-            if let Some(end) = memchr::memmem::find(&self.input, b"\r\n") {
-                let line = String::from_utf8_lossy(&self.input[..end]).into_owned();
-                self.input.drain(..end + 2);
-                return Ok(Some(line));
-            }
-            self.flush().await?;
-            if !self.read().await? {
-                return Ok(None);
-            }
-        }
-    }
-
-    async fn read(&mut self) -> io::Result<bool> {
-        self.input.reserve(64 * 1024);
-        Ok(self.stream.read_buf(&mut self.input).await? > 0)
-    }
-
-    async fn flush(&mut self) -> io::Result<()> {
-        if !self.output.is_empty() {
-            self.stream.write_all(&self.output).await?;
-            self.stream.flush().await?;
-            self.output.clear();
-        }
-        Ok(())
-    }
-
-    async fn close(mut self) -> io::Result<()> {
-        self.flush().await?;
-        self.stream.shutdown().await
-    }
-}
-
-/// Whether a reply is a 2xx or 3xx.
-fn is_yes(reply: &[u8]) -> bool {
-    matches!(reply.first(), Some(b'2' | b'3'))
-}
-
-/// `FROM:<a@b> X=y` as `a@b` and `X=y`.
-fn path(rest: &str) -> (String, String) {
-    let after = rest.split_once('<').map_or("", |(_, after)| after);
-    let (path, parameters) = after.rsplit_once('>').unwrap_or((after, ""));
-    (path.to_owned(), parameters.trim().to_owned())
-}
-
-/// Where the final dot is: at the start of data, or behind a line end; it is not before `searched`.
-fn end_of_data(input: &[u8], searched: usize) -> Option<usize> {
-    if input.starts_with(b".\r\n") {
-        return Some(0);
-    }
-    memchr::memmem::find(&input[searched..], b"\r\n.\r\n").map(|at| searched + at + 2)
-}
-
-fn unstuffed(data: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(data.len());
-    let mut rest = data;
-    while !rest.is_empty() {
-        let end = memchr::memmem::find(rest, b"\r\n").map_or(rest.len(), |at| at + 2);
-        let (line, after) = rest.split_at(end);
-        out.extend_from_slice(line.strip_prefix(b".").unwrap_or(line));
-        rest = after;
-    }
-    out
 }
 
 fn self_signed(hostname: &str) -> Result<TlsAcceptor, Box<dyn std::error::Error + Send + Sync>> {

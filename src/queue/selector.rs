@@ -158,10 +158,11 @@ impl Matcher {
                 .domain
                 .as_ref()
                 .is_none_or(|wanted| like(wanted, domain))
-            && self
-                .state
-                .as_ref()
-                .is_none_or(|word| word == state_word(message, state))
+            && match &self.state {
+                Some(word) => word == state_word(message, state),
+                // One that ended is history, which only its id or its state word asks for.
+                None => self.id.is_some() || state.status == Status::Waiting,
+            }
             && self.reply.as_ref().is_none_or(|regex| {
                 state
                     .last_reply

@@ -1,10 +1,12 @@
 //! Where mail goes: MX records, addresses, routes, and destinations that can not be reached.
 
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use chapar::config::{Family, Listen, Route, Service, Span, TlsMode};
-use chapar::lab::{Act, Mx, MxConfig, Stage};
+use chapar::delivery::Reload;
+use chapar::lab::{Act, DnsServer, Mx, MxConfig, Stage};
 
 use crate::world::{World, free_port, hosts, ip};
 
@@ -479,5 +481,85 @@ async fn a_source_address_is_used() {
         "{outcome}"
     );
     assert_eq!(mx.connections(), 0);
+    world.end().await;
+}
+
+#[actix::test]
+async fn ten_addresses_are_enough() {
+    let hosts = hosts(vec![MxConfig::default(); 12]).await;
+    let mut world = World::new(hosts[0].address().port(), |_| {}).await;
+    for mx in &hosts {
+        world.dns.a("example.com", ip(mx));
+        mx.on(Stage::Greeting, |_| {
+            Act::ReplyThenClose("421 4.3.2 busy".to_owned())
+        });
+    }
+    world.send(&["a@example.com"]).await;
+    assert_eq!(
+        world.outcome().await,
+        "a@example.com deferred 421 4.3.2 busy"
+    );
+    assert_eq!(hosts.iter().map(Mx::connections).sum::<u64>(), 10);
+    world.end().await;
+}
+
+/// Workers on several threads, one resolver for all.
+#[actix::test]
+async fn workers_run_on_the_arbiters_they_are_given() {
+    let hosts = hosts(vec![MxConfig::default(); 6]).await;
+    let arbiters = [actix::Arbiter::new(), actix::Arbiter::new()];
+    let handles = arbiters.iter().map(actix::Arbiter::handle).collect();
+    let dns = DnsServer::start().await.expect("a DNS server");
+    let mut world = World::on(handles, dns, hosts[0].address().port());
+    for (at, mx) in hosts.iter().enumerate() {
+        world
+            .dns
+            .mx(&format!("d{at}.example"), 10, &format!("mx{at}.example"));
+        world.dns.a(&format!("mx{at}.example"), ip(mx));
+    }
+    let to: Vec<String> = (0..60).map(|n| format!("u@d{}.example", n % 6)).collect();
+    for to in &to {
+        world.send(&[to]).await;
+    }
+    let outcomes = world.outcomes(60).await;
+    assert!(
+        outcomes
+            .iter()
+            .all(|line| line.ends_with("delivered 250 2.0.0 Ok: queued"))
+    );
+    assert!(hosts.iter().all(|mx| mx.taken() == 10));
+    world.end().await;
+    for arbiter in arbiters {
+        arbiter.stop();
+        arbiter.join().expect("an arbiter that ends");
+    }
+}
+
+#[actix::test]
+async fn a_new_configuration_holds_for_the_next_attempt() {
+    let (mut world, first) = World::with_mx(MxConfig::default()).await;
+    let second = Mx::start(MxConfig::default()).await.expect("an MX");
+    world.send(&["a@example.com"]).await;
+    assert_eq!(world.outcome().await, DELIVERED);
+    let mut config = crate::world::config(&world.dns, first.address().port());
+    let mut reload = async |via: String| {
+        config.routes = vec![Route {
+            to: "*".to_owned(),
+            via,
+        }];
+        let reload = Reload(Arc::new(config.clone()));
+        world.dispatcher.send(reload).await.expect("a dispatcher")
+    };
+    let error = reload("nonsense".to_owned()).await.expect_err("no route");
+    assert_eq!(
+        error.to_string(),
+        "[[route]] to = \"*\": via must be smtp://host:port, such as smtp://relay.example.com:25"
+    );
+    reload(format!("smtp://{}", second.address()))
+        .await
+        .expect("a route");
+    world.send(&["a@example.com"]).await;
+    assert_eq!(world.outcome().await, DELIVERED);
+    assert_eq!((first.taken(), second.taken()), (1, 1));
     world.end().await;
 }

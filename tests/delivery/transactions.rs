@@ -321,13 +321,16 @@ async fn a_failed_handshake_falls_back_to_clear_and_is_remembered() {
     // A moment later, or it would be taken for an injected reply.
     let garbage = Act::Raw(b"this is no TLS record at all".to_vec());
     let garbage = Act::After(Duration::from_millis(50), Box::new(garbage));
-    for act in [Act::Close, garbage] {
+    for act in [Act::Close, garbage, Act::Hang] {
         let (mut world, mx) = World::with_mx_and(
             MxConfig {
                 starttls: true,
                 ..MxConfig::default()
             },
-            |config| config.delivery.keep_idle = "0ms".parse().expect("span"),
+            |config| {
+                config.delivery.keep_idle = "0ms".parse().expect("span");
+                config.timeouts.command = "500ms".parse().expect("span");
+            },
         )
         .await;
         let failing = act.clone();

@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix::{Actor, Addr, Context, Handler};
+use actix::{Actor, Addr, ArbiterHandle, Context, Handler};
 use bytes::Bytes;
 use chapar::config::{Config, Span};
 use chapar::delivery::{Dispatcher, Drain, Wake};
@@ -95,11 +95,25 @@ impl World {
     ) -> World {
         let mut config = config(&dns, port);
         change(&mut config);
+        World::start(dns, config, contents, Vec::new())
+    }
+
+    pub fn on(arbiters: Vec<ArbiterHandle>, dns: DnsServer, port: u16) -> World {
+        let config = config(&dns, port);
+        World::start(dns, config, HashMap::new(), arbiters)
+    }
+
+    fn start(
+        dns: DnsServer,
+        config: Config,
+        contents: HashMap<u64, Content>,
+        arbiters: Vec<ArbiterHandle>,
+    ) -> World {
         let resolver = Resolver::new(&config.dns).expect("a resolver");
         let (heard, records) = mpsc::unbounded_channel();
         let ear = Ear { heard, contents }.start();
         let (record, fetch) = (ear.clone().recipient(), ear.recipient());
-        let dispatcher = Dispatcher::new(Arc::new(config), resolver, record, fetch, Vec::new());
+        let dispatcher = Dispatcher::new(Arc::new(config), resolver, record, fetch, arbiters);
         let dispatcher = dispatcher.expect("a dispatcher").start();
         World {
             dns,

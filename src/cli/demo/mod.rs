@@ -26,9 +26,11 @@ const LIMIT: Duration = Duration::from_secs(20);
 /// How often the queue is asked for news.
 const POLL: Duration = Duration::from_millis(50);
 
-/// Shows the whole journey of a message on loopback: submitted, signed, deferred by a greylisting
-/// MX, the daemon killed and started again, delivered, its signatures verified. Needs no privilege
-/// and installs nothing; exit code 0 only if all of it held.
+/// Show the whole journey of a message on loopback
+///
+/// It is submitted, signed, deferred by a greylisting MX; the daemon is killed and started again;
+/// it is delivered and its signatures verified. Needs no privilege and installs nothing; exit code
+/// 0 only if all of it held.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  chapar demo --keep")]
 pub(super) struct Args {
@@ -144,11 +146,8 @@ async fn steps(
         answer.text.trim_end()
     ));
 
-    let entry = deferred(world).await?;
-    teller.tell(&format!(
-        "Signed, queued and tried; the MX said: {}",
-        entry.last_reply
-    ));
+    let (entry, reply) = deferred(world).await?;
+    teller.tell(&format!("Signed, queued and tried; the MX said: {reply}"));
     ensure!(
         world.mx.received().is_empty(),
         "the MX took a message that it should have deferred"
@@ -215,7 +214,7 @@ async fn steps(
 }
 
 /// Waits until the one message is deferred.
-async fn deferred(world: &World) -> anyhow::Result<world::Entry> {
+async fn deferred(world: &World) -> anyhow::Result<(world::Entry, String)> {
     world
         .mx
         .until(|mx| mx.log().iter().any(|line| line.line.starts_with("RCPT")))
@@ -223,11 +222,12 @@ async fn deferred(world: &World) -> anyhow::Result<world::Entry> {
     loop {
         let entries = world.queue().await?;
         if let Some(entry) = entries.into_iter().find(|entry| entry.state == "deferred") {
+            let reply = entry.last_reply.clone().unwrap_or_default();
             ensure!(
-                entry.last_reply.starts_with("451"),
+                reply.starts_with("451"),
                 "deferred without a 451: {entry:?}"
             );
-            return Ok(entry);
+            return Ok((entry, reply));
         }
         sleep(POLL).await;
     }

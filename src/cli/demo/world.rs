@@ -45,8 +45,8 @@ pub(super) struct Entry {
     pub(super) id: String,
     pub(super) state: String,
     pub(super) attempts: u64,
-    #[serde(default)]
-    pub(super) last_reply: String,
+    /// None before its first attempt.
+    pub(super) last_reply: Option<String>,
 }
 
 impl World {
