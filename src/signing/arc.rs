@@ -105,8 +105,9 @@ pub fn seal(
         now,
         ..
     } = sealer;
+    // Folded with spaces, not tabs: dkimpy looks for " i=1;".
     let tail = format!(
-        "; cv={}; d={domain};\r\n\ti={instance}; s={selector}; t={now}",
+        "; cv={}; d={domain};\r\n i={instance}; s={selector}; t={now}",
         state.as_str()
     );
     let seal = signed(sealer, "ARC-Seal", &tail, text)?;
@@ -135,7 +136,7 @@ fn message_signature(
         ..
     } = sealer;
     let tail = format!(
-        ";\r\n\tbh={}; c=relaxed/relaxed;\r\n\td={domain};{};\r\n\ti={instance}; s={selector}; t={now}",
+        ";\r\n bh={}; c=relaxed/relaxed;\r\n d={domain};{};\r\n i={instance}; s={selector}; t={now}",
         STANDARD.encode(body_hash),
         list(&listed),
     );
@@ -153,7 +154,7 @@ fn list(names: &[String]) -> String {
                 line.push_str(colon);
                 line.push_str(name);
             }
-            None => lines.push(format!("\t{colon}{name}")),
+            None => lines.push(format!(" {colon}{name}")),
         }
     }
     lines.join("\r\n")
@@ -166,7 +167,7 @@ fn signed(
     tail: &str,
     mut text: Vec<u8>,
 ) -> Result<String, String> {
-    let front = " a=rsa-sha256;\r\n\tb=";
+    let front = " a=rsa-sha256;\r\n b=";
     let unsigned = format!("{front}{tail}");
     Form::Relaxed.write_last(name.as_bytes(), unsigned.as_bytes(), &mut text);
     let signature = (sealer.sign)(&text)?;
