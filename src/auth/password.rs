@@ -8,6 +8,8 @@ use argon2::password_hash::{PasswordHasher, PasswordVerifier};
 use argon2::{Algorithm, Argon2, Params, Version};
 use ring::rand::{SecureRandom, SystemRandom};
 
+use crate::smtp::scram;
+
 /// Memory of one hash, KiB (OWASP's first choice for argon2id).
 pub const MEMORY: u32 = 19 * 1024;
 /// Passes over it.
@@ -61,6 +63,32 @@ pub fn hash(password: &[u8]) -> Result<String, PasswordError> {
         .map_err(|_| PasswordError::NoRandomness)?;
     let hash = hasher()?.hash_password_with_salt(password, &salt);
     Ok(hash.map_err(|_| PasswordError::NoHash)?.to_string())
+}
+
+/// What is kept of a password.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Secrets {
+    /// The argon2id hash, for PLAIN and LOGIN.
+    pub hash: String,
+    /// The SCRAM-SHA-256 verifier in the form of RFC 5803.
+    pub scram: String,
+}
+
+/// Hashes `password` in both ways, each with a new salt.
+pub fn secrets(password: &[u8]) -> Result<Secrets, PasswordError> {
+    Ok(Secrets {
+        hash: hash(password)?,
+        scram: scram(password)?.to_string(),
+    })
+}
+
+/// The SCRAM verifier of `password` with a new salt.
+pub fn scram(password: &[u8]) -> Result<scram::Verifier, PasswordError> {
+    let mut salt = [0; scram::SALT];
+    SystemRandom::new()
+        .fill(&mut salt)
+        .map_err(|_| PasswordError::NoRandomness)?;
+    Ok(scram::Verifier::new(password, &salt, scram::ITERATIONS))
 }
 
 /// Whether `password` is the one that `hash` was made of. Anything that is no hash: no.

@@ -8,6 +8,7 @@
 mod print;
 
 mod alias;
+mod auth;
 mod certificate;
 mod check;
 mod config;
@@ -63,6 +64,8 @@ enum Command {
     User(user::Command),
     #[command(subcommand)]
     Alias(alias::Command),
+    #[command(subcommand)]
+    Auth(auth::Command),
     Queue(queue::QueueCommand),
 }
 
@@ -90,6 +93,7 @@ pub fn main() -> ExitCode {
         Command::Domain(command) => domain::run(config, command),
         Command::User(command) => user::run(config, command),
         Command::Alias(command) => alias::run(config, command),
+        Command::Auth(command) => auth::run(config, command),
         Command::Queue(command) => return queue::run(command, config),
     };
     result.unwrap_or_else(|error| exit::report(&error))

@@ -5,7 +5,7 @@ use std::io::{self, BufRead as _, IsTerminal as _, Read as _};
 use anyhow::Context as _;
 use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
 
-use crate::auth::password;
+use crate::auth::password::{self, Secrets};
 
 /// The first line of standard input. A terminal is asked, without echo.
 pub(super) fn read() -> anyhow::Result<Vec<u8>> {
@@ -42,13 +42,13 @@ fn line() -> io::Result<Vec<u8>> {
     Ok(typed)
 }
 
-/// A hash, and the password too if it was made here and must be shown.
-pub(super) fn new(from_stdin: bool) -> anyhow::Result<(String, Option<String>)> {
+/// What is kept of a password, and the password too if it was made here and must be shown.
+pub(super) fn new(from_stdin: bool) -> anyhow::Result<(Secrets, Option<String>)> {
     if from_stdin {
-        return Ok((password::hash(&read()?)?, None));
+        return Ok((password::secrets(&read()?)?, None));
     }
     let made = password::generate()?;
-    Ok((password::hash(made.as_bytes())?, Some(made)))
+    Ok((password::secrets(made.as_bytes())?, Some(made)))
 }
 
 /// Shows a password that was made here.

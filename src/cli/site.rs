@@ -8,6 +8,7 @@ use std::time::SystemTime;
 use anyhow::{Context as _, bail};
 
 use super::exit::Wrong;
+use crate::auth::password::Secrets;
 use crate::config::{Config, Listen, Service, TlsMode, files};
 use crate::identity::edit::{self, ALIASES_HEAD, FILE_MODE, USERS_HEAD, USERS_MODE};
 use crate::identity::{Identity, Mode, address};
@@ -70,6 +71,7 @@ impl NewConfig {
             address: format!("{any}:{port}"),
             service,
             tls,
+            disable: Vec::new(),
         })
         .collect()
     }
@@ -213,16 +215,16 @@ impl Site {
         &mut self,
         domain: &str,
         user: &str,
-        hash: impl FnOnce() -> anyhow::Result<String>,
+        secrets: impl FnOnce() -> anyhow::Result<Secrets>,
     ) -> anyhow::Result<bool> {
         let path = self.dir.join("domains").join(domain).join("users.toml");
         if exists(&path)? {
             self.steps.push((path, Did::Kept));
             return Ok(false);
         }
-        let hash = hash()?;
+        let secrets = secrets()?;
         // The owner of a domain sends as any address of it.
-        edit::add_user(&self.dir, user, &hash, &[format!("*@{domain}")])?;
+        edit::add_user(&self.dir, user, &secrets, &[format!("*@{domain}")])?;
         self.steps.push((path, Did::Wrote));
         Ok(true)
     }

@@ -76,8 +76,8 @@ pub(super) fn run(file: &Path, command: Command) -> anyhow::Result<ExitCode> {
             password_stdin,
             send_as,
         } => {
-            let (hash, made) = password::new(password_stdin)?;
-            edit::add_user(dir, &address, &hash, &send_as)?;
+            let (secrets, made) = password::new(password_stdin)?;
+            edit::add_user(dir, &address, &secrets, &send_as)?;
             password::show(&address.to_lowercase(), made.as_deref());
             super::hint_reload();
         }
@@ -85,8 +85,8 @@ pub(super) fn run(file: &Path, command: Command) -> anyhow::Result<ExitCode> {
             address,
             password_stdin,
         } => {
-            let (hash, made) = password::new(password_stdin)?;
-            edit::set_password(dir, &address, &hash)?;
+            let (secrets, made) = password::new(password_stdin)?;
+            edit::set_password(dir, &address, &secrets)?;
             password::show(&address.to_lowercase(), made.as_deref());
             super::hint_reload();
         }

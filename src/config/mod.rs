@@ -16,9 +16,11 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use crate::smtp::extension::Extension;
+
 pub use check::Via;
 pub use choices::{Dmarc, DnsTrouble, DomainName, Rewrite, SpfFail};
-pub use sections::{Delivery, Dns, Forwarding, Incoming, Limits, Retry, Timeouts, Tls};
+pub use sections::{Delivery, Dns, Forwarding, Incoming, Limits, Retry, Smtp, Timeouts, Tls};
 pub use table::{Row, defaults};
 pub use units::{Network, Size, Span};
 
@@ -37,6 +39,12 @@ pub struct Config {
     /// Clients that may relay without AUTH.
     #[serde(default)]
     pub relay_networks: Vec<Network>,
+    /// Proxies that send a PROXY header.
+    #[serde(default)]
+    pub proxy_networks: Vec<Network>,
+    /// Proxies that may say XCLIENT.
+    #[serde(default)]
+    pub xclient_networks: Vec<Network>,
     /// The listeners.
     #[serde(default, rename = "listen")]
     pub listeners: Vec<Listen>,
@@ -64,6 +72,9 @@ pub struct Config {
     /// What one client, message or connection may take.
     #[serde(default)]
     pub limits: Limits,
+    /// What our listeners offer.
+    #[serde(default)]
+    pub smtp: Smtp,
     /// TLS of both sides.
     #[serde(default)]
     pub tls: Tls,
@@ -83,6 +94,9 @@ pub struct Listen {
     /// How TLS begins.
     #[serde(default)]
     pub tls: TlsMode,
+    /// Extensions it does not offer.
+    #[serde(default)]
+    pub disable: Vec<Extension>,
 }
 
 /// What a listener is for.

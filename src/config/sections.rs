@@ -9,6 +9,7 @@ use serde::Deserialize;
 
 use super::table::{Row, Shown};
 use super::{Dmarc, DnsTrouble, DomainName, Family, Rewrite, Size, Span, SpfFail, TlsVersion};
+use crate::smtp::extension::Extension;
 
 macro_rules! sections {
     ($(
@@ -132,8 +133,6 @@ sections! {
         seal: bool = true,
         /// Whether X-Forwarded-For and X-Forwarded-To are added.
         trace_headers: bool = false,
-        /// Received fields of our own after which a message is taken to circle.
-        own_hops: usize = 5,
     }
 
     /// `[limits]`.
@@ -158,6 +157,38 @@ sections! {
         errors: usize = 20,
         /// Commands of one connection that move no mail (NOOP, RSET, VRFY) before it is closed.
         idle_commands: usize = 100,
+        /// Commands of one connection that may be refused before each further one costs `error_delay`.
+        soft_errors: usize = 5,
+        /// How long the reply to a refused command waits then.
+        error_delay: Span = Span::secs(1),
+        /// Commands of one connection.
+        commands: usize = 100_000,
+        /// Messages of one connection; told with the LIMITS extension.
+        transactions: usize = 1000,
+        /// Chunks (BDAT) of one message.
+        chunks: usize = 10_000,
+        /// Failed logins of one connection before it is closed.
+        auth_attempts: usize = 3,
+        /// Different wrong passwords from one IPv4 address or IPv6 /64 within `ban` before it is banned.
+        guesses: usize = 10,
+        /// How long an address is banned from logging in; the count of its guesses is forgotten as fast.
+        ban: Span = Span::hours(1),
+        /// How long the reply to a failed login waits; doubles with each guess, up to 64 times.
+        guess_delay: Span = Span::millis(500),
+        /// Messages of one user in an hour; 0: no limit.
+        user_messages: usize = 300,
+        /// Recipients of one user in a day; 0: no limit.
+        user_recipients: usize = 5000,
+        /// How far ahead a message may be released (HOLDFOR, HOLDUNTIL).
+        future_release: Span = Span::days(7),
+        /// Received header fields of our own after which a message is taken to loop.
+        own_hops: usize = 5,
+        /// Bytes of one line of a message without its line end (RFC 5322 section 2.1.1).
+        line: usize = 998,
+        /// Bytes a second below which message data is too slow, once `data_timeout` has passed.
+        data_rate: Size = Size(500),
+        /// Instead of `command_timeout` and `data_timeout` when three quarters of `connections` are taken.
+        busy_timeout: Span = Span::secs(10),
         /// How long a client may take for a command.
         command_timeout: Span = Span::mins(5),
         /// How long a client may pause within message data.
@@ -172,6 +203,20 @@ sections! {
         memory_bodies: Size = Size::mib(64),
         /// How long a stopping daemon waits for sessions and attempts under way.
         drain: Span = Span::secs(30),
+    }
+
+    /// `[smtp]`: what our listeners offer.
+    smtp: Smtp {
+        /// Extensions that no listener offers, such as "CHUNKING"; a listener can have more.
+        disable: Vec<Extension> = vec![
+            Extension::DeliverBy,
+            Extension::FutureRelease,
+            Extension::MtPriority,
+        ],
+        /// Write the address of authenticated clients into the Received header.
+        show_client: bool = false,
+        /// Turn the 8-bit messages of users into 7-bit ones before they are signed.
+        seven_bit: bool = false,
     }
 
     /// `[tls]`.

@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use super::{
     Dmarc, DnsTrouble, DomainName, Family, Rewrite, Size, Span, SpfFail, TlsVersion, sections,
 };
+use crate::smtp::extension::Extension;
 
 /// One key of `chapar.toml`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -84,6 +85,18 @@ pub fn defaults() -> Vec<Row> {
             "Clients that may relay without AUTH.",
         ),
         Row::of(
+            "proxy_networks",
+            Some(none.shown()),
+            "networks",
+            "Proxies that begin each connection with a PROXY header (version 1 or 2); nobody else may.",
+        ),
+        Row::of(
+            "xclient_networks",
+            Some(none.shown()),
+            "networks",
+            "Proxies that may say XCLIENT; nobody else may.",
+        ),
+        Row::of(
             "listen.address",
             None,
             "address:port",
@@ -100,6 +113,12 @@ pub fn defaults() -> Vec<Row> {
             Some(quoted("starttls")),
             "starttls | implicit | none",
             "How TLS begins; none only on loopback.",
+        ),
+        Row::of(
+            "listen.disable",
+            Some(none.shown()),
+            "extensions",
+            "Extensions that this listener does not offer, beside those of smtp.disable.",
         ),
         Row::of(
             "route.to",
@@ -173,6 +192,7 @@ shown! {
         TlsVersion::V12 => "1.2",
         TlsVersion::V13 => "1.3",
     });
+    Vec<Extension>, "extensions", value => list(value);
     Vec<IpAddr>, "addresses", value => list(value);
     Vec<SocketAddr>, "address:port", value => list(value);
 }

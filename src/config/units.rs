@@ -15,6 +15,11 @@ impl Span {
     /// Longer than any message or connection lives.
     pub const NEVER: Span = Span(Duration::MAX);
 
+    /// So many thousandths of a second.
+    pub const fn millis(n: u64) -> Span {
+        Span(Duration::from_millis(n))
+    }
+
     /// So many seconds.
     pub const fn secs(n: u64) -> Span {
         Span(Duration::from_secs(n))

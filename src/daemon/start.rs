@@ -8,7 +8,7 @@ use futures_util::future::join_all;
 use hickory_resolver::TokioResolver;
 
 use super::Loaded;
-use crate::auth::{self, Authenticator};
+use crate::auth::{self, AuthFiles, Authenticator};
 use crate::config::Config;
 use crate::control::{self, Control};
 use crate::delivery::{self, Dispatcher, DispatcherError};
@@ -43,6 +43,9 @@ pub enum StartError {
     /// The store.
     #[error(transparent)]
     Queue(#[from] queue::store::OpenError),
+    /// What the authenticator keeps on disk.
+    #[error("auth/ in data_dir can not be used: {0}")]
+    Auth(std::io::Error),
     /// The control socket.
     #[error("the control socket in data_dir can not be made: {0}")]
     Control(std::io::Error),
@@ -104,8 +107,9 @@ pub async fn start(loaded: Loaded) -> Result<Running, StartError> {
         .collect::<Result<Vec<_>, BindError>>()?;
 
     let signer = Signer::new(keys, pool.clone()).start();
-    let auth = Authenticator::new(identity.clone(), pool).start();
     let opened = queue::open(&config)?;
+    let files = AuthFiles::open(&config).map_err(StartError::Auth)?;
+    let auth = Authenticator::new(config.clone(), identity.clone(), files, pool).start();
     let leads = leads(identity.clone());
     let queue = queue::start(opened, config.clone(), signer.clone().recipient(), leads);
     let dispatcher = Dispatcher::new(
@@ -140,6 +144,7 @@ pub async fn start(loaded: Loaded) -> Result<Running, StartError> {
         running.listeners.push(listener.start());
     }
     for listener in &running.listeners {
+        // An answer means that it has started: ready is said when all of them accept.
         listener.send(listener::Reload(shared.clone())).await?;
     }
     Ok(running)
@@ -201,8 +206,9 @@ impl Running {
         let shared = self.shared(identity.clone(), tls);
         let leads = leads(identity.clone());
         // An actor that is gone has said why; the others are told all the same.
-        let _ = self.auth.send(auth::Reload(identity)).await;
+        let _ = self.auth.send(auth::Reload(config.clone(), identity)).await;
         let _ = self.signer.send(signing::Reload(keys)).await;
+        let _ = self.dispatcher.send(delivery::Reload(config.clone())).await;
         let _ = self.queue.addr.send(queue::Reload { config, leads }).await;
         for listener in &self.listeners {
             let _ = listener.send(listener::Reload(shared.clone())).await;

@@ -96,10 +96,10 @@ impl Connection {
         let mut grade = None;
         while let Some(mut part) = self.next(&mut session, grade.take()).await {
             loop {
-                let mut open = match session.take() {
-                    Some(open) => open,
+                let (mut open, kept) = match session.take() {
+                    Some(open) => (open, true),
                     None => match self.open().await {
-                        Ok(open) => open,
+                        Ok(open) => (open, false),
                         Err(Unreached { verdict, remote }) => {
                             // If the worker is gone, dropping the part reports it.
                             let unreachable = Unreachable {
@@ -113,11 +113,10 @@ impl Connection {
                         }
                     },
                 };
-                let used = open.was_used();
-                if used && !open.is_quiet().await {
+                if kept && !open.is_quiet().await {
                     continue;
                 }
-                match self.deliver(&mut open, &mut part).await {
+                match self.deliver(&mut open, kept, &mut part).await {
                     Sent::Untouched => continue,
                     Sent::Reported(reported) => grade = Some(reported),
                 }
@@ -237,9 +236,9 @@ impl Connection {
         let _ = self.worker.send(Learned { address, lesson }).await;
     }
 
-    /// Sends a part over an open session and reports what became of each recipient.
-    async fn deliver(&self, session: &mut Session, part: &mut Pending) -> Sent {
-        let used = session.was_used();
+    /// Sends a part over an open session and reports what became of each recipient. A session that
+    /// was kept from before may have ended unnoticed.
+    async fn deliver(&self, session: &mut Session, kept: bool, part: &mut Pending) -> Sent {
         let message = Arc::clone(&part.message);
         if message.envelope.require_tls {
             // RFC 8689 section 4.2.1: without verified TLS it must not go further.
@@ -267,7 +266,7 @@ impl Connection {
         let finished = session
             .transact(&content, &self.common.config.timeouts)
             .await;
-        if used && finished.untouched && finished.answers.iter().all(was_closed) {
+        if kept && finished.untouched && finished.answers.iter().all(was_closed) {
             part.content = Some(content);
             return Sent::Untouched;
         }

@@ -2,27 +2,25 @@
 //!
 //! It receives [`Wake`] from the queue, splits each job by next hop and gives the parts to the
 //! worker of that destination, which it starts when there is none. Domains it does not know yet
-//! are looked up by tasks, at most [`LOOKUPS`] at a time and each domain once, so that a slow DNS
+//! are looked up by tasks, at most [`super::hops::LOOKUPS`] at a time and each domain once, so that a slow DNS
 //! server holds up nobody else. It reports what can not be routed, and keeps nothing but addresses
 //! of workers and a cache of next hops.
 
-use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use actix::dev::SendError;
 use actix::{Actor, Addr, AsyncContext, Context, Handler, Message, Recipient, ResponseFuture};
 use actix_rt::ArbiterHandle;
-use futures_util::FutureExt;
-use futures_util::future::{LocalBoxFuture, Shared, join_all};
+use futures_util::future::join_all;
 use tokio::sync::{Semaphore, watch};
 
 use super::connection::Common;
+use super::hops::{Found, HopOrVerdict, Hops, domain_of};
 use super::messages::{Drain, Reload, Wake};
-use super::mx::{self, Host};
 use super::pending::{Pending, Reporter};
-use super::routes::{RouteError, Routes};
+use super::routes::RouteError;
 use super::targets::{Destination, Reach};
 use super::verdict::Verdict;
 use super::worker::{self, Deliver, Worker};
@@ -34,12 +32,6 @@ use crate::tls;
 
 /// Wakes and answers that may wait in the mailbox.
 const MAILBOX: usize = 256;
-/// Domains that are looked up at the same time.
-const LOOKUPS: usize = 100;
-/// Next hops that are remembered.
-const CACHED: usize = 20_000;
-/// A next hop is looked up again after this time even if its record may be kept for longer.
-const LONGEST_CACHE: Duration = Duration::from_secs(300);
 
 /// Why the outbound side can not start.
 #[derive(Debug, thiserror::Error)]
@@ -71,18 +63,6 @@ struct Resolved {
     hops: Vec<(String, Found)>,
 }
 
-/// The next hop of a domain, and until when that holds.
-#[derive(Clone)]
-struct Found {
-    hop: HopOrVerdict,
-    until: Instant,
-}
-
-/// Where a domain's mail goes, or why it can go nowhere.
-type HopOrVerdict = Result<Arc<Destination>, Verdict>;
-
-type Lookup = Shared<LocalBoxFuture<'static, Found>>;
-
 /// A started worker.
 struct Started {
     number: u64,
@@ -93,7 +73,7 @@ struct Started {
 /// See the module.
 pub struct Dispatcher {
     common: Arc<Common>,
-    routes: Arc<Routes>,
+    hops: Hops,
     reporter: Reporter,
     arbiters: Vec<ArbiterHandle>,
     next_arbiter: usize,
@@ -101,9 +81,6 @@ pub struct Dispatcher {
     last_worker: u64,
     /// Workers that finish what they have with an older configuration.
     retired: Vec<Addr<Worker>>,
-    hops: HashMap<String, Found>,
-    lookups: HashMap<String, Lookup>,
-    lookup_slots: Arc<Semaphore>,
     /// Becomes true when no new attempt may begin.
     stop: watch::Sender<bool>,
 }
@@ -122,16 +99,13 @@ impl Dispatcher {
         let common = common(&config, resolver, fetch, connections)?;
         Ok(Dispatcher {
             common,
-            routes: Arc::new(Routes::new(&config.routes)?),
+            hops: Hops::new(&config)?,
             reporter: Reporter::new(record, config.retry.first.0),
             arbiters,
             next_arbiter: 0,
             workers: HashMap::new(),
             last_worker: 0,
             retired: Vec::new(),
-            hops: HashMap::new(),
-            lookups: HashMap::new(),
-            lookup_slots: Arc::new(Semaphore::new(LOOKUPS)),
             stop: watch::Sender::new(false),
         })
     }
@@ -145,96 +119,13 @@ impl Dispatcher {
         *self.stop.borrow()
     }
 
-    /// The next hop of a domain if it can be told without waiting.
-    fn known_hop(&self, domain: &str, now: Instant) -> Option<Found> {
-        if let Some(found) = self.hops.get(domain).filter(|found| found.until > now) {
-            return Some(found.clone());
-        }
-        let until = now + LONGEST_CACHE;
-        if let Some(hop) = self.routes.find(domain) {
-            let host = Host {
-                rank: 0,
-                name: hop.host.clone(),
-            };
-            let key = format!("smtp://{}:{}", hop.host, hop.port);
-            let (key, port) = (key.into(), hop.port);
-            let destination = Destination {
-                key,
-                hosts: vec![host],
-                port,
-                routed: true,
-            };
-            return Some(Found {
-                hop: Ok(Arc::new(destination)),
-                until,
-            });
-        }
-        let port = self.common.config.delivery.port;
-        let hop = match mx::address_literal(domain)? {
-            Err(verdict) => Err(verdict),
-            Ok(address) => {
-                let hosts = vec![Host {
-                    rank: 0,
-                    name: address.to_string(),
-                }];
-                let key = mx::key(&hosts, port).into();
-                Ok(Arc::new(Destination {
-                    key,
-                    hosts,
-                    port,
-                    routed: false,
-                }))
-            }
-        };
-        Some(Found { hop, until })
-    }
-
-    fn remember(&mut self, domain: &str, found: &Found, now: Instant) {
-        if found.hop.is_err() || found.until <= now {
-            return;
-        }
-        if self.hops.len() >= CACHED {
-            self.hops.retain(|_, found| found.until > now);
-            if self.hops.len() >= CACHED {
-                self.hops.clear();
-            }
-        }
-        self.hops.insert(domain.to_owned(), found.clone());
-    }
-
-    /// Joins the lookup of a domain that is under way, or begins one.
-    fn lookup(&mut self, domain: &str) -> Lookup {
-        if let Some(lookup) = self.lookups.get(domain) {
-            return lookup.clone();
-        }
-        let common = Arc::clone(&self.common);
-        let slots = Arc::clone(&self.lookup_slots);
-        let owned = domain.to_owned();
-        let lookup = async move {
-            // It is closed never.
-            let _slot = slots.acquire_owned().await;
-            look_up(&owned, &common).await
-        };
-        let lookup = lookup.boxed_local().shared();
-        self.lookups.insert(domain.to_owned(), lookup.clone());
-        lookup
-    }
-
     /// Groups the recipients of a part by destination, or finds out where they go first.
     fn take(&mut self, part: Pending, batches: &mut Batches, context: &mut Context<Self>) {
         let now = Instant::now();
         // Most messages: one recipient, at a domain that is known.
         if let [only] = part.recipients() {
             let domain = domain_of(part.address(*only));
-            let found = self
-                .hops
-                .get(domain.as_ref())
-                .filter(|found| found.until > now);
-            if let Some(Found {
-                hop: Ok(destination),
-                ..
-            }) = found
-            {
+            if let Some(destination) = self.hops.cached(&domain, now) {
                 return batches.add(Arc::clone(destination), part);
             }
         }
@@ -246,9 +137,9 @@ impl Dispatcher {
             if seen || unknown.iter().any(|known| *known == domain) {
                 continue;
             }
-            match self.known_hop(&domain, now) {
+            match self.hops.known(&domain, now) {
                 Some(found) => {
-                    self.remember(&domain, &found, now);
+                    self.hops.remember(&domain, &found, now);
                     hops.push((domain.into_owned(), found));
                 }
                 None => unknown.push(domain.into_owned()),
@@ -258,7 +149,7 @@ impl Dispatcher {
             return self.place(part, &hops, batches);
         }
         let lookups = unknown.into_iter().map(|domain| {
-            let lookup = self.lookup(&domain);
+            let lookup = self.hops.lookup(&domain, &self.common);
             async move { (domain, lookup.await) }
         });
         let lookups = join_all(lookups.collect::<Vec<_>>());
@@ -421,41 +312,6 @@ impl Batches {
     }
 }
 
-/// The domain of an address, in lower case; empty if there is none, which no DNS server knows.
-fn domain_of(address: &str) -> Cow<'_, str> {
-    let domain = address.rsplit_once('@').map_or("", |(_, domain)| domain);
-    match domain.bytes().any(|byte| byte.is_ascii_uppercase()) {
-        true => Cow::Owned(domain.to_ascii_lowercase()),
-        false => Cow::Borrowed(domain),
-    }
-}
-
-async fn look_up(domain: &str, common: &Common) -> Found {
-    let now = Instant::now();
-    if domain.is_empty() {
-        let verdict = Verdict::failed(553, "5.1.3", "an address without a domain");
-        return Found {
-            hop: Err(verdict),
-            until: now,
-        };
-    }
-    let (lookup, until) = common.resolver.mx(domain).await;
-    let port = common.config.delivery.port;
-    let hop = mx::hosts(domain, lookup, &common.config.hostname).map(|hosts| {
-        let key = mx::key(&hosts, port).into();
-        Arc::new(Destination {
-            key,
-            hosts,
-            port,
-            routed: false,
-        })
-    });
-    Found {
-        hop,
-        until: until.min(now + LONGEST_CACHE),
-    }
-}
-
 impl Actor for Dispatcher {
     type Context = Context<Self>;
 
@@ -489,8 +345,7 @@ impl Handler<Resolved> for Dispatcher {
     fn handle(&mut self, resolved: Resolved, context: &mut Context<Self>) {
         let now = Instant::now();
         for (domain, found) in &resolved.hops {
-            self.lookups.remove(domain);
-            self.remember(domain, found, now);
+            self.hops.looked_up(domain, found, now);
         }
         if self.is_stopping() {
             return self
@@ -525,13 +380,11 @@ impl Handler<Reload> for Dispatcher {
     type Result = Result<(), DispatcherError>;
 
     fn handle(&mut self, Reload(config): Reload, _: &mut Context<Self>) -> Self::Result {
-        let routes = Arc::new(Routes::new(&config.routes)?);
+        let hops = Hops::new(&config)?;
         let old = &self.common;
         let (resolver, fetch) = (old.resolver.clone(), old.fetch.clone());
         self.common = common(&config, resolver, fetch, Arc::clone(&old.connections))?;
-        self.routes = routes;
-        self.hops.clear();
-        self.lookups.clear();
+        self.hops = hops;
         self.retired.retain(Addr::connected);
         self.retired
             .extend(self.workers.drain().map(|(_, started)| started.address));

@@ -10,6 +10,7 @@
 
 mod connection;
 mod dispatcher;
+mod hops;
 mod messages;
 pub mod mx;
 pub mod pacing;

@@ -153,11 +153,6 @@ impl Session {
         &mut self.client
     }
 
-    /// Whether a transaction was begun on it before.
-    pub(super) fn was_used(&self) -> bool {
-        self.client.transactions() > 0
-    }
-
     /// How long it has been open.
     pub(super) fn age(&self) -> Duration {
         self.opened.elapsed()
@@ -289,20 +284,23 @@ impl Session {
                     tracing::error!(path = %file.path.display(), %error, "a spooled body can not be read");
                     Loss::Network("the message could not be read back from disk".to_owned())
                 };
-                let mut body = tokio::fs::File::open(file.path.as_path())
-                    .await
-                    .map_err(unreadable)?;
+                let body = tokio::fs::File::open(file.path.as_path()).await;
+                let mut body = body.map_err(unreadable)?.take(file.len);
                 let mut block = vec![0; BLOCK];
-                let mut left = file.len;
-                while left > 0 {
+                let (mut length, mut crc) = (0, 0);
+                loop {
                     let read = body.read(&mut block).await.map_err(unreadable)?;
-                    // A file shorter than it should be must not go out as if it were whole.
-                    if read == 0 {
-                        return Err(unreadable(io::ErrorKind::UnexpectedEof.into()));
-                    }
                     let piece = block.get(..read).unwrap_or_default();
-                    left = left.saturating_sub(read as u64);
+                    if piece.is_empty() {
+                        break;
+                    }
+                    length += piece.len() as u64;
+                    crc = crc32c::crc32c_append(crc, piece);
                     self.send_bytes(piece, &mut stuffer, timeouts).await?;
+                }
+                // Without its final dot the server forgets it: better that than half a message.
+                if (length, crc) != (file.len, file.crc) {
+                    return Err(unreadable(io::ErrorKind::InvalidData.into()));
                 }
             }
         }

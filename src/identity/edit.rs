@@ -5,9 +5,10 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use toml_edit::{Array, DocumentMut, InlineTable, Item, Value};
+use toml_edit::{Array, DocumentMut, InlineTable, Item, TableLike, Value};
 
 use super::{IdentityError, address, aliases, load};
+use crate::auth::password::Secrets;
 use crate::config::files;
 
 /// Why a file was not changed.
@@ -35,17 +36,17 @@ pub const USERS_MODE: u32 = 0o600;
 pub const FILE_MODE: u32 = 0o640;
 
 /// What a new `users.toml` begins with.
-pub const USERS_HEAD: &str = "# Users of this domain: \"user@domain\" = { password = \"(argon2id hash)\" }; more keys:\n\
+pub const USERS_HEAD: &str = "# Users of this domain: \"user@domain\" = { password = \"(argon2id hash)\", scram = \"(for SCRAM)\" }; more keys:\n\
      # send_as = [\"*@example.org\"]   addresses to send as beside the own one\n";
 /// What a new `aliases` begins with.
 pub const ALIASES_HEAD: &str = "# name: target, target     where mail for name@ this domain goes\n\
      # *: target                the catch-all, for every other name\n";
 
-/// Adds a user with the hash of a password.
+/// Adds a user with what is kept of a password.
 pub fn add_user(
     dir: &Path,
     address: &str,
-    hash: &str,
+    secrets: &Secrets,
     send_as: &[String],
 ) -> Result<(), EditError> {
     change_users(dir, address, |document, key| {
@@ -53,7 +54,8 @@ pub fn add_user(
             return Err(exists(address));
         }
         let mut entry = InlineTable::new();
-        entry.insert("password", hash.into());
+        entry.insert("password", secrets.hash.as_str().into());
+        entry.insert("scram", secrets.scram.as_str().into());
         if !send_as.is_empty() {
             entry.insert("send_as", Value::Array(Array::from_iter(send_as)));
         }
@@ -73,21 +75,39 @@ pub fn add_user(
 }
 
 /// Gives a user another password.
-pub fn set_password(dir: &Path, address: &str, hash: &str) -> Result<(), EditError> {
+pub fn set_password(dir: &Path, address: &str, secrets: &Secrets) -> Result<(), EditError> {
     change_users(dir, address, |document, key| {
-        let entry = key
-            .and_then(|key| document.get_mut(&key))
-            .and_then(Item::as_table_like_mut);
-        let item = entry
-            .and_then(|entry| entry.get_mut("password"))
-            .ok_or_else(|| missing(address))?;
-        let mut value = Value::from(hash);
-        if let Some(old) = item.as_value() {
-            *value.decor_mut() = old.decor().clone();
-        }
-        *item = Item::Value(value);
+        let entry = entry(document, key).ok_or_else(|| missing(address))?;
+        put(entry, "password", &secrets.hash);
+        put(entry, "scram", &secrets.scram);
         Ok(())
     })
+}
+
+/// Gives a user whose password stays a SCRAM verifier; unless the password is not any more the one
+/// that `hash` was made of.
+pub fn set_scram(dir: &Path, address: &str, hash: &str, scram: &str) -> Result<(), EditError> {
+    change_users(dir, address, |document, key| {
+        let entry = entry(document, key).ok_or_else(|| missing(address))?;
+        let same = entry.get("password").and_then(Item::as_str) == Some(hash);
+        if same {
+            put(entry, "scram", scram);
+        }
+        Ok(())
+    })
+}
+
+fn entry(document: &mut DocumentMut, key: Option<String>) -> Option<&mut dyn TableLike> {
+    document.get_mut(&key?)?.as_table_like_mut()
+}
+
+/// Sets a value; one that was there keeps the space and comments around it.
+fn put(entry: &mut dyn TableLike, name: &str, text: &str) {
+    let mut value = Value::from(text);
+    if let Some(old) = entry.get(name).and_then(Item::as_value) {
+        *value.decor_mut() = old.decor().clone();
+    }
+    entry.insert(name, Item::Value(value));
 }
 
 /// Removes a user.

@@ -12,6 +12,7 @@ use toml::Spanned;
 use super::{Domain, Identity, IdentityError, Mode, User, address, aliases};
 use crate::auth::password;
 use crate::config::{Dmarc, SpfFail};
+use crate::smtp::scram::Verifier;
 
 /// `domain.toml`.
 #[derive(Debug, Default, Deserialize)]
@@ -30,6 +31,8 @@ struct DomainFile {
 #[serde(deny_unknown_fields)]
 struct UserEntry {
     password: Spanned<String>,
+    #[serde(default)]
+    scram: Option<Spanned<String>>,
     #[serde(default)]
     send_as: Vec<Spanned<String>>,
 }
@@ -113,20 +116,20 @@ fn domain(dir: &Path, name: &str) -> Result<Domain, IdentityError> {
     })
 }
 
-/// The users in `text`, the `users.toml` of `domain`.
+/// The users in `file`, the text of the `users.toml` of `domain`.
 pub(super) fn parse_users(
-    text: &str,
+    file: &str,
     domain: &str,
 ) -> Result<BTreeMap<String, User>, aliases::Fault> {
-    let entries: BTreeMap<Spanned<String>, UserEntry> = toml::from_str(text).map_err(|error| {
+    let entries: BTreeMap<Spanned<String>, UserEntry> = toml::from_str(file).map_err(|error| {
         (
-            error.span().map_or(1, |span| line_of(text, span)),
+            error.span().map_or(1, |span| line_of(file, span)),
             message(&error),
         )
     })?;
     let mut users = BTreeMap::new();
     for (address, entry) in entries {
-        let line = line_of(text, address.span());
+        let line = line_of(file, address.span());
         let written = address.into_inner();
         address::check(&written).map_err(|why| (line, why))?;
         let (local, other) = address::key(&written).unwrap_or_default();
@@ -136,7 +139,7 @@ pub(super) fn parse_users(
             );
             return Err((line, problem));
         }
-        let at = line_of(text, entry.password.span());
+        let at = line_of(file, entry.password.span());
         password::check(entry.password.as_ref()).map_err(|error| {
             (
                 at,
@@ -145,10 +148,22 @@ pub(super) fn parse_users(
         })?;
         let mut send_as = Vec::new();
         for pattern in entry.send_as {
-            let at = line_of(text, pattern.span());
+            let at = line_of(file, pattern.span());
             send_as.push(send_as_pattern(pattern.as_ref()).map_err(|why| (at, why))?);
         }
+        let scram = match &entry.scram {
+            None => None,
+            Some(text) => Some(Verifier::parse(text.as_ref()).ok_or_else(|| {
+                (
+                    line_of(file, text.span()),
+                    format!(
+                        "this is no SCRAM-SHA-256 verifier; `chapar user passwd {written}` makes one"
+                    ),
+                )
+            })?),
+        };
         let user = User {
+            scram,
             password: entry.password.into_inner(),
             send_as,
         };

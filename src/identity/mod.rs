@@ -22,6 +22,7 @@ use serde::Deserialize;
 
 use crate::config::{Dmarc, Incoming, SpfFail};
 use crate::intake::policy::Policy;
+use crate::smtp::scram::Verifier;
 
 pub use resolve::{ALIAS_DEPTH, ALIAS_TARGETS};
 
@@ -76,6 +77,8 @@ impl Mode {
 pub struct User {
     /// The argon2id hash of the password in PHC form.
     pub password: String,
+    /// What SCRAM needs of the same password; none: only PLAIN and LOGIN work.
+    pub scram: Option<Verifier>,
     /// Addresses to send as beside the own one, in lower case: `user@domain` or `*@domain`.
     pub send_as: Vec<String>,
 }

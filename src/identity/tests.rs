@@ -374,21 +374,26 @@ fn edits_keep_comments_and_order() {
 
     let user = "# first\n\"me@example.org\" = { password = \"HASH\" } # mine\n\n[\"Old@example.org\"] # old\npassword = \"HASH\" # long ago\n";
     write(at, "example.org/users.toml", user);
-    let hash = crate::auth::password::hash(b"correct horse").expect("hash");
-    edit::add_user(at, "New@example.org", &hash, &list(&["*@example.org"])).expect("add");
-    edit::set_password(at, "old@example.org", &hash).expect("password");
-    assert!(edit::add_user(at, "OLD@example.org", &hash, &[]).is_err());
-    assert!(edit::set_password(at, "none@example.org", &hash).is_err());
-    assert!(edit::add_user(at, "bad@example.org", "secret", &[]).is_err());
+    let secrets = crate::auth::password::secrets(b"correct horse").expect("hash");
+    edit::add_user(at, "New@example.org", &secrets, &list(&["*@example.org"])).expect("add");
+    edit::set_password(at, "old@example.org", &secrets).expect("password");
+    assert!(edit::add_user(at, "OLD@example.org", &secrets, &[]).is_err());
+    assert!(edit::set_password(at, "none@example.org", &secrets).is_err());
+    let bad = crate::auth::password::Secrets {
+        hash: "secret".into(),
+        scram: secrets.scram.clone(),
+    };
+    assert!(edit::add_user(at, "bad@example.org", &bad, &[]).is_err());
+    let (hash, scram) = (&secrets.hash, &secrets.scram);
     let expected = format!(
         "# first\n\"me@example.org\" = {{ password = \"{HASH}\" }} # mine\n\
-         \"new@example.org\" = {{ password = \"{hash}\", send_as = [\"*@example.org\"] }}\n\n\
-         [\"Old@example.org\"] # old\npassword = \"{hash}\" # long ago\n"
+         \"new@example.org\" = {{ password = \"{hash}\", scram = \"{scram}\", send_as = [\"*@example.org\"] }}\n\n\
+         [\"Old@example.org\"] # old\npassword = \"{hash}\" # long ago\nscram = \"{scram}\"\n"
     );
     assert_eq!(file("users.toml"), expected);
     edit::remove_user(at, "ME@example.org").expect("remove");
     fs::remove_file(at.join("domains/example.org/users.toml")).expect("remove");
-    edit::add_user(at, "New@example.org", &hash, &list(&["*@example.org"])).expect("add");
+    edit::add_user(at, "New@example.org", &secrets, &list(&["*@example.org"])).expect("add");
     assert!(file("users.toml").starts_with(edit::USERS_HEAD));
     assert!(edit::remove_user(at, "me@example.org").is_err());
     assert!(load(&dir).may_send_as("new@example.org", "x@example.org"));

@@ -14,12 +14,14 @@ pub mod verify;
 use std::collections::HashSet;
 use std::net::IpAddr;
 
-use queue_schema::{BodyKind, Envelope, Millis, Notify, QueueId, Recipient};
+use queue_schema::{BodyKind, Envelope, Millis, QueueId, Recipient};
 
 use crate::config::{Limits, Network};
 use crate::identity::{Identity, Mode, Resolution};
-use crate::message::{author, complete, headers};
+use crate::message::headers::{self, Field};
+use crate::message::{author, complete, trace};
 use crate::smtp::address::Address;
+use crate::smtp::params::Rcpt;
 use crate::smtp::replies::{self, Reply};
 use crate::smtp::server::Transaction;
 
@@ -68,12 +70,11 @@ fn may_send_as(identity: &Identity, user: &str, address: &str) -> Result<(), Rep
     } else {
         format!(", {given}")
     };
-    let text = format!("You may send as {user}{also} only; send_as in users.toml allows more");
-    Err(Reply::new(553, "5.7.1", text))
+    Err(replies::not_yours(&format!("{user}{also}")))
 }
 
 /// RCPT TO: where it leads, or why it is refused. An address of ours that SRS made leads back to
-/// whom it was made for.
+/// whom it was made for: `bounce` ([`outside::Outside::bounce`]).
 pub fn recipient(
     identity: &Identity,
     client: Client<'_>,
@@ -86,11 +87,7 @@ pub fn recipient(
     match identity.resolve(to.as_str()) {
         Resolution::Remote if client == Client::Outside => {
             match identity.domain(to.domain()).map(|domain| domain.mode) {
-                Some(Mode::SendOnly) => Err(Reply::new(
-                    550,
-                    "5.7.1",
-                    "Mail to this domain goes to its MX, not here",
-                )),
+                Some(Mode::SendOnly) => Err(replies::SEND_ONLY),
                 _ => Err(replies::RELAY_DENIED),
             }
         }
@@ -103,7 +100,7 @@ fn leads(identity: &Identity, to: &Address) -> Result<Vec<String>, Reply> {
     match identity.resolve(to.as_str()) {
         Resolution::Targets(targets) => Ok(targets),
         Resolution::Unknown => Err(replies::UNKNOWN_RECIPIENT),
-        Resolution::Refused(why) => Err(Reply::new(554, "5.4.6", why)),
+        Resolution::Refused(why) => Err(replies::bad_alias(why)),
         Resolution::Remote => Ok(vec![to.to_string()]),
     }
 }
@@ -117,21 +114,31 @@ pub struct Header {
     pub sign_for: Option<String>,
 }
 
+/// The circumstances in which a header block came.
+#[derive(Debug, Clone, Copy)]
+pub struct Received<'a> {
+    /// The limits.
+    pub limits: &'a Limits,
+    /// Our host name.
+    pub hostname: &'a str,
+    /// The recipients of the transaction.
+    pub recipients: &'a [Rcpt],
+    /// The message's id.
+    pub id: QueueId,
+    /// When it came.
+    pub at: Millis,
+}
+
 /// Checks the header block of users and networks and, for users, completes it. Mail from outside is
 /// [`outside`]'s.
 pub fn header(
     identity: &Identity,
     client: Client<'_>,
     head: Vec<u8>,
-    limits: &Limits,
-    id: QueueId,
-    hostname: &str,
-    now: Millis,
+    received: &Received<'_>,
 ) -> Result<Header, Reply> {
     let fields = headers::fields(&head).map_err(|_| replies::BAD_HEADER)?;
-    if fields.iter().filter(|field| field.is("Received")).count() >= limits.hops {
-        return Err(replies::TOO_MANY_HOPS);
-    }
+    loops(&fields, received)?;
     let mut from = fields.iter().filter(|field| field.is("From"));
     let authors = match (from.next(), from.next()) {
         (Some(field), None) => author::addresses(field.value),
@@ -143,10 +150,14 @@ pub fn header(
             if authors.is_empty() {
                 return Err(replies::BAD_FROM);
             }
+            let senders = senders(&fields)?;
             authors
                 .iter()
+                .chain(&senders)
                 .try_for_each(|author| may_send_as(identity, user, author))?;
-            complete::complete(&fields, id, hostname, now)
+            // RFC 5322 section 3.6.2: several authors need one sender.
+            let sender = (authors.len() > 1 && senders.is_empty()).then_some(user);
+            complete::complete(&fields, sender, received.id, received.hostname, received.at)
         }
         _ => head,
     };
@@ -157,30 +168,85 @@ pub fn header(
     })
 }
 
+/// The address of Sender, where there is that field; it may be there once.
+fn senders(fields: &[Field<'_>]) -> Result<Vec<String>, Reply> {
+    let mut sender = fields.iter().filter(|field| field.is("Sender"));
+    match (sender.next(), sender.next()) {
+        (None, _) => Ok(Vec::new()),
+        (Some(field), None) => {
+            let addresses = author::addresses(field.value);
+            (addresses.len() == 1)
+                .then_some(addresses)
+                .ok_or(replies::BAD_SENDER_FIELD)
+        }
+        _ => Err(replies::BAD_SENDER_FIELD),
+    }
+}
+
+/// Refuses what goes round in circles: too many hops in all, too many through us, one that we wrote
+/// for the same recipient, or a mark that it was delivered to it before (RFC 5321 section 6.3).
+fn loops(fields: &[Field<'_>], received: &Received<'_>) -> Result<(), Reply> {
+    let traces: Vec<&Field<'_>> = fields.iter().filter(|field| field.is("Received")).collect();
+    if traces.len() >= received.limits.hops {
+        return Err(replies::TOO_MANY_HOPS);
+    }
+    let mut own = 0;
+    for field in traces {
+        let Some(recipient) = trace::own(field.value, received.hostname) else {
+            continue;
+        };
+        own += 1;
+        let again = recipient.is_some_and(|recipient| {
+            received
+                .recipients
+                .iter()
+                .any(|rcpt| rcpt.to.as_str() == recipient)
+        });
+        if again || own >= received.limits.own_hops {
+            return Err(replies::OWN_LOOP);
+        }
+    }
+    for field in fields.iter().filter(|field| field.is("Delivered-To")) {
+        let mark = String::from_utf8_lossy(field.value);
+        let mark = mark.trim();
+        let mut recipients = received.recipients.iter();
+        if recipients.any(|rcpt| rcpt.to.as_str().eq_ignore_ascii_case(mark)) {
+            return Err(replies::OWN_LOOP);
+        }
+    }
+    Ok(())
+}
+
 /// The envelope of a transaction whose recipients lead to `targets`, one list for each, in order.
 /// An address that several of them lead to gets the message once.
-pub fn envelope(transaction: &Transaction, targets: &[Vec<String>], eight_bit: bool) -> Envelope {
+pub fn envelope(
+    transaction: &Transaction,
+    targets: &[Vec<String>],
+    head: &[u8],
+    eight_bit: bool,
+) -> Envelope {
+    let mail = &transaction.mail;
     let mut seen = HashSet::new();
     let mut recipients = Vec::new();
     for (given, targets) in transaction.recipients.iter().zip(targets) {
         for target in targets {
             if seen.insert(target.as_str()) {
-                let alias_of = (target != given.as_str()).then(|| given.to_string());
+                let alias_of = (target != given.to.as_str()).then(|| given.to.to_string());
                 recipients.push(Recipient {
                     address: target.clone(),
                     alias_of,
-                    notify: Notify::default(),
-                    orcpt: None,
+                    notify: given.notify.unwrap_or_default(),
+                    orcpt: given.orcpt.clone(),
                 });
             }
         }
     }
+    let from = mail.from.as_ref();
+    let beyond_ascii = !head.is_ascii()
+        || from.is_some_and(|from| !from.is_ascii())
+        || recipients.iter().any(|rcpt| !rcpt.address.is_ascii());
     Envelope {
-        reverse_path: transaction
-            .from
-            .as_ref()
-            .map(Address::to_string)
-            .unwrap_or_default(),
+        reverse_path: from.map(Address::to_string).unwrap_or_default(),
         forwarded_as: None,
         recipients,
         body: if eight_bit {
@@ -188,10 +254,10 @@ pub fn envelope(transaction: &Transaction, targets: &[Vec<String>], eight_bit: b
         } else {
             BodyKind::SevenBit
         },
-        smtputf8: false,
-        require_tls: false,
-        ret: None,
-        envid: None,
+        smtputf8: mail.smtputf8 && beyond_ascii,
+        require_tls: mail.require_tls,
+        ret: mail.ret,
+        envid: mail.envid.clone(),
     }
 }
 

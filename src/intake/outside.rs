@@ -9,12 +9,12 @@ use std::net::IpAddr;
 
 use bytes::Bytes;
 use hickory_resolver::TokioResolver;
-use queue_schema::{Envelope, Millis};
+use queue_schema::{Envelope, Millis, QueueId};
 
 use super::policy::{self, Policy};
 use super::verify::arc::ArcResult;
 use super::verify::{self, Question, Verdicts, author_domains};
-use super::{results, srs};
+use super::{Received, results, srs};
 use crate::config::{Config, Rewrite};
 use crate::identity::Identity;
 use crate::message::Content;
@@ -41,6 +41,8 @@ pub struct Arrival<'a> {
     pub content: Content,
     /// Whether some are over 127.
     pub eight_bit: bool,
+    /// Its id.
+    pub id: QueueId,
     /// When it came.
     pub at: Millis,
 }
@@ -106,10 +108,19 @@ impl Outside {
     ) -> Result<Passed, Reply> {
         let head = arrival.content.head.clone();
         let fields = headers::fields(&head).map_err(|_| replies::BAD_HEADER)?;
-        check_loops(config, &fields, arrival.transaction)?;
+        super::loops(
+            &fields,
+            &Received {
+                limits: &config.limits,
+                hostname: &config.hostname,
+                recipients: &arrival.transaction.recipients,
+                id: arrival.id,
+                at: arrival.at,
+            },
+        )?;
         check_author(&fields)?;
         let client = arrival.client.to_canonical();
-        let from = arrival.transaction.from.as_ref();
+        let from = arrival.transaction.mail.from.as_ref();
         let judged = config.incoming.judge_private || !is_private(client);
         let verdicts = match judged {
             true => {
@@ -132,8 +143,8 @@ impl Outside {
             false => None,
         };
         if let Some(verdicts) = &verdicts {
-            for to in &arrival.transaction.recipients {
-                let domain = identity.domain(to.domain());
+            for rcpt in &arrival.transaction.recipients {
+                let domain = identity.domain(rcpt.to.domain());
                 let policy = domain.map_or_else(
                     || Policy::from(&config.incoming),
                     |domain| domain.policy(&config.incoming),
@@ -141,7 +152,12 @@ impl Outside {
                 policy::judge(policy, verdicts)?;
             }
         }
-        let mut envelope = super::envelope(arrival.transaction, arrival.targets, arrival.eight_bit);
+        let mut envelope = super::envelope(
+            arrival.transaction,
+            arrival.targets,
+            &head,
+            arrival.eight_bit,
+        );
         let leaves = |target: &String| {
             let domain = target.rsplit_once('@').map(|(_, domain)| domain);
             domain.is_some_and(|domain| !identity.takes_mail_for(domain))
@@ -152,7 +168,7 @@ impl Outside {
             .iter()
             .zip(arrival.targets)
             .find(|(_, targets)| targets.iter().any(leaves))
-            .map(|(to, _)| to);
+            .map(|(rcpt, _)| &rcpt.to);
         if let Some(forwarder) = forwarder {
             envelope.forwarded_as = self.rewritten(
                 config,
@@ -228,52 +244,6 @@ impl Outside {
     }
 }
 
-/// A message that circles is refused for good: too many hops, too many of our own, or a mark that
-/// it was delivered to this recipient before (RFC 5321 section 6.3).
-fn check_loops(
-    config: &Config,
-    fields: &[Field<'_>],
-    transaction: &Transaction,
-) -> Result<(), Reply> {
-    let received: Vec<_> = fields.iter().filter(|field| field.is("Received")).collect();
-    let own = received
-        .iter()
-        .filter(|field| is_by(field, &config.hostname));
-    if received.len() >= config.limits.hops || own.count() >= config.forwarding.own_hops {
-        return Err(replies::TOO_MANY_HOPS);
-    }
-    let marks = fields.iter().filter(|field| field.is("Delivered-To"));
-    for mark in marks {
-        let mark = String::from_utf8_lossy(mark.value);
-        let mark = mark.trim();
-        let same = |to: &Address| to.as_str().eq_ignore_ascii_case(mark);
-        if transaction.recipients.iter().any(same) {
-            return Err(replies::LOOP);
-        }
-    }
-    Ok(())
-}
-
-/// Whether a Received field was written by this host: its `by` outside comments.
-fn is_by(field: &Field<'_>, hostname: &str) -> bool {
-    let mut depth = 0usize;
-    let mut plain = String::new();
-    for byte in field.value {
-        match byte {
-            b'(' => depth += 1,
-            b')' => depth = depth.saturating_sub(1),
-            b';' if depth == 0 => break,
-            _ if depth == 0 => plain.push(char::from(*byte)),
-            _ => {}
-        }
-    }
-    let mut words = plain.split_ascii_whitespace();
-    words.by_ref().any(|word| word.eq_ignore_ascii_case("by"))
-        && words
-            .next()
-            .is_some_and(|host| host.eq_ignore_ascii_case(hostname))
-}
-
 /// One From with at least one author (RFC 5322 section 3.6.2): whoever judges a message and
 /// whoever shows it must see the same one.
 fn check_author(fields: &[Field<'_>]) -> Result<(), Reply> {
@@ -303,10 +273,13 @@ fn marked(
     }
     if let (Some(_), [only]) = (forwarder, arrival.transaction.recipients.as_slice()) {
         // With several recipients it would tell one of the others (Bcc).
-        head.extend_from_slice(format!("Delivered-To: {only}\r\n").as_bytes());
+        head.extend_from_slice(format!("Delivered-To: {}\r\n", only.to).as_bytes());
         if let (true, [target]) = (config.forwarding.trace_headers, &*envelope.recipients) {
             let to = &target.address;
-            let trace = format!("X-Forwarded-To: {to}\r\nX-Forwarded-For: {only} {to}\r\n");
+            let trace = format!(
+                "X-Forwarded-To: {to}\r\nX-Forwarded-For: {} {to}\r\n",
+                only.to
+            );
             head.extend_from_slice(trace.as_bytes());
         }
     }

@@ -1,7 +1,10 @@
 //! Who may send what to whom, on a real directory of domains.
 
+use queue_schema::Ret;
+
 use super::*;
 use crate::config::files;
+use crate::smtp::params::Mail;
 
 fn identity() -> Identity {
     let dir = tempfile::tempdir().expect("directory");
@@ -9,6 +12,7 @@ fn identity() -> Identity {
     let lonely = dir.path().join("domains/send.example");
     std::fs::create_dir_all(&domain).expect("directory");
     std::fs::create_dir_all(&lonely).expect("directory");
+    std::fs::write(domain.join("domain.toml"), "mode = \"forward\"\n").expect("domain");
     let hash = crate::auth::password::hash(b"correct horse").expect("hash");
     let users = format!("\"me@example.org\" = {{ password = \"{hash}\" }}\n");
     files::create(&domain.join("users.toml"), users.as_bytes(), 0o600).expect("users");
@@ -91,16 +95,15 @@ fn users_send_as_themselves() {
 fn header_of(client: Client<'_>, head: &str) -> Result<Header, (u16, &'static str)> {
     let limits = Limits::default();
     let head = head.as_bytes().to_vec();
-    header(
-        &identity(),
-        client,
-        head,
-        &limits,
-        QueueId(1),
-        "mx.example.org",
-        0,
-    )
-    .map_err(|reply| (reply.code, reply.enhanced))
+    let recipients = [Rcpt::new(address("b@example.org"))];
+    let received = Received {
+        limits: &limits,
+        hostname: "mx.example.org",
+        recipients: &recipients,
+        id: QueueId(1),
+        at: 0,
+    };
+    header(&identity(), client, head, &received).map_err(|reply| (reply.code, reply.enhanced))
 }
 
 #[test]
@@ -114,10 +117,22 @@ fn headers_of_users_are_checked_and_completed() {
         "{head}"
     );
     assert!(head.contains("Message-ID: <0000000000001@mx.example.org>") && !head.contains("Bcc"));
+    let several = "From: me@example.org, me+x@example.org\r\n\r\n";
+    let head = header_of(ME, several).expect("header").head;
+    let head = String::from_utf8(head).expect("text");
+    assert!(head.contains("\r\nSender: me@example.org\r\n"), "{head}");
     for (head, expected) in [
         ("From: you@example.org\r\n\r\n", (553, "5.7.1")),
         (
             "From: me@example.org\r\nFrom: me@example.org\r\n\r\n",
+            (550, "5.6.0"),
+        ),
+        (
+            "From: me@example.org\r\nSender: you@example.org\r\n\r\n",
+            (553, "5.7.1"),
+        ),
+        (
+            "From: me@example.org\r\nSender: a@b.example, c@d.example\r\n\r\n",
             (550, "5.6.0"),
         ),
         ("Subject: x\r\n\r\n", (550, "5.6.0")),
@@ -129,17 +144,55 @@ fn headers_of_users_are_checked_and_completed() {
 }
 
 #[test]
+fn mail_goes_on_until_it_loops() {
+    let loops = format!("{}\r\n", "Received: x\r\n".repeat(50));
+    assert_eq!(header_of(Client::Network, &loops), Err((554, "5.4.6")));
+    let own = |name: &str, to: &str| {
+        format!(
+            "Received: from a.example ([192.0.2.1])\r\n\tby {name} with ESMTP id 1\r\n\t\
+             for <{to}>;\r\n\tMon, 24 Nov 2025 16:00:00 +0000\r\n"
+        )
+    };
+    let once = format!("{}\r\n", own("MX.example.org", "b@example.org"));
+    assert_eq!(header_of(Client::Network, &once), Err((554, "5.4.6")));
+    for pass in [
+        own("mx.example.org", "c@example.org"),
+        own("mx.example.net", "b@example.org"),
+        own("mx.example.org", "c@example.org").repeat(4),
+    ] {
+        assert!(header_of(Client::Network, &format!("{pass}\r\n")).is_ok());
+    }
+    let often = own("mx.example.org", "c@example.org").repeat(5);
+    let often = format!("{often}\r\n");
+    assert_eq!(header_of(Client::Network, &often), Err((554, "5.4.6")));
+    let nearly = format!("{}\r\n", "Received: x\r\n".repeat(49));
+    assert!(header_of(Client::Network, &nearly).is_ok());
+}
+
+#[test]
 fn recipients_that_lead_to_one_address_are_one() {
     let transaction = Transaction {
-        from: None,
-        body: None,
-        recipients: vec![address("a@example.org"), address("b@example.org")],
+        mail: Mail {
+            envid: Some("id".into()),
+            ret: Some(Ret::Headers),
+            smtputf8: true,
+            require_tls: true,
+            ..Mail::default()
+        },
+        recipients: vec![
+            Rcpt {
+                orcpt: Some("rfc822;x@example.org".into()),
+                ..Rcpt::new(address("a@example.org"))
+            },
+            Rcpt::new(address("b@example.org")),
+        ],
+        chunks: None,
     };
     let targets = [
         vec!["x@y.example".to_owned(), "b@example.org".to_owned()],
         vec!["b@example.org".to_owned()],
     ];
-    let envelope = envelope(&transaction, &targets, true);
+    let envelope = envelope(&transaction, &targets, b"Subject: x\r\n\r\n", true);
     let list: Vec<_> = envelope
         .recipients
         .iter()
@@ -156,4 +209,18 @@ fn recipients_that_lead_to_one_address_are_one() {
         (envelope.reverse_path.as_str(), envelope.body),
         ("", BodyKind::EightBit)
     );
+    let orcpts: Vec<_> = envelope
+        .recipients
+        .iter()
+        .map(|r| r.orcpt.as_deref())
+        .collect();
+    assert_eq!(orcpts, [Some("rfc822;x@example.org"); 2]);
+    assert_eq!(
+        (envelope.envid.as_deref(), envelope.ret),
+        (Some("id"), Some(Ret::Headers))
+    );
+    assert!(envelope.require_tls);
+    assert!(!envelope.smtputf8, "declared, but nothing is beyond ASCII");
+    let utf8 = super::envelope(&transaction, &targets, "Subject: ü\r\n".as_bytes(), true);
+    assert!(utf8.smtputf8);
 }

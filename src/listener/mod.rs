@@ -4,24 +4,32 @@
 //! arbiters, one per core, so that a slow peer never holds another. Limits connections in all and
 //! by client. Never reads a byte of mail itself.
 
+mod accept;
+mod patience;
+mod proxied;
 mod receive;
 mod session;
 mod socket;
 
 use std::collections::HashMap;
 use std::io;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix::{Actor, ActorContext, AsyncContext, Context, Handler, Message, StreamHandler};
+use actix::{Actor, ActorContext, Addr, AsyncContext, Context, Handler, Message, StreamHandler};
 use actix::{ArbiterHandle, ResponseFuture};
+use rustls::ServerConfig;
+use rustls::server::ServerSessionMemoryCache;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
 
-use crate::config::{Listen, Service, TlsMode};
+use crate::config::Listen;
 use crate::smtp::replies;
+use crate::{auth, intake};
+use patience::Patience;
 
 pub use session::Shared;
 pub use socket::{BACKLOG, BindError, Inherited, bind};
@@ -32,13 +40,15 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Entries of the table of clients after which those without a connection are swept out.
 const SWEEP_AT: usize = 4096;
 
+/// Connections beyond the limits that are told so at the same time; others are just closed.
+const MAX_TURNED_AWAY: usize = 100;
+
 /// The actor of one `[[listen]]`.
 pub struct Listener {
-    name: String,
-    service: Service,
-    tls: TlsMode,
+    listen: Arc<Listen>,
     socket: Option<TcpListener>,
     shared: Arc<Shared>,
+    tls: Option<Arc<ServerConfig>>,
     sessions: Vec<ArbiterHandle>,
     next: usize,
     /// One permit for each connection; all of them back means that all sessions have ended.
@@ -46,6 +56,8 @@ pub struct Listener {
     max: usize,
     /// A clone is held by each session of the client, so that the count is its number of owners.
     clients: HashMap<IpAddr, Arc<()>>,
+    /// Connections that are told that there are too many.
+    turned_away: JoinSet<()>,
     /// Tells sessions to end at the next command; they hold the receiving side.
     stop: watch::Sender<bool>,
 }
@@ -60,6 +72,11 @@ pub struct Reload(pub Arc<Shared>);
 #[rtype(result = "()")]
 pub struct Drain;
 
+/// A place for one more connection of a client that came through a proxy; none if it has too many.
+#[derive(Message)]
+#[rtype(result = "Option<Arc<()>>")]
+struct Place(IpAddr);
+
 struct Accepted(io::Result<(TcpStream, SocketAddr)>);
 
 impl Listener {
@@ -72,9 +89,8 @@ impl Listener {
     ) -> Listener {
         let max = shared.config.limits.connections.min(Semaphore::MAX_PERMITS);
         Listener {
-            name: listen.address.clone(),
-            service: listen.service,
-            tls: listen.tls,
+            listen: Arc::new(listen.clone()),
+            tls: own_tls(&shared),
             socket: Some(socket),
             shared,
             sessions,
@@ -82,36 +98,47 @@ impl Listener {
             slots: Arc::new(Semaphore::new(max)),
             max,
             clients: HashMap::new(),
+            turned_away: JoinSet::new(),
             stop: watch::channel(false).0,
         }
     }
 
-    fn accept(&mut self, stream: TcpStream, peer: SocketAddr) {
-        let limits = &self.shared.config.limits;
-        let key = client_key(peer.ip());
+    /// A place for one more connection of the client at `address`, unless it has too many.
+    fn place(&mut self, address: IpAddr) -> Option<Arc<()>> {
         if self.clients.len() >= SWEEP_AT {
             self.clients
                 .retain(|_, owners| Arc::strong_count(owners) > 1);
         }
-        let client = self.clients.entry(key).or_default();
-        let too_many = Arc::strong_count(client) > limits.connections_per_client;
-        let permit = self
-            .slots
-            .clone()
-            .try_acquire_owned()
-            .ok()
-            .filter(|_| !too_many);
-        let Some(permit) = permit else {
-            tracing::warn!(target: "listener", listener = self.name, client = %peer.ip(), "too many connections");
-            actix_rt::spawn(turn_away(stream));
+        let client = self.clients.entry(auth::client(address)).or_default();
+        let most = self.shared.config.limits.connections_per_client;
+        (Arc::strong_count(client) <= most).then(|| client.clone())
+    }
+
+    fn accept(&mut self, stream: TcpStream, peer: SocketAddr, listener: Addr<Listener>) {
+        // All connections through a proxy have its address: who is behind it is asked later.
+        let proxied = intake::is_trusted(&self.shared.config.proxy_networks, peer.ip());
+        let client = if proxied {
+            Some(Arc::default())
+        } else {
+            self.place(peer.ip())
+        };
+        let permit = self.slots.clone().try_acquire_owned().ok();
+        let (Some(client), Some(permit)) = (client, permit) else {
+            tracing::warn!(target: "listener", listener = self.listen.address, client = %peer.ip(), "too many connections");
+            while self.turned_away.try_join_next().is_some() {}
+            if self.turned_away.len() < MAX_TURNED_AWAY {
+                self.turned_away.spawn_local(turn_away(stream));
+            }
             return;
         };
-        let place = (client.clone(), permit);
+        let place = (client, permit);
         let session = session::Start {
             peer,
-            service: self.service,
-            tls: self.tls,
+            listen: self.listen.clone(),
+            listener,
+            patience: Patience::new(&self.shared.config.limits, self.slots.clone()),
             shared: self.shared.clone(),
+            tls: self.tls.clone(),
             stop: self.stop.subscribe(),
         };
         // A socket belongs to the runtime that registered it, so it moves as a plain one.
@@ -136,12 +163,15 @@ impl Listener {
     }
 }
 
-/// Sessions of one client are those of its IPv4 address or IPv6 /64, which one host may own whole.
-fn client_key(client: IpAddr) -> IpAddr {
-    match client.to_canonical() {
-        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
-        address => address,
-    }
+/// TLS sessions of a listener that can be resumed.
+const MAX_RESUMABLE: usize = 1024;
+
+/// The TLS settings with a session store of the listener's own: what was agreed on with one
+/// service must not be resumed at another.
+fn own_tls(shared: &Shared) -> Option<Arc<ServerConfig>> {
+    let mut config = ServerConfig::clone(shared.tls.as_deref()?);
+    config.session_storage = ServerSessionMemoryCache::new(MAX_RESUMABLE);
+    Some(Arc::new(config))
 }
 
 async fn turn_away(mut stream: TcpStream) {
@@ -160,10 +190,10 @@ impl Actor for Listener {
         let local = socket.local_addr().map(|local| local.to_string());
         tracing::info!(
             target: "listener",
-            address = self.name,
+            address = self.listen.address,
             local = local.unwrap_or_default(),
-            service = self.service.name(),
-            tls = self.tls.name(),
+            service = self.listen.service.name(),
+            tls = self.listen.tls.name(),
             "listening"
         );
         ctx.add_stream(futures_util::stream::unfold(socket, |socket| async move {
@@ -177,11 +207,11 @@ impl Actor for Listener {
 }
 
 impl StreamHandler<Accepted> for Listener {
-    fn handle(&mut self, accepted: Accepted, _: &mut Self::Context) {
+    fn handle(&mut self, accepted: Accepted, ctx: &mut Self::Context) {
         match accepted.0 {
-            Ok((stream, peer)) => self.accept(stream, peer),
+            Ok((stream, peer)) => self.accept(stream, peer, ctx.address()),
             Err(error) => {
-                tracing::error!(target: "listener", listener = self.name, %error, "accept failed")
+                tracing::error!(target: "listener", listener = self.listen.address, %error, "accept failed")
             }
         }
     }
@@ -191,7 +221,16 @@ impl Handler<Reload> for Listener {
     type Result = ();
 
     fn handle(&mut self, reload: Reload, _: &mut Self::Context) {
+        self.tls = own_tls(&reload.0);
         self.shared = reload.0;
+    }
+}
+
+impl Handler<Place> for Listener {
+    type Result = Option<Arc<()>>;
+
+    fn handle(&mut self, place: Place, _: &mut Self::Context) -> Self::Result {
+        self.place(place.0)
     }
 }
 
@@ -216,7 +255,7 @@ mod tests {
 
     #[test]
     fn an_ipv6_network_counts_as_one_client() {
-        let key = |text: &str| client_key(text.parse().expect("address"));
+        let key = |text: &str| auth::client(text.parse().expect("address"));
         assert_eq!(key("2001:db8::1"), key("2001:db8::ffff:1"));
         assert_ne!(key("2001:db8::1"), key("2001:db8:0:1::1"));
         assert_eq!(key("::ffff:192.0.2.1"), key("192.0.2.1"));

@@ -1,4 +1,8 @@
 //! Message data from the wire into memory or, when it is long, into a spool file.
+//!
+//! One [`Receiver`] takes one message, whether it comes with DATA or in the chunks of BDAT. What it
+//! keeps in memory is bounded by `limits.header` and twice `limits.memory_body`, whatever the
+//! client sends or says it will send.
 
 use std::io;
 use std::time::Duration;
@@ -6,34 +10,59 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use queue_schema::QueueId;
 use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::time::Instant;
 
+use super::patience::Patience;
 use crate::config::Limits;
 use crate::message::collect::{Collector, Problem};
 use crate::message::{Body, Content};
 use crate::queue::store::{Spool, SpoolWriter};
-use crate::smtp::data::Decoder;
+use crate::smtp::data::{Decoder, LineEnds};
 use crate::smtp::replies::{self, Reply};
 
 /// Room made in the input buffer for each read, in bytes.
-const BLOCK: usize = 32 * 1024;
+const BLOCK: usize = 16 * 1024;
 
 /// Bytes beyond `limits.message` that are read and dropped in the hope of an end.
 const MAX_EXCESS: u64 = 16 * 1024 * 1024;
 
-/// How the data ended.
-pub enum Ended {
-    /// With its dot: the message, or the reply that refuses it.
-    Dot(Result<Message, Reply>),
-    /// Without: the reply with which the connection is closed, if anybody is there to read it.
-    Broken(Option<Reply>),
-}
+/// Data that will not come to its end: the reply with which the connection is closed, if anybody
+/// is there to read it.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Broken(pub Option<Reply>);
 
 /// A message that came whole.
 pub struct Message {
+    /// Its id.
+    pub id: QueueId,
     /// Its bytes.
     pub content: Content,
     /// Whether one of them is over 127.
     pub eight_bit: bool,
+    /// Bytes of its longest line without the line end.
+    pub longest_line: usize,
+}
+
+/// One message as it comes.
+pub struct Receiver {
+    id: QueueId,
+    decoder: Decoder,
+    ends: LineEnds,
+    collector: Collector,
+    sink: Sink,
+    part: Vec<u8>,
+    lines: Lines,
+    eight_bit: bool,
+    max_message: u64,
+    max_memory: usize,
+    spool: Spool,
+}
+
+/// Measures lines across parts.
+#[derive(Default)]
+struct Lines {
+    current: usize,
+    longest: usize,
 }
 
 /// Where a body goes.
@@ -47,71 +76,206 @@ enum Sink {
     Failed,
 }
 
-/// Reads one message. `input` may hold its first bytes and keeps those behind its end.
-pub async fn receive<S: AsyncRead + Unpin>(
-    stream: &mut S,
-    input: &mut BytesMut,
-    limits: &Limits,
-    spool: &Spool,
-    id: QueueId,
-) -> Ended {
-    let mut decoder = Decoder::default();
-    let mut collector = Collector::new(limits.header.bytes(), limits.message.0);
-    let mut sink = Sink::Memory(Vec::new());
-    let mut part = Vec::new();
-    let mut eight_bit = false;
-    loop {
-        let used = decoder.decode(input, &mut part);
-        let _ = input.split_to(used);
-        eight_bit = eight_bit || !part.is_ascii();
-        collector.take(&mut part);
-        sink = sink
-            .take(&mut part, limits.memory_body.bytes(), spool, id)
-            .await;
-        part.clear();
-        if decoder.ended() {
-            break;
-        }
-        if collector.total() > limits.message.0.saturating_add(MAX_EXCESS) {
-            return Ended::Broken(Some(replies::DATA_TOO_LONG));
-        }
-        input.reserve(BLOCK);
-        match read(stream, input, limits.data_timeout.0).await {
-            Ok(0) => return Ended::Broken(None),
-            Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::TimedOut => {
-                return Ended::Broken(Some(replies::IDLE));
-            }
-            Err(_) => return Ended::Broken(None),
+impl Receiver {
+    /// For the message `id`; long bodies go to a file in `spool`.
+    pub fn new(limits: &Limits, spool: &Spool, id: QueueId) -> Receiver {
+        Receiver {
+            id,
+            decoder: Decoder::default(),
+            ends: LineEnds::default(),
+            collector: Collector::new(limits.header.bytes(), limits.message.0),
+            sink: Sink::Memory(Vec::new()),
+            part: Vec::new(),
+            lines: Lines::default(),
+            eight_bit: false,
+            max_message: limits.message.0,
+            max_memory: limits.memory_body.bytes(),
+            spool: spool.clone(),
         }
     }
-    let head = match collector.finish() {
-        Err(Problem::HeaderTooBig) => return Ended::Dot(Err(replies::HEADER_TOO_BIG)),
-        Err(Problem::MessageTooBig) => return Ended::Dot(Err(replies::MESSAGE_TOO_BIG)),
-        Ok(_) if decoder.saw_bare_line_end() => return Ended::Dot(Err(replies::BARE_LINE_END)),
-        Ok(head) => head,
-    };
-    match sink.finish().await {
-        Some(body) => {
-            let content = Content {
+
+    /// Reads to the final dot. `input` may hold the first bytes and keeps those behind the end.
+    pub async fn data<S: AsyncRead + Unpin>(
+        &mut self,
+        stream: &mut S,
+        input: &mut BytesMut,
+        patience: &Patience,
+    ) -> Result<(), Broken> {
+        let mut pace = Pace::new(patience);
+        loop {
+            let used = self.decoder.decode(input, &mut self.part);
+            let _ = input.split_to(used);
+            pace.count(used);
+            self.take().await;
+            if self.decoder.ended() {
+                return Ok(());
+            }
+            if self.collector.total() > self.max_message.saturating_add(MAX_EXCESS) {
+                return Err(Broken(Some(replies::DATA_TOO_LONG)));
+            }
+            pace.read(stream, input).await?;
+        }
+    }
+
+    /// Reads the `size` octets of a chunk.
+    pub async fn chunk<S: AsyncRead + Unpin>(
+        &mut self,
+        stream: &mut S,
+        input: &mut BytesMut,
+        size: u64,
+        patience: &Patience,
+    ) -> Result<(), Broken> {
+        let mut pace = Pace::new(patience);
+        let mut left = size;
+        while left > 0 {
+            let part = take_up_to(input, left);
+            self.ends.watch(&part);
+            self.part.extend_from_slice(&part);
+            pace.count(part.len());
+            left -= part.len() as u64;
+            self.take().await;
+            if left > 0 {
+                pace.read(stream, input).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Hands what was decoded on.
+    async fn take(&mut self) {
+        self.eight_bit = self.eight_bit || !self.part.is_ascii();
+        self.lines.measure(&self.part);
+        self.collector.take(&mut self.part);
+        let sink = std::mem::replace(&mut self.sink, Sink::Failed);
+        self.sink = sink
+            .take(&mut self.part, self.max_memory, &self.spool, self.id)
+            .await;
+        self.part.clear();
+        if self.part.capacity() > 4 * BLOCK {
+            self.part = Vec::new();
+        }
+    }
+
+    /// The message, or the reply that refuses it.
+    pub async fn finish(mut self) -> Result<Message, Reply> {
+        if self.ends.is_open() {
+            // A last line without an end would get one at the next hop, behind our signature.
+            self.part.extend_from_slice(b"\r\n");
+            self.take().await;
+        }
+        let head = match self.collector.finish() {
+            Err(Problem::HeaderTooBig) => return Err(replies::HEADER_TOO_BIG),
+            Err(Problem::MessageTooBig) => return Err(replies::MESSAGE_TOO_BIG),
+            Ok(_) if self.decoder.saw_bare_line_end() || self.ends.saw_bare() => {
+                return Err(replies::BARE_LINE_END);
+            }
+            Ok(head) => head,
+        };
+        let body = self.sink.finish().await.ok_or(replies::QUEUE_FAILED)?;
+        Ok(Message {
+            id: self.id,
+            content: Content {
                 head: head.into(),
                 body,
-            };
-            Ended::Dot(Ok(Message { content, eight_bit }))
-        }
-        None => Ended::Dot(Err(replies::QUEUE_FAILED)),
+            },
+            eight_bit: self.eight_bit,
+            longest_line: self.lines.longest.max(self.lines.current),
+        })
     }
 }
 
-/// One read with a time limit.
-pub async fn read<S: AsyncRead + Unpin>(
+/// Removes the file of a body that is refused after all.
+pub async fn forget(body: Body) {
+    if let Body::Spool(file) = body {
+        let removed = blocking(move || std::fs::remove_file(file.path.as_path())).await;
+        if let Err(error) = removed {
+            tracing::warn!(target: "session", %error, "the body of a refused message stays until the next start");
+        }
+    }
+}
+
+/// Reads `size` octets and drops them.
+pub async fn discard<S: AsyncRead + Unpin>(
     stream: &mut S,
     input: &mut BytesMut,
-    limit: Duration,
-) -> io::Result<usize> {
-    match tokio::time::timeout(limit, stream.read_buf(input)).await {
-        Ok(result) => result,
-        Err(_) => Err(io::ErrorKind::TimedOut.into()),
+    size: u64,
+    patience: &Patience,
+) -> Result<(), Broken> {
+    let mut pace = Pace::new(patience);
+    let mut left = size;
+    loop {
+        let part = take_up_to(input, left);
+        pace.count(part.len());
+        left -= part.len() as u64;
+        if left == 0 {
+            return Ok(());
+        }
+        drop(part);
+        pace.read(stream, input).await?;
+    }
+}
+
+fn take_up_to(input: &mut BytesMut, most: u64) -> BytesMut {
+    let most = usize::try_from(most).unwrap_or(usize::MAX);
+    input.split_to(input.len().min(most))
+}
+
+/// How fast data comes: no pause longer than `limits.data_timeout`, and once that time has passed,
+/// not slower than `limits.data_rate` as a whole.
+struct Pace<'a> {
+    patience: &'a Patience,
+    started: Instant,
+    bytes: u64,
+}
+
+impl<'a> Pace<'a> {
+    fn new(patience: &'a Patience) -> Pace<'a> {
+        Pace {
+            patience,
+            started: Instant::now(),
+            bytes: 0,
+        }
+    }
+
+    fn count(&mut self, bytes: usize) {
+        self.bytes += bytes as u64;
+    }
+
+    async fn read<S: AsyncRead + Unpin>(
+        &self,
+        stream: &mut S,
+        input: &mut BytesMut,
+    ) -> Result<(), Broken> {
+        let earned = Duration::from_secs(self.bytes / self.patience.data_rate.max(1));
+        let allowed = self.patience.data.saturating_add(earned);
+        let left = allowed.saturating_sub(self.started.elapsed());
+        if left.is_zero() {
+            return Err(Broken(Some(replies::TOO_SLOW)));
+        }
+        input.reserve(BLOCK);
+        let read = self
+            .patience
+            .wait(left.min(self.patience.data), stream.read_buf(input));
+        match read.await {
+            None if left < self.patience.data => Err(Broken(Some(replies::TOO_SLOW))),
+            None => Err(Broken(Some(replies::IDLE))),
+            Some(Ok(0)) | Some(Err(_)) => Err(Broken(None)),
+            Some(Ok(_)) => Ok(()),
+        }
+    }
+}
+
+impl Lines {
+    fn measure(&mut self, part: &[u8]) {
+        let mut from = 0;
+        for at in memchr::memchr_iter(b'\n', part) {
+            // The CR before it is no part of the line; it may have come with the part before.
+            let length = self.current + (at - from);
+            self.longest = self.longest.max(length.saturating_sub(1));
+            self.current = 0;
+            from = at + 1;
+        }
+        self.current += part.len() - from;
     }
 }
 

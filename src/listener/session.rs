@@ -1,8 +1,8 @@
 //! A session: one connection from greeting to close.
 //!
-//! Drives [`crate::smtp::server`] over TCP and TLS, asks [`crate::auth`], [`crate::signing`] and
-//! [`crate::queue`], and is the only place where a message becomes `250`: after the queue's `Ok`
-//! (I1). Runs as a task on a session arbiter; blocks nothing; a panic ends this connection only.
+//! Drives [`crate::smtp::server`] over TCP and TLS, asks [`crate::auth`], and hands messages to
+//! [`super::accept`]. Runs as a task on a session arbiter; blocks nothing; a panic ends this
+//! connection only. Between commands it keeps no buffer, so that an idle client costs little.
 
 use std::io;
 use std::net::SocketAddr;
@@ -10,31 +10,31 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix::{Addr, Recipient};
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use hickory_resolver::TokioResolver;
-use queue_schema::{Envelope, Origin, QueueId};
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::either::Either;
 
-use super::receive::{self, Ended, Message};
-use crate::auth::{AuthError, Authenticate, Authenticator};
-use crate::config::{Config, Service, TlsMode};
+use super::patience::Patience;
+use super::receive::{self, Broken, Receiver};
+use super::{Listener, proxied};
+use crate::auth::{AuthError, Authenticate, Authenticator, FindVerifier, Proved, Spend};
+use crate::config::{Config, Listen, Service, TlsMode};
 use crate::identity::Identity;
-use crate::intake::outside::{Arrival, Outside};
+use crate::intake::outside::Outside;
 use crate::intake::{self, Client};
-use crate::message::Content;
-use crate::message::trace::{self, Trace};
 use crate::queue::store::Spool;
-use crate::queue::{Accept, AcceptError, IdSource};
-use crate::signing::{Seal, Sign, Signer};
+use crate::queue::{Accept, IdSource};
+use crate::signing::Signer;
 use crate::smtp::address::Address;
+use crate::smtp::extension::Extensions;
+use crate::smtp::params::Rcpt;
 use crate::smtp::replies::{self, Reply};
-use crate::smtp::sasl::Credentials;
-use crate::smtp::server::{Options, Server, Step};
+use crate::smtp::server::{Bounds, Options, Server, Step, Xclient};
 
 /// What the sessions of a listener have in common; a reload replaces it whole for new ones.
 pub struct Shared {
@@ -62,31 +62,46 @@ pub struct Shared {
 
 type Stream = Either<TcpStream, Box<TlsStream<TcpStream>>>;
 
+/// Room made in the input buffer for each read between commands, in bytes.
+const ROOM: usize = 2048;
+
+/// How long the last words may take to leave.
+const FAREWELL: Duration = Duration::from_secs(5);
+
 /// A connection that was accepted.
 pub struct Start {
-    /// The client.
+    /// The other end of the socket.
     pub peer: SocketAddr,
-    /// The listener's service.
-    pub service: Service,
-    /// The listener's TLS mode.
-    pub tls: TlsMode,
+    /// Its listener's configuration.
+    pub listen: Arc<Listen>,
+    /// Its listener.
+    pub listener: Addr<Listener>,
+    /// How long it waits.
+    pub patience: Patience,
     /// What it works with, to its end.
     pub shared: Arc<Shared>,
+    /// TLS as its listener speaks it.
+    pub tls: Option<Arc<rustls::ServerConfig>>,
     /// True once the daemon stops.
     pub stop: watch::Receiver<bool>,
 }
 
-struct Session {
-    peer: SocketAddr,
-    shared: Arc<Shared>,
+pub(super) struct Session {
+    /// The client: the socket's other end, or who a proxy says it is.
+    pub(super) peer: SocketAddr,
+    pub(super) shared: Arc<Shared>,
+    pub(super) server: Server,
+    /// Where each accepted recipient of the transaction leads.
+    pub(super) targets: Vec<Vec<String>>,
+    /// TLS version and cipher suite.
+    pub(super) tls: Option<String>,
+    tls_config: Option<Arc<rustls::ServerConfig>>,
+    patience: Patience,
     stop: watch::Receiver<bool>,
-    server: Server,
     input: BytesMut,
     out: Vec<u8>,
-    /// Where each accepted recipient of the transaction leads.
-    targets: Vec<Vec<String>>,
-    trusted: bool,
-    tls: Option<String>,
+    /// A message that comes in chunks.
+    receiver: Option<Box<Receiver>>,
 }
 
 /// Why a session ended before QUIT.
@@ -105,37 +120,26 @@ impl From<io::Error> for Gone {
 
 impl Start {
     /// Serves the connection to its end.
-    pub async fn run(self, stream: TcpStream) {
+    pub async fn run(mut self, mut stream: TcpStream) {
         let _ = stream.set_nodelay(true);
-        let limits = &self.shared.config.limits;
-        let trusted = intake::is_trusted(&self.shared.config.relay_networks, self.peer.ip());
-        let server = Server::new(Options {
-            hostname: self.shared.config.hostname.clone(),
-            submission: self.service == Service::Submission,
-            starttls: self.tls == TlsMode::Starttls && self.shared.tls.is_some(),
-            tls: self.tls == TlsMode::Implicit,
-            trusted,
-            max_message: limits.message.0,
-            max_recipients: limits.recipients,
-            max_line: limits.command_line,
-            max_errors: limits.errors,
-            max_idle_commands: limits.idle_commands,
-        });
-        let longest = limits.session.0;
-        let mut session = Session {
-            peer: self.peer,
-            shared: self.shared.clone(),
-            stop: self.stop,
-            server,
-            input: BytesMut::new(),
-            out: Vec::new(),
-            targets: Vec::new(),
-            trusted,
-            tls: None,
-        };
+        let config = self.shared.config.clone();
+        // Held to the end: the client's place among its own connections.
+        let mut _place = None;
+        if intake::is_trusted(&config.proxy_networks, self.peer.ip()) {
+            let Some((peer, place)) =
+                proxied::client(&mut stream, self.peer, &self.listener, &self.patience).await
+            else {
+                return;
+            };
+            self.peer = peer;
+            _place = place;
+        }
+        let longest = config.limits.session.0;
+        let tls = self.listen.tls;
+        let mut session = self.session();
         let mut stream: Option<Stream> = Some(Either::Left(stream));
-        let ended = tokio::time::timeout(longest, session.serve(&mut stream, self.tls)).await;
-        if ended.is_err() {
+        let served = Box::pin(session.serve(&mut stream, tls));
+        if tokio::time::timeout(longest, served).await.is_err() {
             session
                 .server
                 .close(replies::SESSION_TOO_LONG, &mut session.out);
@@ -145,7 +149,46 @@ impl Start {
                 session.flush(&mut stream).await?;
                 stream.shutdown().await
             };
-            let _ = tokio::time::timeout(Duration::from_secs(5), farewell).await;
+            let _ = tokio::time::timeout(FAREWELL, farewell).await;
+        }
+    }
+
+    fn session(self) -> Session {
+        let config = &self.shared.config;
+        let limits = &config.limits;
+        let disabled = config.smtp.disable.iter().chain(&self.listen.disable);
+        let server = Server::new(Options {
+            hostname: config.hostname.clone(),
+            submission: self.listen.service == Service::Submission,
+            starttls: self.listen.tls == TlsMode::Starttls && self.tls.is_some(),
+            trusted: intake::is_trusted(&config.relay_networks, self.peer.ip()),
+            xclient: intake::is_trusted(&config.xclient_networks, self.peer.ip()),
+            extensions: Extensions::without(disabled),
+            limits: Bounds {
+                message: limits.message.0,
+                recipients: limits.recipients,
+                line: limits.command_line,
+                errors: limits.errors,
+                idle_commands: limits.idle_commands,
+                commands: limits.commands,
+                transactions: limits.transactions,
+                chunks: limits.chunks,
+                auth_attempts: limits.auth_attempts,
+                future_release: limits.future_release.0.as_secs(),
+            },
+        });
+        Session {
+            peer: self.peer,
+            shared: self.shared,
+            server,
+            targets: Vec::new(),
+            tls: None,
+            tls_config: self.tls,
+            patience: self.patience,
+            stop: self.stop,
+            input: BytesMut::new(),
+            out: Vec::new(),
+            receiver: None,
         }
     }
 }
@@ -161,32 +204,83 @@ impl Session {
         }
         self.server.greeting(&mut self.out);
         loop {
+            self.server.at(crate::time::now());
+            let errors = self.server.errors();
             let step = self.server.next(&mut self.input, &mut self.out);
             let open = stream.as_mut().ok_or(Gone::Peer)?;
             match step {
                 Step::Read => {
+                    self.slow_down(errors).await;
                     self.flush(open).await?;
                     self.read(open).await?;
                 }
-                Step::Sender(from) => self.sender(from.as_ref())?,
-                Step::Recipient(to) => self.recipient(to),
+                Step::Sender(from) => self.sender(from.as_ref()).await?,
+                Step::Recipient(rcpt) => self.recipient(rcpt),
                 Step::Authenticate(credentials) => {
                     self.flush(open).await?;
-                    self.authenticate(credentials).await;
+                    let request = Authenticate {
+                        credentials,
+                        client: self.peer.ip(),
+                    };
+                    let outcome = self.shared.auth.send(request).await;
+                    let outcome = outcome.unwrap_or(Err(AuthError::Busy)).map_err(refusal);
+                    self.server.authenticated(outcome, &mut self.out);
+                }
+                Step::Verifier(user) => {
+                    let client = self.peer.ip();
+                    let found = self.shared.auth.send(FindVerifier { user, client }).await;
+                    let found = found.unwrap_or(Err(AuthError::Busy)).map_err(refusal);
+                    self.server.verifier(found, &mut self.out);
+                }
+                Step::Proved { user, right } => {
+                    let request = Proved {
+                        user,
+                        right,
+                        client: self.peer.ip(),
+                    };
+                    let outcome = self.shared.auth.send(request).await;
+                    let outcome = outcome.unwrap_or(Err(AuthError::Busy)).map_err(refusal);
+                    self.server.authenticated(outcome, &mut self.out);
                 }
                 Step::StartTls => {
                     self.flush(open).await?;
                     // Whatever came in clear behind STARTTLS is dropped (CVE-2011-0411).
                     self.input.clear();
                     self.handshake(stream).await?;
-                    self.server.tls_started();
                 }
                 Step::Data => {
                     self.flush(open).await?;
                     self.data(open).await?;
                 }
-                Step::Close => return Ok(()),
+                Step::Chunk { size, last } => self.chunk(open, size, last).await?,
+                Step::Discard(size) => {
+                    let dropped =
+                        receive::discard(open, &mut self.input, size, &self.patience).await;
+                    self.came(dropped)?;
+                    self.server.discarded(&mut self.out);
+                }
+                Step::Xclient(client) => self.xclient(client),
+                Step::Close => {
+                    self.slow_down(errors).await;
+                    return Ok(());
+                }
             }
+            if self.server.transaction().is_none() {
+                self.receiver = None;
+            }
+        }
+    }
+
+    /// Makes a client that is often refused wait for it.
+    async fn slow_down(&self, before: usize) {
+        let limits = &self.shared.config.limits;
+        let dear = self
+            .server
+            .errors()
+            .saturating_sub(before.max(limits.soft_errors));
+        if dear > 0 && !limits.error_delay.0.is_zero() {
+            let times = u32::try_from(dear).unwrap_or(u32::MAX);
+            tokio::time::sleep(limits.error_delay.0.saturating_mul(times)).await;
         }
     }
 
@@ -202,33 +296,36 @@ impl Session {
         let Some(Either::Left(tcp)) = stream.take() else {
             return Err(Gone::Peer);
         };
-        let config = self.shared.tls.clone().ok_or(Gone::Peer)?;
+        let config = self.tls_config.clone().ok_or(Gone::Peer)?;
         let limit = self.shared.config.limits.handshake.0;
-        let handshake = TlsAcceptor::from(config).accept(tcp);
-        let tls = match tokio::time::timeout(limit, handshake).await {
-            Ok(Ok(tls)) => tls,
-            Ok(Err(error)) => {
+        let handshake = Box::pin(TlsAcceptor::from(config).accept(tcp));
+        let tls = match self.patience.wait(limit, handshake).await {
+            Some(Ok(tls)) => tls,
+            Some(Err(error)) => {
                 tracing::info!(target: "session", client = %self.peer.ip(), %error, "TLS handshake failed");
                 return Err(Gone::Peer);
             }
-            Err(_) => return Err(Gone::Peer),
+            None => return Err(Gone::Peer),
         };
-        self.tls = Some(describe(tls.get_ref().1));
+        let connection = tls.get_ref().1;
+        self.tls = Some(describe(connection));
+        self.server.tls_started(exporter(connection));
         *stream = Some(Either::Right(Box::new(tls)));
         Ok(())
     }
 
     async fn flush(&mut self, stream: &mut Stream) -> io::Result<()> {
         if !self.out.is_empty() {
-            let limit = self.shared.config.limits.command_timeout.0;
+            let limit = self.patience.command;
             let write = async {
                 stream.write_all(&self.out).await?;
                 stream.flush().await
             };
-            tokio::time::timeout(limit, write)
+            self.patience
+                .wait(limit, write)
                 .await
-                .map_err(|_| io::ErrorKind::TimedOut)??;
-            self.out.clear();
+                .ok_or(io::ErrorKind::TimedOut)??;
+            self.out = Vec::new();
         }
         Ok(())
     }
@@ -239,19 +336,18 @@ impl Session {
             self.server.close(replies::SHUTTING_DOWN, &mut self.out);
             return Err(Gone::Closing);
         }
-        let limit = self.shared.config.limits.command_timeout.0;
         // A buffer that once held much is given back before a long wait.
-        if self.input.is_empty() && self.input.capacity() > 64 * 1024 {
+        if self.input.is_empty() && self.input.capacity() > ROOM {
             self.input = BytesMut::new();
         }
-        self.input.reserve(4096);
+        self.input.reserve(ROOM);
+        let patience = self.patience.clone();
         let closing = tokio::select! {
             biased;
-            read = receive::read(stream, &mut self.input, limit) => match read {
-                Ok(0) => return Err(Gone::Peer),
-                Ok(_) => return Ok(()),
-                Err(error) if error.kind() == io::ErrorKind::TimedOut => replies::IDLE,
-                Err(_) => return Err(Gone::Peer),
+            read = patience.wait(patience.command, stream.read_buf(&mut self.input)) => match read {
+                Some(Ok(0)) | Some(Err(_)) => return Err(Gone::Peer),
+                Some(Ok(_)) => return Ok(()),
+                None => replies::IDLE,
             },
             _ = self.stop.changed() => replies::SHUTTING_DOWN,
         };
@@ -259,35 +355,42 @@ impl Session {
         Err(Gone::Closing)
     }
 
-    async fn authenticate(&mut self, credentials: Credentials) {
-        let request = Authenticate {
-            credentials,
-            client: self.peer.ip(),
-        };
-        let outcome = match self.shared.auth.send(request).await {
-            Ok(Ok(user)) => Ok(user),
-            Ok(Err(AuthError::Wrong)) => Err(replies::AUTH_FAILED),
-            Ok(Err(AuthError::Busy)) | Err(_) => Err(replies::AUTH_UNAVAILABLE),
-        };
-        self.server.authenticated(outcome, &mut self.out);
-    }
-
-    fn client(&self) -> Client<'_> {
+    pub(super) fn client(&self) -> Client<'_> {
         match self.server.user() {
             Some(user) => Client::User(user),
-            None if self.trusted => Client::Network,
+            None if self.server.is_trusted() => Client::Network,
             None => Client::Outside,
         }
     }
 
+    /// A proxy says who its client is.
+    fn xclient(&mut self, client: Xclient) {
+        if let Some(address) = client.address {
+            self.peer.set_ip(address);
+        }
+        if let Some(port) = client.port {
+            self.peer.set_port(port);
+        }
+        let shared = &self.shared;
+        let trusted = intake::is_trusted(&shared.config.relay_networks, self.peer.ip());
+        let user = client
+            .login
+            .filter(|user| shared.identity.user(user).is_some());
+        tracing::info!(target: "session", client = %self.peer.ip(), user, "client named by XCLIENT");
+        self.server.client_changed(trusted, user, &mut self.out);
+    }
+
     /// After the stop no new transaction begins.
-    fn sender(&mut self, from: Option<&Address>) -> Result<(), Gone> {
+    async fn sender(&mut self, from: Option<&Address>) -> Result<(), Gone> {
         if *self.stop.borrow() {
             self.server.close(replies::SHUTTING_DOWN, &mut self.out);
             return Err(Gone::Closing);
         }
         self.targets.clear();
-        let verdict = intake::sender(&self.shared.identity, self.client(), from);
+        let mut verdict = intake::sender(&self.shared.identity, self.client(), from);
+        if verdict.is_ok() {
+            verdict = self.spend(0).await;
+        }
         if let Err(reply) = &verdict {
             self.log_refusal("MAIL", reply, from.map(Address::as_str).unwrap_or_default());
         }
@@ -295,23 +398,35 @@ impl Session {
         Ok(())
     }
 
-    fn recipient(&mut self, to: Address) {
+    /// Counts a message against what its user may send.
+    pub(super) async fn spend(&self, recipients: usize) -> Result<(), Reply> {
+        let Some(user) = self.server.user().map(str::to_owned) else {
+            return Ok(());
+        };
+        match self.shared.auth.send(Spend { user, recipients }).await {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(replies::USER_LIMIT),
+            Err(_) => Err(replies::AUTH_UNAVAILABLE),
+        }
+    }
+
+    fn recipient(&mut self, rcpt: Rcpt) {
         let Shared {
             config, identity, ..
         } = &*self.shared;
         let now = crate::time::now();
-        let bounce = self.shared.outside.bounce(config, identity, &to, now);
-        let verdict = match intake::recipient(identity, self.client(), &to, bounce) {
+        let bounce = self.shared.outside.bounce(config, identity, &rcpt.to, now);
+        let verdict = match intake::recipient(identity, self.client(), &rcpt.to, bounce) {
             Ok(targets) => {
                 self.targets.push(targets);
                 Ok(())
             }
             Err(reply) => {
-                self.log_refusal("RCPT", &reply, to.as_str());
+                self.log_refusal("RCPT", &reply, rcpt.to.as_str());
                 Err(reply)
             }
         };
-        self.server.recipient(to, verdict, &mut self.out);
+        self.server.recipient(rcpt, verdict, &mut self.out);
     }
 
     fn log_refusal(&self, command: &str, reply: &Reply, address: &str) {
@@ -319,190 +434,73 @@ impl Session {
         tracing::info!(target: "session", %client, command, address, code = reply.code, text = %reply.text, "refused");
     }
 
+    fn receiver(&self) -> Receiver {
+        let shared = &self.shared;
+        Receiver::new(&shared.config.limits, &shared.spool, shared.ids.issue())
+    }
+
+    /// What did not come whole closes the connection.
+    fn came(&mut self, outcome: Result<(), Broken>) -> Result<(), Gone> {
+        let Err(Broken(reply)) = outcome else {
+            return Ok(());
+        };
+        if let Some(reply) = reply {
+            self.server.close(reply, &mut self.out);
+        }
+        Err(Gone::Closing)
+    }
+
     async fn data(&mut self, stream: &mut Stream) -> Result<(), Gone> {
-        let id = self.shared.ids.issue();
-        let shared = self.shared.clone();
-        let limits = &shared.config.limits;
-        let ended = receive::receive(stream, &mut self.input, limits, &shared.spool, id).await;
-        let message = match ended {
-            Ended::Dot(message) => message,
-            Ended::Broken(reply) => {
-                if let Some(reply) = reply {
-                    self.server.close(reply, &mut self.out);
-                }
-                return Err(Gone::Closing);
-            }
+        let mut receiver = Box::new(self.receiver());
+        let came = Box::pin(receiver.data(stream, &mut self.input, &self.patience)).await;
+        self.came(came)?;
+        self.finish(receiver).await;
+        Ok(())
+    }
+
+    async fn chunk(&mut self, stream: &mut Stream, size: u64, last: bool) -> Result<(), Gone> {
+        let mut receiver = match self.receiver.take() {
+            Some(receiver) => receiver,
+            None => Box::new(self.receiver()),
         };
-        let reply = match message {
-            Ok(message) => match self.accept(id, message).await {
-                Ok(id) => Reply::new(250, "2.0.0", format!("Queued as {id}")),
-                Err(reply) => reply,
-            },
-            Err(reply) => reply,
-        };
+        let came = Box::pin(receiver.chunk(stream, &mut self.input, size, &self.patience)).await;
+        self.came(came)?;
+        if last {
+            self.finish(receiver).await;
+        } else {
+            self.receiver = Some(receiver);
+            self.server.chunk_done(Ok(()), &mut self.out);
+        }
+        Ok(())
+    }
+
+    async fn finish(&mut self, receiver: Box<Receiver>) {
+        let reply = Box::pin(self.accept(*receiver)).await;
         if reply.is_error() {
             self.log_refusal("DATA", &reply, "");
         }
         self.server.message_done(reply, &mut self.out);
-        self.targets.clear();
-        Ok(())
+        self.targets = Vec::new();
     }
+}
 
-    /// The journey from the last byte to durability.
-    async fn accept(&mut self, id: QueueId, message: Message) -> Result<QueueId, Reply> {
-        let shared = self.shared.clone();
-        let at = crate::time::now();
-        let (envelope, origin, mut content, signature) = match self.client() {
-            Client::Outside => self.outside(message, at).await?,
-            _ => self.inside(id, message, at).await?,
-        };
-        let trace = self.trace(id, at);
-        content.head = [trace.as_bytes(), &signature, &content.head]
-            .concat()
-            .into();
-        let accept = Accept {
-            id,
-            arrived: at,
-            origin,
-            envelope,
-            content,
-        };
-        match shared.queue.send(accept).await {
-            Ok(Ok(id)) => Ok(id),
-            Ok(Err(AcceptError::DiskFull)) => Err(replies::DISK_FULL),
-            Ok(Err(AcceptError::Draining)) => Err(replies::SHUTTING_DOWN),
-            Ok(Err(AcceptError::Store(_))) | Err(_) => Err(replies::QUEUE_FAILED),
-        }
+fn refusal(error: AuthError) -> Reply {
+    match error {
+        AuthError::Wrong => replies::AUTH_FAILED,
+        AuthError::Banned => replies::BANNED,
+        AuthError::Busy => replies::AUTH_UNAVAILABLE,
     }
+}
 
-    /// Mail of users and trusted networks: checked, completed, signed.
-    async fn inside(
-        &self,
-        id: QueueId,
-        message: Message,
-        at: u64,
-    ) -> Result<(Envelope, Origin, Content, Bytes), Reply> {
-        let config = &self.shared.config;
-        let Content { head, body } = message.content;
-        let header = intake::header(
-            &self.shared.identity,
-            self.client(),
-            head.into(),
-            &config.limits,
-            id,
-            &config.hostname,
-            at,
-        )?;
-        let transaction = self.server.transaction().ok_or(replies::MAIL_FIRST)?;
-        let eight_bit = message.eight_bit || !header.head.is_ascii();
-        let envelope = intake::envelope(transaction, &self.targets, eight_bit);
-        let content = Content {
-            head: header.head.into(),
-            body,
-        };
-        let signature = match header.sign_for {
-            Some(domain) => self.sign(domain, &content).await?,
-            None => Bytes::new(),
-        };
-        let client = self.peer.ip().to_canonical();
-        let origin = match self.client() {
-            Client::User(user) => Origin::User {
-                user: user.to_owned(),
-                client,
-            },
-            _ => Origin::Network { client },
-        };
-        Ok((envelope, origin, content, signature))
+/// The value of `tls-exporter` (RFC 9266 section 2). TLS 1.2 gives a safe one only with an
+/// extension that rustls does not tell of, so there is none.
+fn exporter(connection: &rustls::ServerConnection) -> Option<[u8; 32]> {
+    if connection.protocol_version() != Some(rustls::ProtocolVersion::TLSv1_3) {
+        return None;
     }
-
-    /// Mail of strangers: judged, marked, sealed where it goes on.
-    async fn outside(
-        &self,
-        message: Message,
-        at: u64,
-    ) -> Result<(Envelope, Origin, Content, Bytes), Reply> {
-        let Shared {
-            config,
-            identity,
-            resolver,
-            outside,
-            ..
-        } = &*self.shared;
-        let client = self.peer.ip().to_canonical();
-        let hello = self.server.hello();
-        let arrival = Arrival {
-            client,
-            hello: hello.map(|hello| hello.name.as_str()).unwrap_or_default(),
-            transaction: self.server.transaction().ok_or(replies::MAIL_FIRST)?,
-            targets: &self.targets,
-            content: message.content,
-            eight_bit: message.eight_bit,
-            at,
-        };
-        let passed = outside.receive(config, identity, resolver, arrival).await?;
-        let seal = match passed.seal {
-            Some(seal) => self.seal(seal).await,
-            None => Bytes::new(),
-        };
-        let origin = Origin::Outside {
-            client,
-            verified: passed.verified,
-        };
-        Ok((passed.envelope, origin, passed.content, seal))
-    }
-
-    /// A seal helps, but mail without one is better than none.
-    async fn seal(&self, seal: Seal) -> Bytes {
-        match self.shared.signer.send(seal).await {
-            Ok(Ok(set)) => set,
-            Ok(Err(error)) => {
-                tracing::error!(target: "session", %error, "forwarded without a seal");
-                Bytes::new()
-            }
-            Err(error) => {
-                tracing::error!(target: "session", %error, "forwarded without a seal");
-                Bytes::new()
-            }
-        }
-    }
-
-    fn trace(&self, id: QueueId, at: u64) -> String {
-        let hello = self.server.hello();
-        let user = self.server.user().is_some();
-        let recipients = self
-            .server
-            .transaction()
-            .map(|open| open.recipients.as_slice());
-        trace::received(&Trace {
-            hello: hello.map(|hello| hello.name.as_str()).unwrap_or_default(),
-            extended: hello.is_some_and(|hello| hello.extended),
-            client: (!user).then_some(self.peer.ip().to_canonical()),
-            hostname: &self.shared.config.hostname,
-            id,
-            tls: self.tls.as_deref(),
-            authenticated: user,
-            recipient: match recipients {
-                Some([only]) => Some(only.as_str()),
-                _ => None,
-            },
-            at,
-        })
-    }
-
-    async fn sign(&self, domain: String, content: &Content) -> Result<Bytes, Reply> {
-        let request = Sign {
-            domain,
-            content: content.clone(),
-        };
-        match self.shared.signer.send(request).await {
-            Ok(Ok(signature)) => Ok(signature),
-            Ok(Err(error)) => {
-                tracing::error!(target: "session", %error, "message refused");
-                Err(replies::SIGNING_FAILED)
-            }
-            Err(_) => Err(replies::SIGNING_FAILED),
-        }
-    }
+    connection
+        .export_keying_material([0; 32], b"EXPORTER-Channel-Binding", Some(b""))
+        .ok()
 }
 
 /// TLS version and cipher suite for the trace, such as `TLSv1.3 TLS13_AES_256_GCM_SHA384`.

@@ -10,9 +10,15 @@ use super::headers::Field;
 /// (RFC 5322 section 3.6.3, RFC 5321 section 4.4).
 const DROPPED: [&str; 3] = ["Bcc", "Resent-Bcc", "Return-Path"];
 
-/// The header block of `fields` without [`DROPPED`], and with Date and Message-ID if they were
-/// missing. The fields that stay keep their bytes and order.
-pub fn complete(fields: &[Field<'_>], id: QueueId, hostname: &str, now: Millis) -> Vec<u8> {
+/// The header block of `fields` without [`DROPPED`], with Date and Message-ID if they were
+/// missing, and with the Sender that is given. The fields that stay keep their bytes and order.
+pub fn complete(
+    fields: &[Field<'_>],
+    sender: Option<&str>,
+    id: QueueId,
+    hostname: &str,
+    now: Millis,
+) -> Vec<u8> {
     let mut head =
         Vec::with_capacity(fields.iter().map(|field| field.whole.len()).sum::<usize>() + 128);
     for field in fields {
@@ -22,6 +28,9 @@ pub fn complete(fields: &[Field<'_>], id: QueueId, hostname: &str, now: Millis) 
     }
     if !head.is_empty() && !head.ends_with(b"\r\n") {
         head.extend_from_slice(b"\r\n");
+    }
+    if let Some(sender) = sender {
+        head.extend_from_slice(format!("Sender: {sender}\r\n").as_bytes());
     }
     let missing = |name: &str| !fields.iter().any(|field| field.is(name));
     if missing("Date") {
@@ -43,7 +52,13 @@ mod tests {
 
     fn completed(head: &str) -> String {
         let fields = fields(head.as_bytes()).expect("fields");
-        let head = complete(&fields, QueueId(1), "mx.example.org", 1_764_000_000_000);
+        let head = complete(
+            &fields,
+            None,
+            QueueId(1),
+            "mx.example.org",
+            1_764_000_000_000,
+        );
         String::from_utf8(head).expect("text")
     }
 

@@ -15,6 +15,8 @@ pub struct Trace<'a> {
     pub extended: bool,
     /// The client's address; `None` hides client and name, for users who sent from home.
     pub client: Option<IpAddr>,
+    /// The client's name, where it has one that leads back to its address.
+    pub client_name: Option<&'a str>,
     /// Our host name.
     pub hostname: &'a str,
     /// The message's id.
@@ -23,6 +25,8 @@ pub struct Trace<'a> {
     pub tls: Option<&'a str>,
     /// Whether a user logged in.
     pub authenticated: bool,
+    /// Whether SMTPUTF8 was needed (RFC 6531 section 4.3).
+    pub utf8: bool,
     /// The recipient, if there is one only: more would betray Bcc.
     pub recipient: Option<&'a str>,
     /// When it came.
@@ -32,15 +36,22 @@ pub struct Trace<'a> {
 /// The field with its last CR LF. `hello` was checked by the command parser; everything else is
 /// ours.
 pub fn received(trace: &Trace<'_>) -> String {
-    let with = match (trace.extended, trace.tls.is_some(), trace.authenticated) {
-        (false, _, _) => "SMTP",
-        (true, false, false) => "ESMTP",
-        (true, true, false) => "ESMTPS",
-        (true, false, true) => "ESMTPA",
-        (true, true, true) => "ESMTPSA",
+    let base = match (trace.extended, trace.utf8) {
+        (false, _) => "SMTP",
+        (true, false) => "ESMTP",
+        (true, true) => "UTF8SMTP",
+    };
+    let suffix = match (trace.extended, trace.tls.is_some(), trace.authenticated) {
+        (false, _, _) | (true, false, false) => "",
+        (true, true, false) => "S",
+        (true, false, true) => "A",
+        (true, true, true) => "SA",
     };
     let from = match trace.client {
-        Some(client) => format!("from {} ({})\r\n\t", trace.hello, literal(client)),
+        Some(client) => {
+            let name = trace.client_name.unwrap_or("unknown");
+            format!("from {} ({name} {})\r\n\t", trace.hello, literal(client))
+        }
         None => String::new(),
     };
     let tls = trace
@@ -55,9 +66,25 @@ pub fn received(trace: &Trace<'_>) -> String {
         hostname, id, at, ..
     } = trace;
     format!(
-        "Received: {from}by {hostname} with {with} id {id}{tls}{to};\r\n\t{}\r\n",
+        "Received: {from}by {hostname} with {base}{suffix} id {id}{tls}{to};\r\n\t{}\r\n",
         date(*at)
     )
+}
+
+/// Whether the value of a Received field is one that [`received`] wrote for `hostname`; then the
+/// recipient it names, if it names one.
+pub fn own<'a>(value: &'a [u8], hostname: &str) -> Option<Option<&'a str>> {
+    let text = std::str::from_utf8(value).ok()?;
+    let mut words = text.split_ascii_whitespace();
+    words.find(|word| *word == "by")?;
+    if !words.next()?.eq_ignore_ascii_case(hostname) {
+        return None;
+    }
+    let recipient = words
+        .skip_while(|word| *word != "for")
+        .nth(1)
+        .map(|word| word.trim_start_matches('<').trim_end_matches([';', '>']));
+    Some(recipient)
 }
 
 /// An address as an address literal (RFC 5321 section 4.1.3).
@@ -78,16 +105,18 @@ mod tests {
             hello: "client.example.net",
             extended: true,
             client: Some([192, 0, 2, 7].into()),
+            client_name: Some("client.example.net"),
             hostname: "mx.example.org",
             id: QueueId(1),
             tls: Some("TLSv1.3 TLS13_AES_256_GCM_SHA384"),
             authenticated: false,
+            utf8: false,
             recipient: Some("me@example.org"),
             at: 1_764_000_000_000,
         };
         assert_eq!(
             received(&trace),
-            "Received: from client.example.net ([192.0.2.7])\r\n\
+            "Received: from client.example.net (client.example.net [192.0.2.7])\r\n\
              \tby mx.example.org with ESMTPS id 0000000000001\r\n\
              \t(TLSv1.3 TLS13_AES_256_GCM_SHA384)\r\n\
              \tfor <me@example.org>;\r\n\

@@ -6,17 +6,24 @@
 
 use std::fmt;
 
+use idna::AsciiDenyList;
+use idna::uts46::{DnsLength, Hyphens, Uts46};
+
 /// Longest local part in bytes (RFC 5321 section 4.5.3.1.1).
 pub const MAX_LOCAL: usize = 64;
 /// Longest local part that SRS made of another address; forwarders have to exceed the limit, and
 /// RFC 5321 section 4.5.3.1 asks receivers to bear it.
 pub const MAX_SRS_LOCAL: usize = 200;
-/// Longest domain in bytes (RFC 5321 section 4.5.3.1.2).
-pub const MAX_DOMAIN: usize = 255;
+/// Longest domain in bytes: RFC 5321 section 4.5.3.1.2 says 255, but the DNS has no name of more
+/// than 253 (RFC 1035 section 3.1, less its length bytes).
+pub const MAX_DOMAIN: usize = 253;
+/// Longest address in bytes: a path of 256 less its brackets (RFC 5321 section 4.5.3.1.3).
+pub const MAX_ADDRESS: usize = 254;
 
 /// A mailbox `local@domain`.
 ///
-/// The domain is in lower case; a quoted local part that needs no quotes has lost them, so that
+/// The domain is in lower case and as A-labels, whichever form was given (RFC 5890 section 2.3.2.1);
+/// the local part keeps its bytes, UTF-8 among them; a quoted local part that needs no quotes has lost them, so that
 /// two spellings of one mailbox are equal (RFC 5321 section 4.1.2: "the sending system SHOULD
 /// transmit the form that uses the minimum quoting possible").
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -40,19 +47,42 @@ pub enum AddressError {
     /// The domain breaks the grammar.
     #[error("the domain is malformed")]
     Domain,
-    /// Longer than 64 (local part) or 255 bytes (domain).
+    /// Longer than [`MAX_LOCAL`], [`MAX_DOMAIN`] or [`MAX_ADDRESS`].
     #[error("the address is too long")]
     TooLong,
     /// Bytes over 127 without SMTPUTF8 (RFC 6531).
-    #[error("non-ASCII addresses are not supported")]
+    #[error("a non-ASCII address needs the SMTPUTF8 parameter")]
     NotAscii,
+    /// Bytes over 127 that are no UTF-8, or characters that can not be seen.
+    #[error("the address is no UTF-8 or holds invisible characters")]
+    Unreadable,
+}
+
+/// Which characters an address may hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Charset {
+    /// RFC 5321.
+    Ascii,
+    /// RFC 6531: UTF-8 in local parts, U-labels in domains.
+    Utf8,
 }
 
 impl Address {
-    /// Parses `local@domain` without brackets.
+    /// Parses `local@domain` in ASCII, without brackets.
     pub fn parse(text: &[u8]) -> Result<Address, AddressError> {
+        Address::parse_in(text, Charset::Ascii)
+    }
+
+    /// Parses `local@domain` without brackets.
+    pub fn parse_in(text: &[u8], charset: Charset) -> Result<Address, AddressError> {
         if !text.is_ascii() {
-            return Err(AddressError::NotAscii);
+            if charset == Charset::Ascii {
+                return Err(AddressError::NotAscii);
+            }
+            let text = std::str::from_utf8(text).map_err(|_| AddressError::Unreadable)?;
+            if text.chars().any(is_invisible) {
+                return Err(AddressError::Unreadable);
+            }
         }
         let (local, rest) = local_part(text)?;
         let domain = match rest {
@@ -64,24 +94,26 @@ impl Address {
             .get(..4)
             .is_some_and(|p| p.eq_ignore_ascii_case("srs0") || p.eq_ignore_ascii_case("srs1"));
         let longest = if srs { MAX_SRS_LOCAL } else { MAX_LOCAL };
-        if local.len() > longest || domain.len() > MAX_DOMAIN {
+        if local.len() > longest || domain.len() > 4 * MAX_DOMAIN {
             return Err(AddressError::TooLong);
         }
         if domain.is_empty() {
             return Err(AddressError::NoDomain);
         }
-        if !valid_domain(domain) && !valid_literal(domain) {
-            return Err(AddressError::Domain);
-        }
+        let domain = canonical_domain(domain)?;
         let mut text = local;
         let at = text.len();
         text.push('@');
-        text.extend(
-            domain
-                .iter()
-                .map(|byte| char::from(byte.to_ascii_lowercase())),
-        );
+        text.push_str(&domain);
+        if text.len() > MAX_ADDRESS {
+            return Err(AddressError::TooLong);
+        }
         Ok(Address { text, at })
+    }
+
+    /// Whether it can go where SMTPUTF8 is not offered.
+    pub fn is_ascii(&self) -> bool {
+        self.text.is_ascii()
     }
 
     /// The local part, quoted if it must be.
@@ -113,12 +145,16 @@ impl fmt::Debug for Address {
 }
 
 /// Parses the path of MAIL FROM: `None` is the null reverse-path `<>`. Gives what follows the `>`.
-pub fn reverse_path(text: &[u8]) -> Result<(Option<Address>, &[u8]), AddressError> {
+pub fn reverse_path(
+    text: &[u8],
+    charset: Charset,
+) -> Result<(Option<Address>, &[u8]), AddressError> {
     if let [b'<', b'>', rest @ ..] = text {
         return Ok((None, rest));
     }
     let (inner, rest) = bracketed(text)?;
-    Ok((Some(Address::parse(without_route(inner)?)?), rest))
+    let address = Address::parse_in(without_route(inner)?, charset)?;
+    Ok((Some(address), rest))
 }
 
 /// Parses the path of RCPT TO; `<postmaster>` in any case means the postmaster of
@@ -126,13 +162,14 @@ pub fn reverse_path(text: &[u8]) -> Result<(Option<Address>, &[u8]), AddressErro
 pub fn forward_path<'a>(
     text: &'a [u8],
     own_domain: &str,
+    charset: Charset,
 ) -> Result<(Address, &'a [u8]), AddressError> {
     let (inner, rest) = bracketed(text)?;
     if inner.eq_ignore_ascii_case(b"postmaster") {
         let whole = format!("postmaster@{own_domain}");
         return Ok((Address::parse(whole.as_bytes())?, rest));
     }
-    Ok((Address::parse(without_route(inner)?)?, rest))
+    Ok((Address::parse_in(without_route(inner)?, charset)?, rest))
 }
 
 /// What is between `<` and the matching `>`, and what follows it. A `>` in a quoted string does
@@ -192,7 +229,8 @@ fn local_part(text: &[u8]) -> Result<(String, &[u8]), AddressError> {
     if !is_dot_string(local) {
         return Err(AddressError::Local);
     }
-    Ok((local.iter().copied().map(char::from).collect(), rest))
+    let local = std::str::from_utf8(local).map_err(|_| AddressError::Unreadable)?;
+    Ok((local.to_owned(), rest))
 }
 
 fn quoted_local(inner: &[u8]) -> Result<(String, &[u8]), AddressError> {
@@ -202,30 +240,32 @@ fn quoted_local(inner: &[u8]) -> Result<(String, &[u8]), AddressError> {
         match byte {
             b'"' => {
                 let rest = inner.get(at + 1..).unwrap_or_default();
-                return Ok((requoted(&content), rest));
+                let content =
+                    std::str::from_utf8(&content).map_err(|_| AddressError::Unreadable)?;
+                return Ok((requoted(content), rest));
             }
             b'\\' => match bytes.next() {
                 Some((_, escaped @ 32..=126)) => content.push(*escaped),
                 _ => return Err(AddressError::Local),
             },
-            32..=126 => content.push(*byte),
+            32..=126 | 128.. => content.push(*byte),
             _ => return Err(AddressError::Local),
         }
     }
     Err(AddressError::Local)
 }
 
-fn requoted(content: &[u8]) -> String {
-    if is_dot_string(content) {
-        return content.iter().copied().map(char::from).collect();
+fn requoted(content: &str) -> String {
+    if is_dot_string(content.as_bytes()) {
+        return content.to_owned();
     }
     let mut text = String::with_capacity(content.len() + 2);
     text.push('"');
-    for byte in content {
-        if matches!(byte, b'"' | b'\\') {
+    for character in content.chars() {
+        if matches!(character, '"' | '\\') {
             text.push('\\');
         }
-        text.push(char::from(*byte));
+        text.push(character);
     }
     text.push('"');
     text
@@ -236,9 +276,72 @@ fn is_dot_string(text: &[u8]) -> bool {
         .all(|atom| !atom.is_empty() && atom.iter().all(|byte| is_atext(*byte)))
 }
 
-/// RFC 5322 section 3.2.3.
+/// RFC 5322 section 3.2.3 and RFC 6531 section 3.3.
 fn is_atext(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"!#$%&'*+-/=?^_`{|}~".contains(&byte)
+    byte >= 128 || byte.is_ascii_alphanumeric() || b"!#$%&'*+-/=?^_`{|}~".contains(&byte)
+}
+
+/// Characters no person can see in an address: controls, white space, marks that join, hide or turn
+/// text around. RFC 6531 lets them pass; an address that looks like another one is not worth it.
+fn is_invisible(character: char) -> bool {
+    character.is_control()
+        || (character.is_whitespace() && character != ' ')
+        || matches!(character, '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}')
+}
+
+/// The one form in which domains are compared: lower case, A-labels; an address literal in lower
+/// case.
+fn canonical_domain(domain: &[u8]) -> Result<String, AddressError> {
+    if domain.starts_with(b"[") {
+        let literal = std::str::from_utf8(domain)
+            .ok()
+            .filter(|_| valid_literal(domain));
+        return literal
+            .map(str::to_ascii_lowercase)
+            .ok_or(AddressError::Domain);
+    }
+    let lower = match std::str::from_utf8(domain) {
+        Ok(text) if text.is_ascii() && !has_a_label(text) => text.to_ascii_lowercase(),
+        _ => a_labels(domain).ok_or(AddressError::Domain)?,
+    };
+    match lower.len() {
+        0..=MAX_DOMAIN if valid_domain(lower.as_bytes()) => Ok(lower),
+        0..=MAX_DOMAIN => Err(AddressError::Domain),
+        _ => Err(AddressError::TooLong),
+    }
+}
+
+/// The A-labels of a domain in UTF-8. Each label must be the U-label itself, upper case aside:
+/// characters that mapping turns into others (full-width letters, ideographic full stops) are how
+/// one domain is made to pass for another.
+fn a_labels(domain: &[u8]) -> Option<String> {
+    let uts46 = Uts46::new();
+    let given = std::str::from_utf8(domain).ok()?;
+    let ascii = uts46
+        .to_ascii(
+            domain,
+            AsciiDenyList::EMPTY,
+            Hyphens::Allow,
+            DnsLength::Ignore,
+        )
+        .ok()?;
+    let (unicode, valid) = uts46.to_unicode(ascii.as_bytes(), AsciiDenyList::EMPTY, Hyphens::Allow);
+    let same = given.split('.').count() == unicode.split('.').count()
+        && given
+            .split('.')
+            .zip(unicode.split('.'))
+            .all(|(given, label)| given.is_ascii() || given.to_lowercase() == label);
+    (valid.is_ok() && same).then(|| ascii.into_owned())
+}
+
+/// Whether a label claims to be an A-label, which must then be one.
+fn has_a_label(domain: &str) -> bool {
+    domain.split('.').any(|label| {
+        label
+            .get(..4)
+            .is_some_and(|prefix| prefix.eq_ignore_ascii_case("xn--"))
+    })
 }
 
 /// Letters, digits and hyphens in labels of 1 to 63 bytes (RFC 5321 section 4.1.2); `_` is let
@@ -342,20 +445,61 @@ mod tests {
     }
 
     #[test]
+    fn both_forms_of_a_domain_are_one_address() {
+        let reads = |text: &str| {
+            Address::parse_in(text.as_bytes(), Charset::Utf8).map(|address| address.to_string())
+        };
+        for (given, kept) in [
+            ("user@bücher.example", "user@xn--bcher-kva.example"),
+            ("user@BÜCHER.example", "user@xn--bcher-kva.example"),
+            ("user@XN--bcher-kva.example", "user@xn--bcher-kva.example"),
+            ("jürgen@example.org", "jürgen@example.org"),
+            ("\"jür gen\"@example.org", "\"jür gen\"@example.org"),
+            ("用户@例え.example", "用户@xn--r8jz45g.example"),
+        ] {
+            assert_eq!(reads(given).as_deref(), Ok(kept), "{given}");
+        }
+        for (given, error) in [
+            ("user@xn--.example", AddressError::Domain),
+            ("user@xn--zzzzzzz9999.example", AddressError::Domain),
+            ("user\u{2060}@example.org", AddressError::Unreadable),
+            ("us\u{202e}er@example.org", AddressError::Unreadable),
+            ("user\u{85}@example.org", AddressError::Unreadable),
+            ("user@ex ample.org", AddressError::Domain),
+            ("user@ｅxample.org", AddressError::Domain),
+            ("user@bücher。example", AddressError::Domain),
+        ] {
+            assert_eq!(reads(given), Err(error), "{given:?}");
+        }
+        let invalid = Address::parse_in(b"\xff@example.org", Charset::Utf8);
+        assert_eq!(invalid, Err(AddressError::Unreadable));
+        assert_eq!(Address::parse(b"a@xn--.example"), Err(AddressError::Domain));
+    }
+
+    #[test]
     fn paths_end_at_their_bracket() {
-        let (address, rest) = reverse_path(b"<a@b.example> SIZE=1").expect("path");
+        let (address, rest) = reverse_path(b"<a@b.example> SIZE=1", Charset::Ascii).expect("path");
         assert_eq!(
             address.map(|a| a.to_string()).as_deref(),
             Some("a@b.example")
         );
         assert_eq!(rest, b" SIZE=1");
-        assert_eq!(reverse_path(b"<>").expect("null"), (None, &b""[..]));
-        let (address, _) = forward_path(b"<\">\"@b.example>", "x.example").expect("path");
-        assert_eq!(address.as_str(), "\">\"@b.example");
+        assert_eq!(
+            reverse_path(b"<>", Charset::Ascii).expect("null"),
+            (None, &b""[..])
+        );
         let (address, _) =
-            forward_path(b"<@hop.example,@b.example:c@d.example>", "x").expect("route");
+            forward_path(b"<\">\"@b.example>", "x.example", Charset::Ascii).expect("path");
+        assert_eq!(address.as_str(), "\">\"@b.example");
+        let (address, _) = forward_path(
+            b"<@hop.example,@b.example:c@d.example>",
+            "x",
+            Charset::Ascii,
+        )
+        .expect("route");
         assert_eq!(address.as_str(), "c@d.example");
-        let (address, _) = forward_path(b"<PostMaster>", "mx.example.org").expect("postmaster");
+        let (address, _) =
+            forward_path(b"<PostMaster>", "mx.example.org", Charset::Ascii).expect("postmaster");
         assert_eq!(address.as_str(), "postmaster@mx.example.org");
         for bad in [
             &b"a@b.example"[..],
@@ -364,8 +508,11 @@ mod tests {
             b"<a@b.example>>",
             b"<<a@b>",
         ] {
-            assert!(forward_path(bad, "x.example").is_err(), "{bad:?}");
+            assert!(
+                forward_path(bad, "x.example", Charset::Ascii).is_err(),
+                "{bad:?}"
+            );
         }
-        assert!(forward_path(b"<>", "x.example").is_err());
+        assert!(forward_path(b"<>", "x.example", Charset::Ascii).is_err());
     }
 }

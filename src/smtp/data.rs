@@ -113,6 +113,61 @@ impl Decoder {
     }
 }
 
+/// Watches the line ends of a message that comes in chunks (RFC 3030), in which nothing is stuffed
+/// and no dot ends anything. A bare CR or LF would become a line end, or a smuggled command, at the
+/// next hop, which gets the message with DATA.
+#[derive(Debug, Clone, Default)]
+pub struct LineEnds {
+    after_cr: bool,
+    bare: bool,
+    /// Whether the last two bytes were CR LF, or nothing came yet.
+    last: Option<bool>,
+}
+
+impl LineEnds {
+    /// Looks at the next part.
+    pub fn watch(&mut self, part: &[u8]) {
+        let mut rest = part;
+        if self.after_cr {
+            match part {
+                [] => return,
+                [b'\n', tail @ ..] => {
+                    rest = tail;
+                    self.last = Some(true);
+                }
+                _ => self.bare = true,
+            }
+            self.after_cr = false;
+        }
+        while let Some(at) = memchr2(b'\r', b'\n', rest) {
+            match (rest.get(at), rest.get(at + 1)) {
+                (Some(b'\r'), Some(b'\n')) => {
+                    rest = rest.get(at + 2..).unwrap_or_default();
+                    self.last = Some(rest.is_empty());
+                    continue;
+                }
+                (Some(b'\r'), None) => self.after_cr = true,
+                _ => self.bare = true,
+            }
+            rest = rest.get(at + 1..).unwrap_or_default();
+            self.last = Some(false);
+        }
+        if !rest.is_empty() {
+            self.last = Some(false);
+        }
+    }
+
+    /// The message is over: whether a bare CR or LF was seen.
+    pub fn saw_bare(&self) -> bool {
+        self.bare || self.after_cr
+    }
+
+    /// Whether the last line has no end.
+    pub fn is_open(&self) -> bool {
+        self.last == Some(false)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -201,6 +256,36 @@ mod tests {
             (body.as_slice(), ended, bare, left.len()),
             (&b"Subject: a\r\n\r\nb\r\n"[..], false, false, 0)
         );
+    }
+
+    fn line_ends(parts: &[&[u8]]) -> (bool, bool) {
+        let mut ends = LineEnds::default();
+        parts.iter().for_each(|part| ends.watch(part));
+        (ends.saw_bare(), ends.is_open())
+    }
+
+    #[test]
+    fn bare_line_ends_in_chunks_are_seen_at_every_split() {
+        for (message, expected) in [
+            (&b""[..], (false, false)),
+            (b"a\r\nb\r\n", (false, false)),
+            (b"a\r\n.\r\nb\r\n\r\n", (false, false)),
+            (b"a\r\nb", (false, true)),
+            (b"a\nb\r\n", (true, false)),
+            (b"a\rb\r\n", (true, false)),
+            (b"a\r\r\nb\r\n", (true, false)),
+            (b"a\r", (true, true)),
+            (b"\n", (true, true)),
+            (b"\r\n", (false, false)),
+        ] {
+            assert_eq!(line_ends(&[message]), expected, "{message:?}");
+            let bytes: Vec<&[u8]> = message.chunks(1).collect();
+            assert_eq!(line_ends(&bytes), expected, "{message:?} byte by byte");
+            for cut in 0..message.len() {
+                let (left, right) = message.split_at(cut);
+                assert_eq!(line_ends(&[left, right]), expected, "{message:?} at {cut}");
+            }
+        }
     }
 
     proptest! {

@@ -4,6 +4,9 @@
 //! client sent is repeated in them, so no reply can be made to carry what it should not.
 
 use std::borrow::Cow;
+use std::fmt::Write as _;
+
+use queue_schema::QueueId;
 
 use super::address::AddressError;
 
@@ -50,18 +53,20 @@ impl Reply {
 }
 
 macro_rules! replies {
-    ($($(#[$doc:meta])* $name:ident = $code:literal $enhanced:literal $text:literal;)*) => {
-        $($(#[$doc])* pub const $name: Reply =
+    ($($(#[doc = $doc:literal])* $name:ident = $code:literal $enhanced:literal $text:literal;)*) => {
+        $($(#[doc = $doc])* pub const $name: Reply =
             Reply { code: $code, enhanced: $enhanced, text: Cow::Borrowed($text) };)*
 
-        /// Every fixed reply with its name, for the table in the docs.
-        pub const ALL: &[(&str, Reply)] = &[$((stringify!($name), $name)),*];
+        /// Every fixed reply, when it is given, and its name: the table in the docs.
+        pub const ALL: &[(&str, Reply, &str)] = &[$((stringify!($name), $name, concat!($($doc),*))),*];
     };
 }
 
 replies! {
     /// QUIT.
     BYE = 221 "2.0.0" "Bye";
+    /// BDAT that does not end the message.
+    CHUNK_OK = 250 "2.0.0" "Chunk taken, send the next";
     /// RSET, NOOP.
     OK = 250 "2.0.0" "OK";
     /// MAIL.
@@ -86,6 +91,14 @@ replies! {
     SEND_DATA = 354 "" "Send the message and end it with a dot on a line of its own";
     /// The daemon is stopping.
     SHUTTING_DOWN = 421 "4.3.2" "The server is stopping, try again in a minute";
+    /// limits.transactions.
+    TOO_MANY_TRANSACTIONS = 421 "4.7.0" "Enough messages for one connection, open another";
+    /// limits.commands.
+    TOO_MANY_COMMANDS = 421 "4.7.0" "Too many commands, closing the connection";
+    /// limits.auth_attempts.
+    TOO_MANY_LOGINS = 421 "4.7.0" "Too many failed logins, closing the connection";
+    /// Message data came more slowly than limits.data_rate.
+    TOO_SLOW = 421 "4.4.2" "The message comes too slowly, closing the connection";
     /// No command came in time.
     IDLE = 421 "4.4.2" "Timeout, closing the connection";
     /// Too many refused commands.
@@ -106,6 +119,10 @@ replies! {
     SIGNING_FAILED = 451 "4.7.0" "The message could not be signed, try again later";
     /// limits.recipients.
     TOO_MANY_RECIPIENTS = 452 "4.5.3" "Too many recipients, send the rest in another transaction";
+    /// Too many failed logins from the client's address.
+    BANNED = 454 "4.7.0" "Too many failed logins from your address, try again later";
+    /// limits.user_messages or limits.user_recipients.
+    USER_LIMIT = 450 "4.7.1" "You have sent too much for now, try again in an hour";
     /// Password verification is overloaded.
     AUTH_UNAVAILABLE = 454 "4.7.0" "Authentication is busy, try again later";
     /// TLS is not configured.
@@ -133,7 +150,9 @@ replies! {
     /// A parameter given twice.
     REPEATED_PARAMETER = 501 "5.5.4" "A parameter is repeated";
     /// AUTH without a mechanism or with too many words.
-    BAD_AUTH = 501 "5.5.4" "Say AUTH PLAIN or AUTH LOGIN";
+    BAD_AUTH = 501 "5.5.4" "Say AUTH, a mechanism of the EHLO reply, and at most one response";
+    /// BDAT without a sound size.
+    BAD_BDAT = 501 "5.5.4" "Say BDAT and the number of octets, and LAST at the end";
     /// Base64 or the SASL message in it is malformed.
     BAD_SASL = 501 "5.5.2" "The response is malformed";
     /// The client sent `*`.
@@ -146,6 +165,10 @@ replies! {
     AUTH_NOT_HERE = 502 "5.5.1" "Authenticate on port 465 or 587";
     /// MAIL, AUTH or STARTTLS before EHLO.
     HELLO_FIRST = 503 "5.5.1" "Say EHLO first";
+    /// BDAT, and then DATA, MAIL or RCPT (RFC 3030 section 2).
+    CHUNKS_UNDER_WAY = 503 "5.5.1" "A message is under way with BDAT, go on with BDAT or say RSET";
+    /// XCLIENT within a transaction.
+    XCLIENT_IN_TRANSACTION = 503 "5.5.1" "XCLIENT is not allowed during a transaction";
     /// MAIL within a transaction.
     NESTED_MAIL = 503 "5.5.1" "A transaction is under way, say RSET to end it";
     /// RCPT or DATA without MAIL.
@@ -159,29 +182,41 @@ replies! {
     /// STARTTLS within a transaction.
     TLS_IN_TRANSACTION = 503 "5.5.1" "STARTTLS is not allowed during a transaction";
     /// An unknown AUTH mechanism.
-    UNKNOWN_MECHANISM = 504 "5.5.4" "Use AUTH PLAIN or AUTH LOGIN";
+    UNKNOWN_MECHANISM = 504 "5.5.4" "Use a mechanism of the EHLO reply";
     /// MAIL on submission before TLS.
     TLS_REQUIRED = 530 "5.7.0" "Say STARTTLS first";
     /// MAIL on submission before AUTH.
     AUTH_REQUIRED = 530 "5.7.0" "Authentication required";
     /// Wrong password or unknown user: one reply for both.
     AUTH_FAILED = 535 "5.7.8" "User name or password is wrong";
+    /// SCRAM whose channel binding is not ours: somebody may be between us (RFC 5802 section 6).
+    BAD_BINDING = 535 "5.7.8" "The channel binding does not match, somebody may be listening";
     /// AUTH without TLS.
     AUTH_NEEDS_TLS = 538 "5.7.11" "Authentication needs TLS, say STARTTLS first";
     /// RCPT for a domain that is not ours, without AUTH.
     RELAY_DENIED = 550 "5.7.1" "Relaying denied: authenticate on port 465 or 587 to send to other domains";
+    /// RCPT for a domain in send-only mode.
+    SEND_ONLY = 550 "5.7.1" "Mail to this domain goes to its MX, not here";
     /// RCPT for an address of ours that does not exist.
     UNKNOWN_RECIPIENT = 550 "5.1.1" "No such address here";
     /// A bare CR or LF in message data.
     BARE_LINE_END = 550 "5.5.2" "Lines of the message end with CR LF, a bare CR or LF is not allowed";
+    /// limits.line, for users: the next hop may break the line, and with it the signature.
+    MESSAGE_LINE_TOO_LONG = 550 "5.6.0" "A line of the message is longer than 998 octets, encode it as quoted-printable or base64";
+    /// Our own trace says that the message was here before.
+    OWN_LOOP = 554 "5.4.6" "The message was here before, it seems to loop";
     /// A header line that is none.
     BAD_HEADER = 550 "5.6.0" "The header is malformed: each line needs a name and a colon, and an empty line ends it";
     /// No From, or several.
     BAD_FROM = 550 "5.6.0" "The message needs exactly one From header";
     /// From is missing, repeated or unreadable in mail from outside.
     NO_AUTHOR = 550 "5.7.1" "The message needs exactly one From header, with an address";
+    /// Several Sender fields, or one that is no address.
+    BAD_SENDER_FIELD = 550 "5.6.0" "The message may have one Sender header with one address";
     /// limits.message.
     MESSAGE_TOO_BIG = 552 "5.3.4" "The message is too big";
+    /// limits.chunks.
+    TOO_MANY_CHUNKS = 552 "5.3.4" "Too many chunks, send the message in larger ones";
     /// limits.header.
     HEADER_TOO_BIG = 552 "5.3.4" "The header is too big";
     /// Bytes that could not have waited for a reply (RFC 2920 section 3.1).
@@ -190,10 +225,90 @@ replies! {
     NO_RECIPIENTS = 554 "5.5.1" "No valid recipients";
     /// limits.hops.
     TOO_MANY_HOPS = 554 "5.4.6" "Too many Received headers, the message seems to loop";
-    /// Delivered-To names a recipient.
-    LOOP = 554 "5.4.6" "The message was delivered to this address before, it seems to loop";
+    /// HOLDFOR or HOLDUNTIL too far ahead, or in the past (RFC 4865 section 4).
+    BAD_RELEASE = 501 "5.5.4" "The release time is in the past or too far ahead";
     /// An unknown parameter of MAIL or RCPT.
     UNKNOWN_PARAMETER = 555 "5.5.4" "A parameter is not supported";
+}
+
+/// The replies that are made for the occasion: code, enhanced code, text, when. Words in italics
+/// stand for what the occasion gives.
+pub const MADE: &[(u16, &str, &str, &str)] = &[
+    (
+        220,
+        "",
+        "*hostname* ESMTP chapar",
+        "The connection is open.",
+    ),
+    (250, "", "*hostname*", "HELO; with the extensions, EHLO."),
+    (250, "2.0.0", "Queued as *id*", "The message is on disk."),
+    (334, "", "*base64*", "AUTH SCRAM, the server's messages."),
+    (
+        501,
+        "5.5.4",
+        "*what is wrong with the path*",
+        "MAIL or RCPT whose path has no brackets.",
+    ),
+    (
+        553,
+        "5.1.7",
+        "*what is wrong with the address*",
+        "MAIL with an address that is none.",
+    ),
+    (
+        553,
+        "5.1.3",
+        "*what is wrong with the address*",
+        "RCPT with an address that is none.",
+    ),
+    (
+        553,
+        "5.6.7",
+        "*what is wrong with the address*",
+        "A non-ASCII address without SMTPUTF8.",
+    ),
+    (
+        553,
+        "5.7.1",
+        "You may send as *addresses* only; send_as in users.toml allows more",
+        "MAIL, From or Sender of a user that names somebody else.",
+    ),
+    (
+        554,
+        "5.4.6",
+        "*which alias*",
+        "RCPT whose alias leads in a circle or to nobody.",
+    ),
+];
+
+/// Every reply as a table in Markdown, by code; `docs/replies.md` holds it.
+pub fn table() -> String {
+    let fixed = ALL
+        .iter()
+        .map(|(_, reply, when)| (reply.code, reply.enhanced, reply.text.as_ref(), when.trim()));
+    let mut rows: Vec<_> = fixed.chain(MADE.iter().copied()).collect();
+    rows.sort();
+    let mut table = String::from("| code | enhanced | text | when |\n|---|---|---|---|\n");
+    for (code, enhanced, text, when) in rows {
+        let _ = writeln!(table, "| {code} | {enhanced} | {text} | {when} |");
+    }
+    table
+}
+
+/// The message is on disk under this id.
+pub fn queued(id: QueueId) -> Reply {
+    Reply::new(250, "2.0.0", format!("Queued as {id}"))
+}
+
+/// Somebody else's address; the user may send as `allowed`.
+pub fn not_yours(allowed: &str) -> Reply {
+    let text = format!("You may send as {allowed} only; send_as in users.toml allows more");
+    Reply::new(553, "5.7.1", text)
+}
+
+/// An alias leads nowhere, for this reason.
+pub fn bad_alias(reason: String) -> Reply {
+    Reply::new(554, "5.4.6", reason)
 }
 
 /// MAIL with a path that is none.
@@ -211,5 +326,30 @@ fn bad_path(error: AddressError, enhanced: &'static str) -> Reply {
         AddressError::Brackets => Reply::new(501, "5.5.4", format!("{error}")),
         AddressError::NotAscii => Reply::new(553, "5.6.7", format!("{error}")),
         _ => Reply::new(553, enhanced, format!("{error}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// With `CHAPAR_WRITE_DOCS=1` it writes the table instead.
+    #[test]
+    fn the_documentation_has_this_table() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/replies.md");
+        let text = std::fs::read_to_string(path).expect("docs/replies.md");
+        let start = text.find("| code |").expect("a table");
+        let (before, rest) = text.split_at(start);
+        let end = rest.find("\n\n").map_or(rest.len(), |end| end + 1);
+        let (documented, after) = rest.split_at(end);
+        if std::env::var_os("CHAPAR_WRITE_DOCS").is_some() {
+            std::fs::write(path, format!("{before}{}{after}", table())).expect("written");
+            return;
+        }
+        assert_eq!(
+            documented,
+            table(),
+            "run this test with CHAPAR_WRITE_DOCS=1"
+        );
     }
 }

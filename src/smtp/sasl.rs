@@ -1,4 +1,4 @@
-//! SASL PLAIN (RFC 4616) and LOGIN, the server's side, without I/O.
+//! SASL PLAIN (RFC 4616), LOGIN and SCRAM, the server's side, without I/O.
 //!
 //! Gives [`Credentials`] to verify; never keeps or prints a password.
 
@@ -8,6 +8,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use super::replies::{self, Reply};
+use super::scram::{First, FirstError, Proof, Verifier, Waiting};
 
 /// What a client claims to be.
 #[derive(Clone, PartialEq, Eq)]
@@ -36,6 +37,20 @@ pub enum Exchange {
         /// The user name.
         user: String,
     },
+    /// SCRAM before the client's first message.
+    ScramFirst {
+        /// With channel binding.
+        plus: bool,
+        /// The binding's value, where it can be had.
+        exporter: Option<[u8; 32]>,
+    },
+    /// SCRAM before the client's proof.
+    ScramProof(Box<Waiting>),
+    /// SCRAM after our proof: the client has nothing more to say, and says so.
+    ScramEnd {
+        /// Who it is.
+        user: String,
+    },
 }
 
 /// Where an exchange has come to.
@@ -45,24 +60,69 @@ pub enum Progress {
     Challenge(Exchange, Reply),
     /// Verify these.
     Verify(Credentials),
+    /// Find the verifier of this user, then go on with [`challenge`].
+    Lookup(Box<First>),
+    /// SCRAM is over: whether this user knew the password.
+    Proved {
+        /// Who it claims to be.
+        user: String,
+        /// Whether it is.
+        right: bool,
+    },
     /// It is over.
     Refused(Reply),
 }
 
+/// What a server offers.
+#[derive(Debug, Clone, Copy)]
+pub struct Offer {
+    /// SCRAM-SHA-256.
+    pub scram: bool,
+    /// The value of `tls-exporter`, with which SCRAM-SHA-256-PLUS is offered too.
+    pub exporter: Option<[u8; 32]>,
+}
+
+impl Offer {
+    /// The mechanisms in the order in which they are told.
+    pub fn mechanisms(&self) -> &'static str {
+        match (self.scram, self.exporter) {
+            (false, _) => "PLAIN LOGIN",
+            (true, None) => "SCRAM-SHA-256 PLAIN LOGIN",
+            (true, Some(_)) => "SCRAM-SHA-256-PLUS SCRAM-SHA-256 PLAIN LOGIN",
+        }
+    }
+}
+
 /// Starts `mechanism` (in upper case) with the initial response of the AUTH command.
-pub fn begin(mechanism: &str, initial: Option<&str>) -> Progress {
+pub fn begin(mechanism: &str, initial: Option<&str>, offer: &Offer) -> Progress {
+    let scram = |plus| Exchange::ScramFirst {
+        plus,
+        exporter: offer.exporter,
+    };
     let exchange = match mechanism {
         "PLAIN" => Exchange::Plain,
         "LOGIN" => Exchange::LoginUser,
+        "SCRAM-SHA-256" if offer.scram => scram(false),
+        "SCRAM-SHA-256-PLUS" if offer.scram && offer.exporter.is_some() => scram(true),
         _ => return Progress::Refused(replies::UNKNOWN_MECHANISM),
     };
     match (initial, &exchange) {
         // RFC 4954 section 4: "=" is an empty initial response.
         (Some("="), _) => exchange.decoded(""),
         (Some(response), _) => exchange.response(response.as_bytes()),
-        (None, Exchange::Plain) => Progress::Challenge(exchange, replies::CHALLENGE_EMPTY),
-        (None, _) => Progress::Challenge(exchange, replies::CHALLENGE_USER),
+        (None, Exchange::LoginUser) => Progress::Challenge(exchange, replies::CHALLENGE_USER),
+        (None, _) => Progress::Challenge(exchange, replies::CHALLENGE_EMPTY),
     }
+}
+
+/// Our first message of SCRAM. `nonce` is random and printable.
+pub fn challenge(first: First, verifier: Verifier, nonce: &str) -> Progress {
+    let (message, waiting) = first.challenge(verifier, nonce);
+    encoded(Exchange::ScramProof(Box::new(waiting)), &message)
+}
+
+fn encoded(exchange: Exchange, message: &str) -> Progress {
+    Progress::Challenge(exchange, Reply::new(334, "", STANDARD.encode(message)))
 }
 
 impl Exchange {
@@ -96,6 +156,23 @@ impl Exchange {
                 user,
                 password: text.to_owned(),
             }),
+            Exchange::ScramFirst { plus, exporter } => {
+                match First::parse(text, plus, exporter.as_ref()) {
+                    Ok(first) => Progress::Lookup(Box::new(first)),
+                    Err(FirstError::Malformed) => Progress::Refused(replies::BAD_SASL),
+                    Err(FirstError::Binding) => Progress::Refused(replies::BAD_BINDING),
+                    Err(FirstError::OtherUser) => Progress::Refused(replies::AUTH_FAILED),
+                }
+            }
+            Exchange::ScramProof(waiting) => match waiting.proof(text) {
+                Proof::Right { user, last } => encoded(Exchange::ScramEnd { user }, &last),
+                Proof::Wrong { user } => Progress::Proved { user, right: false },
+                Proof::Malformed => Progress::Refused(replies::BAD_SASL),
+            },
+            Exchange::ScramEnd { user } if text.is_empty() => {
+                Progress::Proved { user, right: true }
+            }
+            Exchange::ScramEnd { .. } => Progress::Refused(replies::BAD_SASL),
         }
     }
 }
@@ -125,8 +202,13 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    const OFFER: Offer = Offer {
+        scram: true,
+        exporter: None,
+    };
+
     fn plain_of(text: &str) -> Progress {
-        begin("PLAIN", Some(&STANDARD.encode(text)))
+        begin("PLAIN", Some(&STANDARD.encode(text)), &OFFER)
     }
 
     #[test]
@@ -161,20 +243,21 @@ mod tests {
     #[test]
     fn malformed_base64_is_a_clear_refusal() {
         for bad in ["!", "AAA", "AAAAA", "A A=", "=AAA", "/w=="] {
-            match begin("PLAIN", Some(bad)) {
+            match begin("PLAIN", Some(bad), &OFFER) {
                 Progress::Refused(reply) => {
                     assert_eq!((reply.code, reply.enhanced), (501, "5.5.2"))
                 }
                 other => panic!("{bad}: {other:?}"),
             }
         }
-        assert!(matches!(begin("CRAM-MD5", None), Progress::Refused(r) if r.code == 504));
+        assert!(matches!(begin("CRAM-MD5", None, &OFFER), Progress::Refused(r) if r.code == 504));
     }
 
     proptest! {
         #[test]
         fn any_line_ends_or_goes_on(line in proptest::collection::vec(any::<u8>(), 0..200)) {
-            for exchange in [Exchange::Plain, Exchange::LoginUser] {
+            let scram = Exchange::ScramFirst { plus: false, exporter: None };
+            for exchange in [Exchange::Plain, Exchange::LoginUser, scram] {
                 let _ = exchange.response(&line);
             }
         }

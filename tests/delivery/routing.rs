@@ -285,6 +285,7 @@ async fn a_listener_of_our_own_is_a_loop() {
                 address,
                 service,
                 tls: TlsMode::None,
+                disable: Vec::new(),
             }];
         })
         .await;

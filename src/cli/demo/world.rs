@@ -84,6 +84,7 @@ impl World {
             address: address.to_string(),
             service,
             tls,
+            disable: Vec::new(),
         };
         let new = NewConfig {
             hostname: HOST.into(),
@@ -106,7 +107,7 @@ impl World {
         site.domain(DOMAIN, Some(RECIPIENT), None)?;
         site.certificate(HOST, None, SystemTime::now())?;
         let password = self.password.clone();
-        site.first_user(DOMAIN, USER, || Ok(password::hash(password.as_bytes())?))?;
+        site.first_user(DOMAIN, USER, || Ok(password::secrets(password.as_bytes())?))?;
         self.dns.a(HOST, Ipv4Addr::LOCALHOST);
         for selector in SELECTORS {
             let key = PrivateKey::load(site.dir(), DOMAIN, selector)?;

@@ -123,6 +123,17 @@ impl Checker<'_> {
             );
             self.blame("postmaster", None, problem);
         }
+        for (key, networks) in [
+            ("proxy_networks", &config.proxy_networks),
+            ("xclient_networks", &config.xclient_networks),
+        ] {
+            if networks.iter().any(|network| network.prefix() == 0) {
+                let problem = format!(
+                    "{key}: everybody could pass for anybody; write the addresses of the proxies"
+                );
+                self.blame(key, None, problem);
+            }
+        }
         for network in &config.relay_networks {
             let least = if network.is_ipv4() {
                 LEAST_PREFIX_V4
@@ -287,6 +298,12 @@ impl Checker<'_> {
             ),
             ("limits.errors", limits.errors, 1),
             ("limits.idle_commands", limits.idle_commands, 1),
+            ("limits.commands", limits.commands, 10),
+            ("limits.transactions", limits.transactions, 1),
+            ("limits.chunks", limits.chunks, 1),
+            ("limits.own_hops", limits.own_hops, 1),
+            ("limits.line", limits.line, 78),
+            ("limits.guesses", limits.guesses, 1),
         ] {
             self.at_least(key, value, least);
         }
@@ -295,6 +312,9 @@ impl Checker<'_> {
             ("limits.data_timeout", limits.data_timeout),
             ("limits.session", limits.session),
             ("limits.handshake", limits.handshake),
+            ("limits.busy_timeout", limits.busy_timeout),
+            ("limits.ban", limits.ban),
+            ("limits.future_release", limits.future_release),
             ("limits.drain", limits.drain),
         ] {
             self.bounded(key, span);

@@ -7,6 +7,7 @@ use crate::lab::DnsServer;
 use crate::message::{Body, Content};
 use crate::signing::keys::{Algorithm, PrivateKey};
 use crate::signing::{Keys, arc};
+use crate::smtp::params::{Mail, Rcpt};
 
 const HONEST: &str = "From: Her <her@src.example>\r\nTo: me@ours.example\r\nSubject: Hello\r\n\
                       Date: Mon, 24 Nov 2025 16:00:00 +0000\r\nMessage-ID: <1@src.example>\r\n";
@@ -105,12 +106,15 @@ impl World {
         content: Content,
     ) -> Result<Passed, (u16, &'static str)> {
         let transaction = Transaction {
-            from: (!from.is_empty()).then(|| address(from)),
-            recipients: to.iter().map(|to| address(to)).collect(),
-            body: None,
+            mail: Mail {
+                from: (!from.is_empty()).then(|| address(from)),
+                ..Mail::default()
+            },
+            recipients: to.iter().map(|to| Rcpt::new(address(to))).collect(),
+            chunks: None,
         };
         let mut targets = Vec::new();
-        for to in &transaction.recipients {
+        for Rcpt { to, .. } in &transaction.recipients {
             let bounce = self.outside.bounce(&self.config, &self.identity, to, NOW);
             let client = crate::intake::Client::Outside;
             let found = crate::intake::recipient(&self.identity, client, to, bounce);
@@ -123,6 +127,7 @@ impl World {
             targets: &targets,
             content,
             eight_bit: false,
+            id: QueueId(1),
             at: NOW,
         };
         self.outside
@@ -321,7 +326,7 @@ async fn c173_loops_end() {
     let world = world().await;
     let to = &["me@ours.example"];
     let hops = |count: usize, host: &str| {
-        let hop = format!("Received: from a (by mx.ours.example)\r\n\tby {host} with ESMTP; x\r\n");
+        let hop = format!("Received: from a ([192.0.2.1])\r\n\tby {host} with ESMTP; x\r\n");
         format!("{}{HONEST}", hop.repeat(count))
     };
     for (text, expected) in [

@@ -167,6 +167,18 @@ pub async fn verify(resolver: &TokioResolver, question: &Question<'_>) -> io::Re
     Ok(verdicts)
 }
 
+/// How long the DNS may take to name a client: it is for readers of the trace only.
+pub const MAX_NAME_TIME: Duration = Duration::from_secs(5);
+
+/// The name of `client` that leads back to it, in lower case.
+pub async fn host_name(resolver: &TokioResolver, client: IpAddr) -> Option<String> {
+    let lookup = Lookup::new(resolver.clone());
+    match within(MAX_NAME_TIME, iprev::check(&lookup, client)).await? {
+        iprev::Iprev::Pass(name) => Some(name),
+        _ => None,
+    }
+}
+
 async fn within<T>(time: Duration, work: impl Future<Output = T>) -> Option<T> {
     tokio::time::timeout(time, work).await.ok()
 }

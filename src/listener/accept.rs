@@ -1,0 +1,211 @@
+//! The journey of a message from its last byte to durability: the only place where it becomes
+//! `250`, after the queue's `Ok` (I1).
+
+use bytes::Bytes;
+use queue_schema::{Envelope, Origin, QueueId};
+
+use super::receive::{self, Message, Receiver};
+use super::session::{Session, Shared};
+use crate::intake::outside::Arrival;
+use crate::intake::{self, Client};
+use crate::message::Content;
+use crate::message::trace::{self, Trace};
+use crate::queue::{Accept, AcceptError};
+use crate::signing::{Seal, Sign};
+use crate::smtp::replies::{self, Reply};
+
+/// Envelope, origin and bytes of a message, and what is to be put on top of them.
+type Judged = (Envelope, Origin, Content, Bytes);
+
+impl Session {
+    /// The one reply to a message that came.
+    pub(super) async fn accept(&mut self, receiver: Receiver) -> Reply {
+        match self.store(receiver).await {
+            Ok(id) => replies::queued(id),
+            Err(reply) => reply,
+        }
+    }
+
+    async fn store(&mut self, receiver: Receiver) -> Result<QueueId, Reply> {
+        let message = receiver.finish().await?;
+        let body = message.content.body.clone();
+        let accept = match self.prepare(message).await {
+            Ok(accept) => accept,
+            Err(reply) => {
+                receive::forget(body).await;
+                return Err(reply);
+            }
+        };
+        match self.shared.queue.send(accept).await {
+            Ok(Ok(id)) => Ok(id),
+            Ok(Err(AcceptError::DiskFull)) => Err(replies::DISK_FULL),
+            Ok(Err(AcceptError::Draining)) => Err(replies::SHUTTING_DOWN),
+            Ok(Err(AcceptError::Store(_))) | Err(_) => Err(replies::QUEUE_FAILED),
+        }
+    }
+
+    /// What the queue is to make durable, or the reply that refuses it.
+    async fn prepare(&mut self, message: Message) -> Result<Accept, Reply> {
+        let at = crate::time::now();
+        let id = message.id;
+        let (work, name) = (Box::pin(self.judged(message, at)), self.client_name());
+        let (judged, name) = tokio::join!(work, name);
+        let (envelope, origin, mut content, signature) = judged?;
+        let trace = self.trace(id, at, envelope.smtputf8, name.as_deref());
+        content.head = [trace.as_bytes(), &signature, &content.head]
+            .concat()
+            .into();
+        Ok(Accept {
+            id,
+            arrived: at,
+            origin,
+            envelope,
+            content,
+        })
+    }
+
+    async fn judged(&self, message: Message, at: u64) -> Result<Judged, Reply> {
+        match self.client() {
+            Client::Outside => self.outside(message, at).await,
+            _ => self.inside(message, at).await,
+        }
+    }
+
+    /// Mail of users and trusted networks: checked, completed, signed.
+    async fn inside(&self, message: Message, at: u64) -> Result<Judged, Reply> {
+        let config = &self.shared.config;
+        let Content { head, body } = message.content;
+        let transaction = self.server.transaction().ok_or(replies::MAIL_FIRST)?;
+        let header = intake::header(
+            &self.shared.identity,
+            self.client(),
+            head.into(),
+            &intake::Received {
+                limits: &config.limits,
+                hostname: &config.hostname,
+                recipients: &transaction.recipients,
+                id: message.id,
+                at,
+            },
+        )?;
+        if message.longest_line > config.limits.line {
+            return Err(replies::MESSAGE_LINE_TOO_LONG);
+        }
+        let eight_bit = message.eight_bit || !header.head.is_ascii();
+        let envelope = intake::envelope(transaction, &self.targets, &header.head, eight_bit);
+        self.spend(envelope.recipients.len()).await?;
+        let content = Content {
+            head: header.head.into(),
+            body,
+        };
+        let signature = match header.sign_for {
+            Some(domain) => self.sign(domain, &content).await?,
+            None => Bytes::new(),
+        };
+        let client = self.peer.ip().to_canonical();
+        let origin = match self.client() {
+            Client::User(user) => Origin::User {
+                user: user.to_owned(),
+                client,
+            },
+            _ => Origin::Network { client },
+        };
+        Ok((envelope, origin, content, signature))
+    }
+
+    /// Mail of strangers: judged, marked, sealed where it goes on.
+    async fn outside(&self, message: Message, at: u64) -> Result<Judged, Reply> {
+        let Shared {
+            config,
+            identity,
+            resolver,
+            outside,
+            ..
+        } = &*self.shared;
+        let client = self.peer.ip().to_canonical();
+        let hello = self.server.hello();
+        let arrival = Arrival {
+            client,
+            hello: hello.map(|hello| hello.name.as_str()).unwrap_or_default(),
+            transaction: self.server.transaction().ok_or(replies::MAIL_FIRST)?,
+            targets: &self.targets,
+            content: message.content,
+            eight_bit: message.eight_bit,
+            id: message.id,
+            at,
+        };
+        let passed = outside.receive(config, identity, resolver, arrival).await?;
+        let seal = match passed.seal {
+            Some(seal) => self.seal(seal).await,
+            None => Bytes::new(),
+        };
+        let origin = Origin::Outside {
+            client,
+            verified: passed.verified,
+        };
+        Ok((passed.envelope, origin, passed.content, seal))
+    }
+
+    /// A seal helps, but mail without one is better than none.
+    async fn seal(&self, seal: Seal) -> Bytes {
+        let failed: String = match self.shared.signer.send(seal).await {
+            Ok(Ok(set)) => return set,
+            Ok(Err(error)) => error.to_string(),
+            Err(error) => error.to_string(),
+        };
+        tracing::error!(target: "session", error = failed, "forwarded without a seal");
+        Bytes::new()
+    }
+
+    /// The name of a client whose address the trace tells.
+    async fn client_name(&self) -> Option<String> {
+        match self.client() {
+            Client::User(_) => None,
+            _ => {
+                let client = self.peer.ip().to_canonical();
+                intake::verify::host_name(&self.shared.resolver, client).await
+            }
+        }
+    }
+
+    fn trace(&self, id: QueueId, at: u64, utf8: bool, client_name: Option<&str>) -> String {
+        let config = &self.shared.config;
+        let hello = self.server.hello();
+        let user = self.server.user().is_some();
+        let recipients = self
+            .server
+            .transaction()
+            .map(|open| open.recipients.as_slice());
+        trace::received(&Trace {
+            hello: hello.map(|hello| hello.name.as_str()).unwrap_or_default(),
+            extended: hello.is_some_and(|hello| hello.extended),
+            client: (!user || config.smtp.show_client).then_some(self.peer.ip().to_canonical()),
+            client_name,
+            hostname: &config.hostname,
+            id,
+            tls: self.tls.as_deref(),
+            authenticated: user,
+            utf8,
+            recipient: match recipients {
+                Some([only]) => Some(only.to.as_str()),
+                _ => None,
+            },
+            at,
+        })
+    }
+
+    async fn sign(&self, domain: String, content: &Content) -> Result<Bytes, Reply> {
+        let request = Sign {
+            domain,
+            content: content.clone(),
+        };
+        match self.shared.signer.send(request).await {
+            Ok(Ok(signature)) => Ok(signature),
+            Ok(Err(error)) => {
+                tracing::error!(target: "session", %error, "message refused");
+                Err(replies::SIGNING_FAILED)
+            }
+            Err(_) => Err(replies::SIGNING_FAILED),
+        }
+    }
+}
