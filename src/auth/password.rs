@@ -8,6 +8,7 @@ use argon2::password_hash::{PasswordHasher, PasswordVerifier};
 use argon2::{Algorithm, Argon2, Params, Version};
 use ring::rand::{SecureRandom, SystemRandom};
 
+use super::imported;
 use crate::smtp::scram;
 
 /// Memory of one hash, KiB (OWASP's first choice for argon2id).
@@ -36,7 +37,7 @@ pub enum PasswordError {
     #[error("a password has {SHORTEST} to {LONGEST} octets and no control characters")]
     Unfit,
     /// Not `$argon2id$v=19$m=...,t=...,p=...$salt$hash`.
-    #[error("this is no argon2id hash of version 19 in PHC form")]
+    #[error("this is no argon2id hash of version 19 in PHC form, nor scrypt, bcrypt or crypt(3) of SHA")]
     NoHash,
     /// A hash that would take too much of the machine at each login.
     #[error("this hash asks for more than {MOST_MEMORY} KiB or {MOST_PASSES} passes")]
@@ -96,6 +97,9 @@ pub fn verify(password: &[u8], hash: &str) -> bool {
     if password.len() > LONGEST || check(hash).is_err() {
         return false;
     }
+    if is_imported(hash) {
+        return imported::verify(password, hash);
+    }
     let Ok(parsed) = PasswordHash::new(hash) else {
         return false;
     };
@@ -109,8 +113,16 @@ pub fn verify_nobody(password: &[u8]) -> bool {
     false
 }
 
+/// Whether `hash` is of another kind than [`hash`] makes, and should be replaced.
+pub fn is_imported(hash: &str) -> bool {
+    imported::check(hash).is_some()
+}
+
 /// Whether `hash` can be verified with at bounded cost.
 pub fn check(hash: &str) -> Result<(), PasswordError> {
+    if let Some(checked) = imported::check(hash) {
+        return checked;
+    }
     let parsed = PasswordHash::new(hash).map_err(|_| PasswordError::NoHash)?;
     let ours = Algorithm::Argon2id.ident();
     let well = parsed.algorithm == ours

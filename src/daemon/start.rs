@@ -155,7 +155,7 @@ fn leads(identity: Arc<Identity>) -> Leads {
     Arc::new(move |address| match identity.resolve(address) {
         Resolution::Remote => vec![address.to_owned()],
         Resolution::Targets(targets) => targets,
-        Resolution::Unknown | Resolution::Refused(_) => Vec::new(),
+        Resolution::Unknown | Resolution::Rejected(_) | Resolution::Refused(_) => Vec::new(),
     })
 }
 

@@ -14,6 +14,11 @@ use crate::auth::password;
 use crate::config::{Dmarc, SpfFail};
 use crate::smtp::scram::Verifier;
 
+/// What may part a tag from a name (RFC 5233 leaves it to us).
+const SEPARATORS: &str = "+-_=#";
+/// What does where nothing is said.
+const DEFAULT_SEPARATORS: &str = "+";
+
 /// `domain.toml`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -24,6 +29,11 @@ struct DomainFile {
     selectors: Vec<Spanned<String>>,
     dmarc: Option<Dmarc>,
     spf_fail: Option<SpfFail>,
+    #[serde(default)]
+    subdomains: bool,
+    separators: Option<Spanned<String>>,
+    #[serde(default)]
+    ignore_dots: bool,
 }
 
 /// One value of `users.toml`.
@@ -89,6 +99,20 @@ fn domain(dir: &Path, name: &str) -> Result<Domain, IdentityError> {
         }
         selectors.push(selector.into_inner());
     }
+    let separators = match file.separators {
+        None => DEFAULT_SEPARATORS.to_owned(),
+        Some(separators) => {
+            if !separators.as_ref().chars().all(|c| SEPARATORS.contains(c)) {
+                let problem = format!(
+                    "'{}' are no separators; choose among {SEPARATORS}",
+                    separators.as_ref()
+                );
+                let line = line_of(&text, separators.span());
+                return Err(IdentityError::at(&path, line, problem));
+            }
+            separators.into_inner()
+        }
+    };
     let path = dir.join("users.toml");
     let users = match read(&path)? {
         Some(text) => {
@@ -102,18 +126,32 @@ fn domain(dir: &Path, name: &str) -> Result<Domain, IdentityError> {
             .map_err(|(line, why)| IdentityError::at(&path, line, why))?,
         None => Vec::new(),
     };
-    let aliases = entries
+    let aliases: BTreeMap<_, _> = entries
         .into_iter()
         .map(|entry| (entry.name, entry.targets))
         .collect();
     Ok(Domain {
         mode: file.mode,
         selectors,
+        subdomains: file.subdomains,
+        separators,
+        without_dots: match file.ignore_dots {
+            true => without_dots(&aliases),
+            false => BTreeMap::new(),
+        },
         dmarc: file.dmarc,
         spf_fail: file.spf_fail,
         users,
         aliases,
     })
+}
+
+/// Names without their dots, and as they are.
+pub(super) fn without_dots(aliases: &BTreeMap<String, Vec<String>>) -> BTreeMap<String, String> {
+    let names = aliases.keys();
+    names
+        .map(|name| (name.replace('.', ""), name.clone()))
+        .collect()
 }
 
 /// The users in `file`, the text of the `users.toml` of `domain`.

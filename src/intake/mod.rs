@@ -100,6 +100,7 @@ fn leads(identity: &Identity, to: &Address) -> Result<Vec<String>, Reply> {
     match identity.resolve(to.as_str()) {
         Resolution::Targets(targets) => Ok(targets),
         Resolution::Unknown => Err(replies::UNKNOWN_RECIPIENT),
+        Resolution::Rejected(text) => Err(Reply::new(550, "5.1.1", text)),
         Resolution::Refused(why) => Err(replies::bad_alias(why)),
         Resolution::Remote => Ok(vec![to.to_string()]),
     }

@@ -36,6 +36,12 @@ impl Session {
                 return Err(reply);
             }
         };
+        if accept.envelope.recipients.is_empty() {
+            // Every recipient leads to !discard.
+            receive::forget(body).await;
+            tracing::info!(target: "session", id = %accept.id, "discarded");
+            return Ok(accept.id);
+        }
         match self.shared.queue.send(accept).await {
             Ok(Ok(id)) => Ok(id),
             Ok(Err(AcceptError::DiskFull)) => Err(replies::DISK_FULL),

@@ -302,3 +302,53 @@ async fn i11_a_forward_refused_for_its_content_makes_no_bounce_to_a_forged_sende
         .await;
     assert_eq!(home.received().len(), 1);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn c125_c171_what_dkimpy_signs_we_verify_and_forward_octet_for_octet() {
+    let (world, gmail, _) = world("v=DMARC1; p=reject").await;
+    let key = chapar::signing::keys::PrivateKey::load(world.dir.path(), "example.org", "rsa1");
+    let pem = key.expect("key").to_pem();
+    let long = format!("X-Long: {}\r\n", "x".repeat(980));
+    let odd = format!(
+        "SUBJect:  A  B\t\r\n\tC \r\nfrom:Her <her@src.example>\r\nX-Empty:\r\n{long}\
+         X-Eight: Gr\u{fc}\u{df}e\r\nMessage-ID:\t<1@src.example>\r\nTo: a@b.example,\r\n\t c@d.example\r\n\
+         Content-Type: MULTIPART/mixed;\r\n boundary=\"A b\"\r\n\r\n--A b\r\n \r\n \t \r\n--a B--\r\n\r\n\r\n"
+    );
+    for (index, forms) in [("relaxed", "relaxed"), ("simple", "simple"), ("relaxed", "simple")]
+        .into_iter()
+        .enumerate()
+    {
+        let message = oracle::dkimpy_signs(odd.as_bytes(), &pem, forms);
+        assert!(message.starts_with(b"DKIM-Signature:"));
+        let forms = (forms.0.as_bytes(), forms.1.as_bytes());
+        // SPF fails: the signature alone carries it.
+        let answer = send(&world, BAD, "her@src.example", "i@example.org", &message).await;
+        assert!(answer.starts_with("250 "), "{forms:?}: {answer}");
+        let (seen, arrived) = gmail.saw(index).await;
+        assert!(head(&arrived).contains("dkim=pass header.d=src.example"), "{}", head(&arrived));
+        assert_eq!(seen["dkim"][0], "src.example", "{seen:#}");
+        assert_eq!(seen["arc"], "pass", "{seen:#}");
+        assert!(arrived.ends_with(&message));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn changed_files_are_loaded_and_broken_ones_change_nothing() {
+    let (world, _gmail, _) = world("v=DMARC1; p=none").await;
+    let aliases = world.dir.path().join("domains/example.org/aliases");
+    write(aliases.clone(), "new: me@gmail.example\n", 0o644);
+    world.daemon().event("daemon", "reloaded").await;
+    let refused = send(&world, GOOD, "her@src.example", "i@example.org", &letter(HEAD)).await;
+    assert!(refused.contains("550 5.1.1"), "{refused}");
+    for (number, broken) in ["new me@gmail.example", "a: b c", "a: b\na: c", "*: *@", "a: | cmd"]
+        .iter()
+        .enumerate()
+    {
+        let text = format!("# {number}\nnew: x@y.example\n{broken}\n");
+        write(aliases.clone(), &text, 0o644);
+        let what = format!("nothing changed: {}:{}", aliases.display(), 3 + usize::from(number == 2));
+        world.daemon().event_containing("daemon", &what).await;
+    }
+    let answer = send(&world, GOOD, "her@src.example", "new@example.org", &letter(HEAD)).await;
+    assert!(answer.starts_with("250 "), "the last good version holds: {answer}");
+}
