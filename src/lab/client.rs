@@ -83,6 +83,18 @@ impl Client {
         self.stream.flush().await
     }
 
+    /// Ends TLS with close_notify, then sends `clear` on the bare connection.
+    pub async fn end_tls(&mut self, clear: &[u8]) -> io::Result<()> {
+        let Either::Right(tls) = &mut self.stream else {
+            return Err(io::Error::other("TLS is not active"));
+        };
+        tls.get_mut().1.send_close_notify();
+        tls.flush().await?;
+        let tcp = tls.get_mut().0;
+        tcp.write_all(clear).await?;
+        tcp.flush().await
+    }
+
     /// Reads one whole reply.
     pub async fn reply(&mut self) -> io::Result<Answer> {
         let mut text = String::new();

@@ -247,17 +247,12 @@ impl<'a> Pace<'a> {
         input: &mut BytesMut,
     ) -> Result<(), Broken> {
         let earned = Duration::from_secs(self.bytes / self.patience.data_rate.max(1));
-        let allowed = self.patience.data.saturating_add(earned);
-        let left = allowed.saturating_sub(self.started.elapsed());
-        if left.is_zero() {
+        if self.started.elapsed() > self.patience.data.saturating_add(earned) {
             return Err(Broken(Some(replies::TOO_SLOW)));
         }
         input.reserve(BLOCK);
-        let read = self
-            .patience
-            .wait(left.min(self.patience.data), stream.read_buf(input));
+        let read = self.patience.wait(self.patience.data, stream.read_buf(input));
         match read.await {
-            None if left < self.patience.data => Err(Broken(Some(replies::TOO_SLOW))),
             None => Err(Broken(Some(replies::IDLE))),
             Some(Ok(0)) | Some(Err(_)) => Err(Broken(None)),
             Some(Ok(_)) => Ok(()),

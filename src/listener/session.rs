@@ -12,6 +12,7 @@ use std::time::Duration;
 use actix::{Addr, Recipient};
 use bytes::BytesMut;
 use hickory_resolver::TokioResolver;
+use rustix::net::{RecvFlags, recv};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
@@ -287,7 +288,11 @@ impl Session {
     /// Whether bytes came before our greeting: no SMTP client sends any (RFC 5321 section 3.1).
     fn talks_early(&self, stream: &Option<Stream>) -> bool {
         match stream {
-            Some(Either::Left(tcp)) => matches!(tcp.try_read(&mut [0; 1]), Ok(1..)),
+            // Asks the socket itself: tokio does not know yet whether there is something to read.
+            Some(Either::Left(tcp)) => {
+                let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+                matches!(recv(tcp, &mut [0; 1][..], flags), Ok((1.., _)))
+            }
             _ => false,
         }
     }

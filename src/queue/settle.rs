@@ -1,8 +1,10 @@
 //! Outcomes: each attempt's is logged and decided on; where the sender has to be told, the
 //! notification is written and signed first and made durable together with the recipient's end.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
+use futures_util::FutureExt;
 use queue_schema::{
     BodyKind, Change, Envelope, Message, Notify, Origin, QueueId, Recipient, RecipientState, Status,
 };
@@ -121,7 +123,10 @@ impl Queue {
         actix_rt::spawn(async move {
             // The semaphore is never closed; without a permit it would only be less bounded.
             let _permit = settlers.acquire().await.ok();
-            let notice = work.notice().await;
+            // A message that makes the writing of its notice panic must not end the process, or it
+            // would do so again after each start.
+            let notice = AssertUnwindSafe(work.notice()).catch_unwind().await;
+            let notice = notice.unwrap_or_else(|_| Err("writing the notice panicked".into()));
             let settled = Settled {
                 about,
                 reports: work.reports,

@@ -7,7 +7,7 @@ use queue_schema::{Message, QueueId};
 
 use super::messages::FetchError;
 use super::selector::Matcher;
-use super::store::{Store, StoreError};
+use super::store::{Stats, Store, StoreError};
 use crate::message::Content;
 
 /// Messages in a page that are meant.
@@ -32,6 +32,11 @@ pub struct Page {
 impl View {
     pub(super) fn new(store: Store) -> View {
         View { store }
+    }
+
+    /// Counts of the store.
+    pub fn stats(&self) -> Stats {
+        self.store.stats()
     }
 
     /// One message.

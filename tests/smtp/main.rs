@@ -2,6 +2,7 @@
 
 mod addresses;
 mod dialogues;
+mod resources;
 mod script;
 #[allow(dead_code, reason = "shared with the other suites, which use the rest")]
 #[path = "../it/world.rs"]

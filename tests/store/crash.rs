@@ -87,6 +87,108 @@ struct Known {
     done: bool,
 }
 
+/// What was acknowledged so far.
+#[derive(Default)]
+struct Ledger {
+    known: BTreeMap<u64, Known>,
+    finished: u64,
+}
+
+impl Ledger {
+    /// Lets a child run until it is killed, or until it ends itself at a failpoint.
+    fn run(&mut self, what: &str, place: &Place, failpoint: Option<&str>) {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command
+            .args(["--exact", "crash::child", "--nocapture"])
+            .env(CHILD, &place.options.data_dir)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null());
+        if let Some(failpoint) = failpoint {
+            command.env("CHAPAR_FAILPOINT", failpoint);
+        }
+        let mut child = command.spawn().unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap());
+        let (opened, open) = std::sync::mpsc::channel();
+        let reader = std::thread::spawn(move || {
+            let mut seen = Vec::new();
+            for line in lines.lines() {
+                let Ok(line) = line else { break };
+                if line.starts_with("@open") {
+                    opened.send(line.clone()).unwrap();
+                }
+                seen.push(line);
+            }
+            seen
+        });
+        let first = open
+            .recv_timeout(Duration::from_secs(60))
+            .expect("the child opens its store");
+        assert_eq!(first, "@open 0 false", "{what}: no damage, no rebuild");
+        if failpoint.is_none() {
+            std::thread::sleep(Duration::from_millis(20 + fastrand::u64(..600)));
+            child.kill().unwrap();
+        }
+        assert!(!child.wait().unwrap().success());
+        for line in reader.join().unwrap() {
+            self.note(&line);
+        }
+    }
+
+    fn note(&mut self, line: &str) {
+        let mut words = line.split(' ');
+        let (Some(word), Some(id)) = (words.next(), words.next().and_then(|w| w.parse().ok()))
+        else {
+            return;
+        };
+        match word {
+            "@accepted" => drop(self.known.insert(id, Known::default())),
+            "@changed" => self.known.get_mut(&id).unwrap().changed = true,
+            "@finishing" => self.known.get_mut(&id).unwrap().finishing = true,
+            "@done" => {
+                self.known.get_mut(&id).unwrap().done = true;
+                self.finished += 1;
+            }
+            _ => {}
+        }
+    }
+
+    /// Compares the store with what was acknowledged.
+    fn check(&mut self, what: &str, place: &Place) {
+        let (store, recovered) = Store::open(&place.options).unwrap();
+        assert!(
+            recovered.damage.is_empty(),
+            "{what}: {:?}",
+            recovered.damage
+        );
+        assert_eq!(recovered.rebuilt, None, "{what}: the index was not sound");
+        let here: BTreeMap<u64, Arc<_>> = all(&store)
+            .into_iter()
+            .map(|message| (message.id.0, message))
+            .collect();
+        for (id, known) in &self.known {
+            match here.get(id) {
+                Some(_) if known.done => panic!("{what}: {} came back", QueueId(*id)),
+                None if !known.finishing => panic!("{what}: {} is lost", QueueId(*id)),
+                Some(message) => {
+                    if known.changed {
+                        assert_eq!(message.states[0].attempts, 1, "{what}: {id}");
+                    }
+                    let bytes = fetch(&store, *id).unwrap();
+                    assert_eq!(bytes, (head(*id), body(*id)), "{what}: {id}");
+                }
+                None => {}
+            }
+        }
+        // What was accepted and not acknowledged may be there; it is whole.
+        for id in here.keys().filter(|id| !self.known.contains_key(id)) {
+            assert_eq!(fetch(&store, *id).unwrap().1, body(*id));
+        }
+        self.known
+            .retain(|id, known| !known.done && here.contains_key(id));
+        store.close();
+    }
+}
+
 #[test]
 fn i3_kill_loses_nothing_and_brings_nothing_back() {
     let rounds: u32 = std::env::var("CHAPAR_ROUNDS")
@@ -94,90 +196,42 @@ fn i3_kill_loses_nothing_and_brings_nothing_back() {
         .and_then(|text| text.parse().ok())
         .unwrap_or(6);
     let place = Place::new();
-    let mut known: BTreeMap<u64, Known> = BTreeMap::new();
-    let mut total = 0;
+    let mut ledger = Ledger::default();
     for round in 0..rounds {
-        let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "crash::child", "--nocapture"])
-            .env(CHILD, &place.options.data_dir)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::inherit())
-            .spawn()
-            .unwrap();
-        let lines = BufReader::new(child.stdout.take().unwrap());
-        let (opened, open) = std::sync::mpsc::channel();
-        let reader = std::thread::spawn(move || {
-            let mut lines_seen = Vec::new();
-            for line in lines.lines() {
-                let Ok(line) = line else { break };
-                if line.starts_with("@open") {
-                    opened.send(line.clone()).unwrap();
-                }
-                lines_seen.push(line);
-            }
-            lines_seen
-        });
-        let first = open
-            .recv_timeout(Duration::from_secs(60))
-            .expect("the child opens its store");
-        assert_eq!(
-            first, "@open 0 false",
-            "round {round}: no damage, no rebuild"
-        );
-        std::thread::sleep(Duration::from_millis(20 + fastrand::u64(..600)));
-        child.kill().unwrap();
-        child.wait().unwrap();
-        for line in reader.join().unwrap() {
-            let mut words = line.split(' ');
-            let (Some(word), Some(id)) = (words.next(), words.next().and_then(|w| w.parse().ok()))
-            else {
-                continue;
-            };
-            match word {
-                "@accepted" => drop(known.insert(id, Known::default())),
-                "@changed" => known.get_mut(&id).unwrap().changed = true,
-                "@finishing" => known.get_mut(&id).unwrap().finishing = true,
-                "@done" => {
-                    known.get_mut(&id).unwrap().done = true;
-                    total += 1;
-                }
-                _ => {}
-            }
-        }
-        // The last line may have been cut off: look at a copy made by a rebuild every few rounds.
+        let what = format!("round {round}");
+        ledger.run(&what, &place, None);
+        // Also what a rebuild makes of the journal alone.
         if round % 3 == 2 {
             std::fs::remove_dir_all(place.data("index")).unwrap();
         }
-        let (store, recovered) = Store::open(&place.options).unwrap();
-        assert!(recovered.damage.is_empty(), "{:?}", recovered.damage);
-        let here: BTreeMap<u64, Arc<_>> = all(&store)
-            .into_iter()
-            .map(|message| (message.id.0, message))
-            .collect();
-        for (id, known) in &known {
-            match here.get(id) {
-                Some(_) if known.done => panic!("round {round}: {} came back", QueueId(*id)),
-                None if !known.finishing => panic!("round {round}: {} is lost", QueueId(*id)),
-                Some(message) => {
-                    if known.changed {
-                        assert_eq!(message.states[0].attempts, 1, "round {round}: {id}");
-                    }
-                    let bytes = fetch(&store, *id).unwrap();
-                    assert_eq!(bytes, (head(*id), body(*id)), "round {round}: {id}");
-                }
-                None => {}
-            }
-        }
-        // What was accepted and not acknowledged may be there; it is whole.
-        for id in here.keys().filter(|id| !known.contains_key(id)) {
-            assert_eq!(fetch(&store, *id).unwrap().1, body(*id));
-        }
-        known.retain(|id, known| !known.done && here.contains_key(id));
-        store.close();
+        ledger.check(&what, &place);
     }
+    let live = ledger.known.len();
     println!(
-        "{rounds} rounds, {total} messages accepted and finished, {} live",
-        known.len()
+        "{rounds} rounds, {} messages accepted and finished, {live} live",
+        ledger.finished
     );
-    assert!(total > 0);
+    assert!(ledger.finished > 0);
+}
+
+#[cfg(feature = "failpoints")]
+#[test]
+fn i3_a_crash_at_any_step_loses_nothing_and_brings_nothing_back() {
+    let place = Place::new();
+    let mut ledger = Ledger::default();
+    for step in [
+        "before-write",
+        "before-sync",
+        "after-sync",
+        "before-ack",
+        "after-ack",
+        "index-applied",
+        "index-flushed",
+    ] {
+        for hit in [1, 2, 5] {
+            let failpoint = format!("{step}:{hit}");
+            ledger.run(&failpoint, &place, Some(&failpoint));
+            ledger.check(&failpoint, &place);
+        }
+    }
 }

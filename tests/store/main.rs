@@ -195,3 +195,31 @@ fn a_closed_store_refuses_and_loses_nothing_it_acknowledged() {
     assert_eq!(ids(&store), [1]);
     store.close();
 }
+
+#[test]
+fn a_scan_sees_every_message_once_however_many_changes_the_index_does_not_hold_yet() {
+    let mut place = Place::new();
+    place.options.flush_every = std::time::Duration::from_millis(30);
+    let (store, _) = place.open();
+    // Some in the index, more than a page of changes beyond it, some of each changed or gone.
+    place.runtime.block_on(async {
+        for start in [1, 3001, 6001, 9001] {
+            let some = (start..start + 3000).map(|id| store.accept(message(id), content(id, b"x")));
+            let some = futures_util::future::join_all(some)
+                .await
+                .into_iter()
+                .map(Result::unwrap);
+            let ended = some.filter(|message| message.id.0.is_multiple_of(5));
+            store
+                .apply(ended.map(|message| done(&message)).collect())
+                .await
+                .unwrap();
+        }
+    });
+    let expected: Vec<u64> = (1..=12_000u64).filter(|id| !id.is_multiple_of(5)).collect();
+    for _ in 0..5 {
+        assert_eq!(ids(&store), expected);
+        std::thread::sleep(std::time::Duration::from_millis(15));
+    }
+    store.close();
+}

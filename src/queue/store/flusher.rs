@@ -3,7 +3,6 @@
 //! Changes gather for half a second first: a message that came and went in that time never
 //! touches the index. What is lost with the process is replayed from the journal.
 
-use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -20,7 +19,7 @@ use super::index::{Batch, Index, IndexError};
 use super::layout::sync_dir;
 use super::request::{Relocation, Request};
 use super::scan::{self, Found};
-use super::shared::{Entry, Shared, Usage};
+use super::shared::{Changes, Shared, Usage};
 use super::{Options, failpoint};
 
 /// Journal bytes after which the checkpoint moves although no change is left to apply.
@@ -278,11 +277,7 @@ fn relocation(
 }
 
 /// Puts changes and the place they lead up to into the index, all or nothing.
-pub fn apply(
-    index: &Index,
-    changes: &HashMap<QueueId, Entry>,
-    position: &Checkpoint,
-) -> Result<(), IndexError> {
+pub fn apply(index: &Index, changes: &Changes, position: &Checkpoint) -> Result<(), IndexError> {
     let mut batch = Batch::default();
     for (id, entry) in changes {
         match &entry.message {

@@ -192,6 +192,14 @@ struct Threads {
     lock: File,
 }
 
+impl Drop for Inner {
+    /// A store that was not closed: the committer ends with its channel, the flusher is told.
+    fn drop(&mut self) {
+        self.shared.state().stopping = true;
+        self.shared.turn.notify_all();
+    }
+}
+
 impl Store {
     /// Opens the store, recovering whatever state it was left in. Blocks, for seconds if there are
     /// a million messages.
@@ -369,13 +377,21 @@ fn fatal(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<JoinHand
         })
 }
 
-/// Ends the process like a crash when `CHAPAR_FAILPOINT` names this step. Only in builds for
-/// crash tests.
+/// Ends the process like a crash at the step that `CHAPAR_FAILPOINT` names, or at the Nth time
+/// for `NAME:N`. Only in builds for crash tests.
 #[cfg(feature = "failpoints")]
 pub fn failpoint(name: &str) {
-    static CHOSEN: std::sync::OnceLock<Option<String>> = std::sync::OnceLock::new();
-    let chosen = CHOSEN.get_or_init(|| std::env::var("CHAPAR_FAILPOINT").ok());
-    if chosen.as_deref() == Some(name) {
+    static CHOSEN: std::sync::OnceLock<Option<(String, u64)>> = std::sync::OnceLock::new();
+    static HITS: AtomicU64 = AtomicU64::new(0);
+    let chosen = CHOSEN.get_or_init(|| {
+        let text = std::env::var("CHAPAR_FAILPOINT").ok()?;
+        let (name, count) = text.split_once(':').unwrap_or((&text, "1"));
+        Some((name.to_owned(), count.parse().ok()?))
+    });
+    if let Some((chosen, count)) = chosen
+        && chosen == name
+        && HITS.fetch_add(1, Ordering::SeqCst) + 1 == *count
+    {
         std::process::abort();
     }
 }

@@ -21,6 +21,9 @@ use super::shared::Shared;
 use crate::message::{Body, Content, SpoolFile};
 use crate::queue::FetchError;
 
+/// Changes that are looked at together, so that the committer never waits long for a reader.
+const CHANGES: usize = 4096;
+
 /// What runs on a reader's thread.
 pub type Task = Box<dyn FnOnce(&Reader) + Send>;
 
@@ -119,25 +122,64 @@ impl Reader {
         from: QueueId,
         mut each: impl FnMut(Arc<Message>) -> ControlFlow<()>,
     ) -> Result<(), StoreError> {
-        let mut changes: BTreeMap<QueueId, Option<Arc<Message>>> = {
-            let state = self.shared.state();
-            let both = state.flushing.iter().chain(state.dirty.iter());
-            both.filter(|(id, _)| **id >= from)
-                .map(|(id, entry)| (*id, entry.message.clone()))
-                .collect()
-        };
+        let mut from = from;
+        loop {
+            let (changes, last) = self.changes(from);
+            if self.scan_page(from, last, changes, &mut each)?.is_break() {
+                return Ok(());
+            }
+            match last.and_then(|last| last.0.checked_add(1)) {
+                Some(next) => from = QueueId(next),
+                None => return Ok(()),
+            }
+        }
+    }
+
+    /// Some of the changes from `from` on, and the last id up to which these are all.
+    fn changes(&self, from: QueueId) -> (BTreeMap<QueueId, Option<Arc<Message>>>, Option<QueueId>) {
+        let state = self.shared.state();
+        let mut last = None;
+        for map in [&state.dirty, &*state.flushing] {
+            let end = map.range(from..).nth(CHANGES - 1).map(|(id, _)| *id);
+            last = match (last, end) {
+                (Some(a), Some(b)) => Some(std::cmp::min(a, b)),
+                (a, b) => a.or(b),
+            };
+        }
+        let end = last.unwrap_or(QueueId(u64::MAX));
+        let both = state
+            .flushing
+            .range(from..=end)
+            .chain(state.dirty.range(from..=end));
+        (
+            both.map(|(id, entry)| (*id, entry.message.clone()))
+                .collect(),
+            last,
+        )
+    }
+
+    fn scan_page(
+        &self,
+        from: QueueId,
+        last: Option<QueueId>,
+        mut changes: BTreeMap<QueueId, Option<Arc<Message>>>,
+        each: &mut impl FnMut(Arc<Message>) -> ControlFlow<()>,
+    ) -> Result<ControlFlow<()>, StoreError> {
         for message in self.index.messages(from) {
             let message = message.map_err(|error| {
                 self.shared.fail_index(&error);
                 StoreError::Failed(error.to_string())
             })?;
+            if last.is_some_and(|last| message.id > last) {
+                break;
+            }
             while let Some(entry) = changes.first_entry()
                 && *entry.key() < message.id
             {
                 if let Some(changed) = entry.remove()
                     && each(changed).is_break()
                 {
-                    return Ok(());
+                    return Ok(ControlFlow::Break(()));
                 }
             }
             let present = match changes.remove(&message.id) {
@@ -147,15 +189,15 @@ impl Reader {
             if let Some(present) = present
                 && each(present).is_break()
             {
-                return Ok(());
+                return Ok(ControlFlow::Break(()));
             }
         }
         for changed in changes.into_values().flatten() {
             if each(changed).is_break() {
-                return Ok(());
+                return Ok(ControlFlow::Break(()));
             }
         }
-        Ok(())
+        Ok(ControlFlow::Continue(()))
     }
 
     /// The bytes of a message. Its location may be an old one.

@@ -1,6 +1,5 @@
 //! Replay: the journal's records, applied to the index once more.
 
-use std::collections::HashMap;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
@@ -15,7 +14,7 @@ use super::flusher::apply;
 use super::index::Index;
 use super::recover::{Damage, LoadError};
 use super::scan::{self, Found};
-use super::shared::{Entry, SegmentFile};
+use super::shared::{Changes, Entry, SegmentFile};
 
 /// Replayed changes that are kept in memory before they go into the index.
 const REPLAY_BATCH: usize = 20_000;
@@ -23,7 +22,7 @@ const REPLAY_BATCH: usize = 20_000;
 /// See the module.
 pub struct Replay<'a> {
     index: &'a Index,
-    dirty: HashMap<QueueId, Entry>,
+    dirty: Changes,
     /// Up to where was replayed.
     pub position: Checkpoint,
     /// What was damaged.
@@ -35,7 +34,7 @@ impl<'a> Replay<'a> {
     pub fn new(index: &'a Index, position: Checkpoint) -> Replay<'a> {
         Replay {
             index,
-            dirty: HashMap::new(),
+            dirty: Changes::new(),
             position,
             damage: Vec::new(),
         }

@@ -5,7 +5,7 @@
 //! segments; readers look. One mutex guards it all and is never held during I/O, with one rare
 //! exception that is explained at [`Shared::present`].
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 
@@ -45,13 +45,16 @@ pub struct Entry {
     pub born: bool,
 }
 
+/// Changes by message, in the order of ids, so that a page of them can be taken.
+pub type Changes = BTreeMap<QueueId, Entry>;
+
 /// Guarded by the one mutex.
 #[derive(Debug)]
 pub struct State {
     /// Changes since the flusher last took them.
-    pub dirty: HashMap<QueueId, Entry>,
+    pub dirty: Changes,
     /// Changes the flusher is moving into the index.
-    pub flushing: Arc<HashMap<QueueId, Entry>>,
+    pub flushing: Arc<Changes>,
     /// All segments.
     pub segments: BTreeMap<u64, Usage>,
     /// Up to where `dirty` follows the journal.
@@ -86,7 +89,7 @@ impl Shared {
         Shared {
             layout,
             state: Mutex::new(State {
-                dirty: HashMap::new(),
+                dirty: Changes::new(),
                 flushing: Arc::default(),
                 segments,
                 position,
