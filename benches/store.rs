@@ -24,6 +24,7 @@ const TIME: Duration = Duration::from_secs(4);
 
 fn envelope() -> Envelope {
     Envelope {
+        forwarded_as: None,
         reverse_path: "sender@example.org".into(),
         recipients: vec![Recipient {
             address: "recipient@example.net".into(),

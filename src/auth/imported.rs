@@ -41,7 +41,9 @@ pub(super) fn check(hash: &str) -> Option<Result<(), PasswordError>> {
         Kind::Scrypt => scrypt_params(hash)
             .ok_or(PasswordError::NoHash)
             .and_then(|params| {
-                let blocks = 1u64.checked_shl(u32::from(params.log_n())).unwrap_or(u64::MAX);
+                let blocks = 1u64
+                    .checked_shl(u32::from(params.log_n()))
+                    .unwrap_or(u64::MAX);
                 let memory = blocks.saturating_mul(128 * u64::from(params.r())) / 1024;
                 bounded(memory <= u64::from(MOST_MEMORY) && params.p() <= 4)
             }),
@@ -126,14 +128,32 @@ mod tests {
     fn dear_and_broken_ones_are_refused() {
         let [scrypt, bcrypt, _, sha] = HASHES;
         for (hash, expected) in [
-            (scrypt.replace("ln=14", "ln=22"), password::PasswordError::TooCostly),
-            (bcrypt.replace("$10$", "$20$"), password::PasswordError::TooCostly),
-            (sha.replace("rounds=5001", "rounds=900000000"), password::PasswordError::TooCostly),
-            (sha.replace("rounds=5001", "rounds=x"), password::PasswordError::NoHash),
+            (
+                scrypt.replace("ln=14", "ln=22"),
+                password::PasswordError::TooCostly,
+            ),
+            (
+                bcrypt.replace("$10$", "$20$"),
+                password::PasswordError::TooCostly,
+            ),
+            (
+                sha.replace("rounds=5001", "rounds=900000000"),
+                password::PasswordError::TooCostly,
+            ),
+            (
+                sha.replace("rounds=5001", "rounds=x"),
+                password::PasswordError::NoHash,
+            ),
             ("$6$salt".to_owned(), password::PasswordError::NoHash),
             ("$2b$10$short".to_owned(), password::PasswordError::NoHash),
-            ("$scrypt$ln=14,r=8,p=1".to_owned(), password::PasswordError::NoHash),
-            ("$1$salt$0000000000000000000000".to_owned(), password::PasswordError::NoHash),
+            (
+                "$scrypt$ln=14,r=8,p=1".to_owned(),
+                password::PasswordError::NoHash,
+            ),
+            (
+                "$1$salt$0000000000000000000000".to_owned(),
+                password::PasswordError::NoHash,
+            ),
         ] {
             assert_eq!(password::check(&hash), Err(expected), "{hash}");
         }

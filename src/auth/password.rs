@@ -37,7 +37,9 @@ pub enum PasswordError {
     #[error("a password has {SHORTEST} to {LONGEST} octets and no control characters")]
     Unfit,
     /// Not `$argon2id$v=19$m=...,t=...,p=...$salt$hash`.
-    #[error("this is no argon2id hash of version 19 in PHC form, nor scrypt, bcrypt or crypt(3) of SHA")]
+    #[error(
+        "this is no argon2id hash of version 19 in PHC form, nor scrypt, bcrypt or crypt(3) of SHA"
+    )]
     NoHash,
     /// A hash that would take too much of the machine at each login.
     #[error("this hash asks for more than {MOST_MEMORY} KiB or {MOST_PASSES} passes")]

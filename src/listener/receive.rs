@@ -251,7 +251,9 @@ impl<'a> Pace<'a> {
             return Err(Broken(Some(replies::TOO_SLOW)));
         }
         input.reserve(BLOCK);
-        let read = self.patience.wait(self.patience.data, stream.read_buf(input));
+        let read = self
+            .patience
+            .wait(self.patience.data, stream.read_buf(input));
         match read.await {
             None => Err(Broken(Some(replies::IDLE))),
             Some(Ok(0)) | Some(Err(_)) => Err(Broken(None)),

@@ -18,9 +18,8 @@ use crate::world::{PATIENCE, World, write};
 const GOOD: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 const BAD: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 3);
 
-/// Clients on loopback are judged, and retries do not wait for minutes.
-const CONFIG: &str =
-    "[incoming]\njudge_private = true\n[retry]\nfirst = \"1s\"\nlongest = \"2s\"\n";
+/// Retries do not wait for minutes.
+const CONFIG: &str = "[retry]\nfirst = \"1s\"\nlongest = \"2s\"\n";
 
 const HEAD: &str = "From: Her <her@src.example>\r\nTo: i@example.org\r\nSubject: A letter\r\n\
                     Date: Mon, 24 Nov 2025 16:00:00 +0000\r\nMessage-ID: <1@src.example>\r\n";
@@ -314,9 +313,13 @@ async fn c125_c171_what_dkimpy_signs_we_verify_and_forward_octet_for_octet() {
          X-Eight: Gr\u{fc}\u{df}e\r\nMessage-ID:\t<1@src.example>\r\nTo: a@b.example,\r\n\t c@d.example\r\n\
          Content-Type: MULTIPART/mixed;\r\n boundary=\"A b\"\r\n\r\n--A b\r\n \r\n \t \r\n--a B--\r\n\r\n\r\n"
     );
-    for (index, forms) in [("relaxed", "relaxed"), ("simple", "simple"), ("relaxed", "simple")]
-        .into_iter()
-        .enumerate()
+    for (index, forms) in [
+        ("relaxed", "relaxed"),
+        ("simple", "simple"),
+        ("relaxed", "simple"),
+    ]
+    .into_iter()
+    .enumerate()
     {
         let message = oracle::dkimpy_signs(odd.as_bytes(), &pem, forms);
         assert!(message.starts_with(b"DKIM-Signature:"));
@@ -325,7 +328,11 @@ async fn c125_c171_what_dkimpy_signs_we_verify_and_forward_octet_for_octet() {
         let answer = send(&world, BAD, "her@src.example", "i@example.org", &message).await;
         assert!(answer.starts_with("250 "), "{forms:?}: {answer}");
         let (seen, arrived) = gmail.saw(index).await;
-        assert!(head(&arrived).contains("dkim=pass header.d=src.example"), "{}", head(&arrived));
+        assert!(
+            head(&arrived).contains("dkim=pass header.d=src.example"),
+            "{}",
+            head(&arrived)
+        );
         assert_eq!(seen["dkim"][0], "src.example", "{seen:#}");
         assert_eq!(seen["arc"], "pass", "{seen:#}");
         assert!(arrived.ends_with(&message));
@@ -338,17 +345,44 @@ async fn changed_files_are_loaded_and_broken_ones_change_nothing() {
     let aliases = world.dir.path().join("domains/example.org/aliases");
     write(aliases.clone(), "new: me@gmail.example\n", 0o644);
     world.daemon().event("daemon", "reloaded").await;
-    let refused = send(&world, GOOD, "her@src.example", "i@example.org", &letter(HEAD)).await;
+    let refused = send(
+        &world,
+        GOOD,
+        "her@src.example",
+        "i@example.org",
+        &letter(HEAD),
+    )
+    .await;
     assert!(refused.contains("550 5.1.1"), "{refused}");
-    for (number, broken) in ["new me@gmail.example", "a: b c", "a: b\na: c", "*: *@", "a: | cmd"]
-        .iter()
-        .enumerate()
+    for (number, broken) in [
+        "new me@gmail.example",
+        "a: b c",
+        "a: b\na: c",
+        "*: *@",
+        "a: | cmd",
+    ]
+    .iter()
+    .enumerate()
     {
         let text = format!("# {number}\nnew: x@y.example\n{broken}\n");
         write(aliases.clone(), &text, 0o644);
-        let what = format!("nothing changed: {}:{}", aliases.display(), 3 + usize::from(number == 2));
+        let what = format!(
+            "nothing changed: {}:{}",
+            aliases.display(),
+            3 + usize::from(number == 2)
+        );
         world.daemon().event_containing("daemon", &what).await;
     }
-    let answer = send(&world, GOOD, "her@src.example", "new@example.org", &letter(HEAD)).await;
-    assert!(answer.starts_with("250 "), "the last good version holds: {answer}");
+    let answer = send(
+        &world,
+        GOOD,
+        "her@src.example",
+        "new@example.org",
+        &letter(HEAD),
+    )
+    .await;
+    assert!(
+        answer.starts_with("250 "),
+        "the last good version holds: {answer}"
+    );
 }
