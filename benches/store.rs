@@ -37,6 +37,9 @@ fn envelope() -> Envelope {
         require_tls: false,
         ret: None,
         envid: None,
+        release_at: None,
+        deliver_by: None,
+        priority: 0,
     }
 }
 

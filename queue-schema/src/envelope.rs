@@ -26,6 +26,21 @@ pub struct Envelope {
     pub ret: Option<Ret>,
     /// The sender's own name for this envelope, decoded xtext (RFC 3461 section 4.4).
     pub envid: Option<String>,
+    /// It is not sent before then (RFC 4865).
+    pub release_at: Option<Millis>,
+    /// By when it is to be delivered (RFC 2852).
+    pub deliver_by: Option<DeliverBy>,
+    /// Its precedence, -9 to 9; most mail has 0 (RFC 6710).
+    pub priority: i8,
+}
+
+/// The BY parameter of MAIL (RFC 2852 section 4).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeliverBy {
+    /// When the time is over.
+    pub at: Millis,
+    /// What follows then: true, the message is returned; false, its sender is told.
+    pub give_up: bool,
 }
 
 impl Envelope {

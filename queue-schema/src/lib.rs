@@ -16,7 +16,7 @@ mod message;
 pub mod record;
 pub mod segment;
 
-pub use envelope::{BodyKind, Envelope, Notify, Origin, Recipient, Ret};
+pub use envelope::{BodyKind, DeliverBy, Envelope, Notify, Origin, Recipient, Ret};
 pub use frame::{Frame, FrameError, Kind, Stamp};
 pub use id::{ParseIdError, QueueId};
 pub use message::{BodyPlace, Location, Message, Millis, RecipientState, Reply, Spooled, Status};

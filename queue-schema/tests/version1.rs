@@ -8,9 +8,9 @@ use proptest::prelude::*;
 use queue_schema::index::{self, Checkpoint};
 use queue_schema::segment::SEGMENT_START;
 use queue_schema::{
-    BodyKind, BodyPlace, Change, Envelope, Frame, FrameError, Kind, Location, Message, Notify,
-    Origin, QueueId, Recipient, RecipientState, Record, Reply, Ret, SegmentHeader, Spooled, Stamp,
-    Status, frame, record,
+    BodyKind, BodyPlace, Change, DeliverBy, Envelope, Frame, FrameError, Kind, Location, Message,
+    Notify, Origin, QueueId, Recipient, RecipientState, Record, Reply, Ret, SegmentHeader, Spooled,
+    Stamp, Status, frame, record,
 };
 
 const STAMP: Stamp = Stamp {
@@ -66,6 +66,12 @@ fn message() -> Message {
             require_tls: true,
             ret: Some(Ret::Headers),
             envid: Some("envelope-1".into()),
+            release_at: Some(1_700_000_100_000),
+            deliver_by: Some(DeliverBy {
+                at: 1_700_000_900_000,
+                give_up: true,
+            }),
+            priority: -3,
         },
         size: (HEAD.len() + BODY.len()) as u64,
         location: Location {
@@ -355,6 +361,12 @@ fn any_message() -> impl Strategy<Value = Message> {
                     require_tls: flags[3],
                     ret: flags[2].then_some(Ret::Full),
                     envid,
+                    release_at: flags[4].then_some(numbers[1]),
+                    deliver_by: flags[5].then_some(DeliverBy {
+                        at: numbers[2],
+                        give_up: flags[0],
+                    }),
+                    priority: if flags[1] { 9 } else { -9 },
                 },
                 size: numbers[2],
                 location: Location {

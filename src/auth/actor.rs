@@ -170,6 +170,7 @@ impl Authenticator {
 
 /// Reads the bans again and says whether `client` still is among them.
 fn still_banned(files: &AuthFiles, client: IpAddr, actor: &Addr<Authenticator>) -> bool {
+    let _order = files.bans.lock();
     let bans = bans::load(&files.data_dir, crate::time::now());
     let client = super::client(client);
     let banned = bans.iter().any(|ban| ban.address == client);
@@ -389,7 +390,7 @@ impl Handler<Succeeded> for Authenticator {
 }
 
 impl Handler<Failed> for Authenticator {
-    type Result = actix::MessageResult<Failed>;
+    type Result = ResponseFuture<Duration>;
 
     fn handle(&mut self, failed: Failed, ctx: &mut Self::Context) -> Self::Result {
         let Failed {
@@ -406,22 +407,31 @@ impl Handler<Failed> for Authenticator {
             .failed(client, &user, fingerprint, limits, now);
         // deploy/fail2ban/filter.d/chapar.conf reads this line.
         tracing::warn!(target: "auth", %client, user, method, "login refused");
-        if let Some(ban) = verdict.ban {
-            tracing::warn!(target: "auth", %client, guesses = ban.guesses, "client banned");
-            let (files, me) = (self.files.clone(), ctx.address());
-            self.pool
-                .spawn(move || match bans::add(&files.data_dir, ban, now) {
-                    Ok(bans) => {
-                        let _ = me.try_send(Bans(bans));
-                    }
-                    Err(error) => tracing::error!(
-                        target: "auth",
-                        %error,
-                        "the ban is not on disk and ends with the next start"
-                    ),
-                });
-        }
-        actix::MessageResult(verdict.delay)
+        let Some(ban) = verdict.ban else {
+            return Box::pin(async move { verdict.delay });
+        };
+        tracing::warn!(target: "auth", %client, guesses = ban.guesses, "client banned");
+        let (files, me) = (self.files.clone(), ctx.address());
+        let (written, on_disk) = oneshot::channel();
+        self.pool.spawn(move || {
+            let _order = files.bans.lock();
+            match bans::add(&files.data_dir, ban, now) {
+                Ok(bans) => {
+                    let _ = me.try_send(Bans(bans));
+                }
+                Err(error) => tracing::error!(
+                    target: "auth",
+                    %error,
+                    "the ban is not on disk and ends with the next start"
+                ),
+            }
+            let _ = written.send(());
+        });
+        Box::pin(async move {
+            // Whoever was just banned hears of it only once that is certain.
+            let _ = on_disk.await;
+            verdict.delay
+        })
     }
 }
 

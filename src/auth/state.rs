@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 
 use ring::rand::{SecureRandom, SystemRandom};
 
@@ -20,6 +21,9 @@ pub struct AuthFiles {
     /// Makes verifiers for users who do not exist; the same after a restart, or a restart would
     /// tell who does.
     pub(super) secret: [u8; SECRET],
+    /// Held by threads of the pool from before they look at the bans on disk until they have told
+    /// the actor what they saw, so that it hears of the changes in their order.
+    pub(super) bans: Arc<Mutex<()>>,
 }
 
 impl AuthFiles {
@@ -32,6 +36,7 @@ impl AuthFiles {
             data_dir: config.data_dir.clone(),
             dir: config.dir.clone(),
             secret,
+            bans: Arc::default(),
         })
     }
 }

@@ -208,11 +208,7 @@ sections! {
     /// `[smtp]`: what our listeners offer.
     smtp: Smtp {
         /// Extensions that no listener offers, such as "CHUNKING"; a listener can have more.
-        disable: Vec<Extension> = vec![
-            Extension::DeliverBy,
-            Extension::FutureRelease,
-            Extension::MtPriority,
-        ],
+        disable: Vec<Extension> = vec![Extension::DeliverBy, Extension::MtPriority],
         /// Write the address of authenticated clients into the Received header.
         show_client: bool = false,
         /// Turn the 8-bit messages of users into 7-bit ones before they are signed.

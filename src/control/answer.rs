@@ -166,6 +166,13 @@ async fn steer(
     out: &mpsc::Sender<Answer>,
 ) -> Result<u64, Refusal> {
     let matcher = compile(selector)?;
+    // First, or what is replayed would be sent back to wait for the end of the pause.
+    if verb == Verb::Replay
+        && !dry_run
+        && let Some(resume) = &queue.resume
+    {
+        let _ = resume.send(crate::delivery::Resume).await;
+    }
     let mut touched = 0;
     let mut found = false;
     let mut from = Some(QueueId(0));

@@ -111,7 +111,7 @@ pub async fn start(loaded: Loaded) -> Result<Running, StartError> {
     let files = AuthFiles::open(&config).map_err(StartError::Auth)?;
     let auth = Authenticator::new(config.clone(), identity.clone(), files, pool).start();
     let leads = leads(identity.clone());
-    let queue = queue::start(opened, config.clone(), signer.clone().recipient(), leads);
+    let mut queue = queue::start(opened, config.clone(), signer.clone().recipient(), leads);
     let dispatcher = Dispatcher::new(
         config.clone(),
         resolver.clone(),
@@ -124,6 +124,7 @@ pub async fn start(loaded: Loaded) -> Result<Running, StartError> {
         .addr
         .send(queue::Connect(dispatcher.clone().recipient()))
         .await?;
+    queue.resume = Some(dispatcher.clone().recipient());
     let control = control::start(&config.data_dir, queue.clone()).map_err(StartError::Control)?;
 
     let mut running = Running {

@@ -13,7 +13,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 use tokio_rustls::TlsConnector;
 
 use super::pending::Pending;
-use super::session::{Session, Unopened};
+use super::session::{Failure, Security, Session, Unopened};
 use super::targets::{self, Destination, HostMemory, Lesson, Reach};
 use super::verdict::{self, Verdict};
 use super::worker::{Connected, Ended, Grade, Learned, Next, Unreachable, Worker};
@@ -33,6 +33,8 @@ pub(super) struct Common {
     pub(super) resolver: Resolver,
     pub(super) reach: Reach,
     pub(super) tls: Option<TlsConnector>,
+    /// TLS that asks for proof; `None` where this machine trusts no certificate.
+    pub(super) verified: Option<TlsConnector>,
     pub(super) fetch: Recipient<Fetch>,
     /// Connections to all destinations together.
     pub(super) connections: Arc<Semaphore>,
@@ -95,10 +97,20 @@ impl Connection {
         let mut session = None;
         let mut grade = None;
         while let Some(mut part) = self.next(&mut session, grade.take()).await {
+            let strict = part.message.envelope.require_tls;
+            if strict && !self.destination.proven {
+                let permit = self.permit().await;
+                let record = part.settle_all(&unproven_hosts(), "", "");
+                part.reporter().send(record, permit);
+                continue;
+            }
             loop {
+                if let Some(unproven) = session.take_if(|open| strict && !open.is_proven()) {
+                    unproven.quit().await;
+                }
                 let (mut open, kept) = match session.take() {
                     Some(open) => (open, true),
-                    None => match self.open().await {
+                    None => match self.open(strict).await {
                         Ok(open) => (open, false),
                         Err(Unreached { verdict, remote }) => {
                             // If the worker is gone, dropping the part reports it.
@@ -160,18 +172,27 @@ impl Connection {
         receiver.try_recv().ok()
     }
 
-    /// Opens a session with the first host that takes one.
-    async fn open(&mut self) -> Result<Session, Unreached> {
+    /// Opens a session with the first host that takes one; a `strict` one is over TLS with proof.
+    async fn open(&mut self, strict: bool) -> Result<Session, Unreached> {
         let mut stop = self.stop.clone();
         tokio::select! {
             biased;
             _ = stop.wait_for(|stop| *stop) => Err(super::draining().into()),
-            opened = self.open_any() => opened,
+            opened = self.open_any(strict) => opened,
         }
     }
 
-    async fn open_any(&mut self) -> Result<Session, Unreached> {
+    async fn open_any(&mut self, strict: bool) -> Result<Session, Unreached> {
         let common = Arc::clone(&self.common);
+        let verified = match (&common.verified, strict) {
+            (Some(connector), true) => Some(Security::Verified(connector)),
+            (None, true) => {
+                let text = "the sender requires verified TLS (REQUIRETLS), and this machine trusts \
+                            no certificate; install ca-certificates";
+                return Err(Verdict::deferred(451, "4.7.30", text).into());
+            }
+            (_, false) => None,
+        };
         let targets = targets::targets(
             &self.destination,
             &common.resolver,
@@ -182,16 +203,20 @@ impl Connection {
         let mut last: Option<Unreached> = None;
         for target in targets {
             let address = target.address.ip();
-            let tls = match self.memory.may_use_tls(address, Instant::now()) {
-                true => common.tls.as_ref(),
-                false => None,
-            };
-            let mut opened = Session::open(&target, &common.config, &common.reach, tls).await;
+            let may_use_tls = self.memory.may_use_tls(address, Instant::now());
+            let security = verified.unwrap_or_else(|| match &common.tls {
+                Some(connector) if may_use_tls => Security::Opportunistic(connector),
+                _ => Security::Clear,
+            });
+            let mut opened = Session::open(&target, &common.config, &common.reach, security).await;
             // Clear text is what opportunistic TLS falls back to (RFC 7435 section 4).
-            if let Err(Unopened {
-                handshake: true,
-                answer,
-            }) = &opened
+            if let (
+                Err(Unopened {
+                    failure: Failure::Handshake,
+                    answer,
+                }),
+                false,
+            ) = (&opened, strict)
             {
                 tracing::warn!(
                     host = %target.remote(),
@@ -199,7 +224,8 @@ impl Connection {
                     "TLS handshake failed; this host is spoken to in clear for a while"
                 );
                 self.learn(address, Lesson::NoTls).await;
-                opened = Session::open(&target, &common.config, &common.reach, None).await;
+                opened =
+                    Session::open(&target, &common.config, &common.reach, Security::Clear).await;
             }
             match opened {
                 Ok(session) => {
@@ -207,14 +233,23 @@ impl Connection {
                     let _ = self.worker.send(Connected(self.id)).await;
                     return Ok(session);
                 }
-                Err(Unopened { answer, .. }) => {
-                    let mut verdict = verdict::judge(&answer);
+                Err(Unopened { answer, failure }) => {
                     let mut remote = target.remote();
+                    let mut verdict = match &failure {
+                        Failure::Untrusted(reason) => {
+                            let text =
+                                format!("{remote}: the sender requires verified TLS: {reason}");
+                            Verdict::failed(550, "5.7.30", &text)
+                        }
+                        Failure::Handshake | Failure::Other => verdict::judge(&answer),
+                    };
                     tracing::debug!(host = remote, reply = %verdict.reply, "no session");
                     if verdict.outcome != Outcome::Failed {
                         self.learn(address, Lesson::Unreachable).await;
                     }
-                    if matches!(answer.said, Said::Nothing(_)) {
+                    if matches!(failure, Failure::Untrusted(_)) {
+                        remote.clear();
+                    } else if matches!(answer.said, Said::Nothing(_)) {
                         verdict.reply.text = format!("{remote}: {}", verdict.reply.text);
                         remote.clear();
                     }
@@ -240,13 +275,6 @@ impl Connection {
     /// was kept from before may have ended unnoticed.
     async fn deliver(&self, session: &mut Session, kept: bool, part: &mut Pending) -> Sent {
         let message = Arc::clone(&part.message);
-        if message.envelope.require_tls {
-            // RFC 8689 section 4.2.1: without verified TLS it must not go further.
-            let text = "the sender requires verified TLS on every hop, which can not be had here";
-            return self
-                .settle(session, part, Verdict::failed(550, "5.7.30", text))
-                .await;
-        }
         let content = match self.content(part).await {
             Ok(content) => content,
             Err(verdict) => return self.settle(session, part, verdict).await,
@@ -256,8 +284,11 @@ impl Connection {
             size: content.len(),
             eight_bit: message.envelope.body == BodyKind::EightBit,
             smtputf8: message.envelope.smtputf8,
+            require_tls: message.envelope.require_tls,
+            ret: message.envelope.ret,
+            envid: message.envelope.envid.as_deref(),
         };
-        let recipients = part.recipients().iter().map(|at| part.address(*at));
+        let recipients = part.recipients().iter().map(|at| part.to(*at));
         if let Err(refusal) = session.client().begin(&mail, recipients) {
             return self
                 .settle(session, part, verdict::judge_refusal(&refusal))
@@ -316,6 +347,14 @@ impl Connection {
         // It is closed never.
         Arc::clone(&self.records).acquire_owned().await.ok()
     }
+}
+
+/// RFC 8689 section 4.2.1 item 2: that a host is who it says proves nothing if anyone could have
+/// slipped its name into DNS.
+fn unproven_hosts() -> Verdict {
+    let text = "the sender requires verified TLS (REQUIRETLS), and the MX records of the domain \
+                are proven by neither DNSSEC nor MTA-STS";
+    Verdict::failed(550, "5.7.30", text)
 }
 
 /// Whether an answer only says that the connection had ended.

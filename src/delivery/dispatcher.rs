@@ -18,7 +18,7 @@ use tokio::sync::{Semaphore, watch};
 
 use super::connection::Common;
 use super::hops::{Found, HopOrVerdict, Hops, domain_of};
-use super::messages::{Drain, Reload, Wake};
+use super::messages::{Drain, Reload, Resume, Wake};
 use super::pending::{Pending, Reporter};
 use super::routes::RouteError;
 use super::targets::{Destination, Reach};
@@ -42,6 +42,9 @@ pub enum DispatcherError {
     /// TLS can not be set up.
     #[error("TLS for deliveries can not be set up: {0}")]
     Tls(#[from] tokio_rustls::rustls::Error),
+    /// `tls.ca_file` can not be used.
+    #[error(transparent)]
+    Roots(#[from] tls::client::RootsError),
 }
 
 /// A worker stopped having work: may it end? Only if no [`Deliver`] is on its way to it.
@@ -288,6 +291,7 @@ fn common(
     Ok(Arc::new(Common {
         reach: Reach::new(config),
         tls: Some(tls::client::opportunistic(config.tls.min_version)?),
+        verified: tls::client::verified(config)?,
         config: Arc::clone(config),
         resolver,
         fetch,
@@ -389,6 +393,21 @@ impl Handler<Reload> for Dispatcher {
         self.retired
             .extend(self.workers.drain().map(|(_, started)| started.address));
         Ok(())
+    }
+}
+
+impl Handler<Resume> for Dispatcher {
+    type Result = ResponseFuture<()>;
+
+    fn handle(&mut self, _: Resume, _: &mut Context<Self>) -> Self::Result {
+        let workers = self.workers.values();
+        let told: Vec<_> = workers
+            .map(|started| started.address.send(Resume))
+            .collect();
+        Box::pin(async move {
+            // A worker that is gone pauses no more.
+            let _ = join_all(told).await;
+        })
     }
 }
 

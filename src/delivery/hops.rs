@@ -81,6 +81,7 @@ impl Hops {
                 hosts: vec![host],
                 port,
                 routed: true,
+                proven: true,
             };
             return Some(Found {
                 hop: Ok(Arc::new(destination)),
@@ -101,6 +102,7 @@ impl Hops {
                     hosts,
                     port,
                     routed: false,
+                    proven: false,
                 }))
             }
         };
@@ -172,6 +174,7 @@ async fn look_up(domain: &str, common: &Common) -> Found {
             hosts,
             port,
             routed: false,
+            proven: false,
         })
     });
     Found {

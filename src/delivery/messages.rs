@@ -14,6 +14,11 @@ use crate::queue::Job;
 #[rtype(result = "()")]
 pub struct Wake(pub Vec<Job>);
 
+/// An operator replays mail: every destination that pauses may be tried at once.
+#[derive(ActorMessage)]
+#[rtype(result = "()")]
+pub struct Resume;
+
 /// Start no new attempt, let those under way end, then answer: the daemon is stopping.
 #[derive(ActorMessage)]
 #[rtype(result = "()")]

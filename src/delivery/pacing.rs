@@ -75,6 +75,12 @@ impl Pacing {
         pause
     }
 
+    /// Somebody knows better: the pause is over, and the next one is as short as the first.
+    pub fn resume(&mut self) {
+        self.failures = 0;
+        self.paused_until = None;
+    }
+
     /// The rest of the pause, if there is one.
     pub fn paused(&self, now: Instant) -> Option<Duration> {
         let rest = self.paused_until?.checked_duration_since(now)?;

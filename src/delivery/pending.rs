@@ -16,6 +16,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit};
 use super::verdict::Verdict;
 use crate::message::Content;
 use crate::queue::{Attempt, Job, Outcome, Record};
+use crate::smtp::client::To;
 use crate::time;
 
 /// Tells the queue what became of recipients. Clones are the same one.
@@ -142,6 +143,21 @@ impl Pending {
             .ok()
             .and_then(|at| self.message.envelope.recipients.get(at))
             .map_or("", |recipient| recipient.address.as_str())
+    }
+
+    /// What RCPT says about a recipient.
+    pub(super) fn to(&self, recipient: u32) -> To<'_> {
+        let found = usize::try_from(recipient)
+            .ok()
+            .and_then(|at| self.message.envelope.recipients.get(at));
+        match found {
+            Some(found) => To {
+                address: &found.address,
+                notify: found.notify,
+                orcpt: found.orcpt.as_deref(),
+            },
+            None => To::from(""),
+        }
     }
 
     /// Takes some recipients out into a part of their own.

@@ -21,7 +21,7 @@ use crate::message::{Body, Content};
 use crate::smtp::client::{Answer, Client, Finished, Loss, Said, Stage, Step, Wait};
 use crate::smtp::reply::MAX_BYTES;
 use crate::smtp::stuffing::Stuffer;
-use crate::tls::client::{describe, server_name};
+use crate::tls::client::{describe, is_untrusted, server_name};
 
 /// A transaction that is not over after this time is given up, however slowly it moves.
 pub(super) const TRANSACTION: Duration = Duration::from_secs(3600);
@@ -49,6 +49,8 @@ pub(super) struct Session {
     pub(super) remote: String,
     /// TLS version and cipher, or empty.
     pub(super) tls: String,
+    /// Whether TLS is in use and the certificate proved the host's name.
+    pub(super) verified: bool,
     opened: Instant,
     /// When the present transaction is given up.
     until: Instant,
@@ -57,11 +59,45 @@ pub(super) struct Session {
     deadline: Instant,
 }
 
+/// How a connection is to be protected.
+#[derive(Clone, Copy)]
+pub(super) enum Security<'a> {
+    /// Not at all.
+    Clear,
+    /// STARTTLS where it is offered, whoever is at the other end.
+    Opportunistic(&'a TlsConnector),
+    /// STARTTLS with a certificate that proves the host's name, or no session.
+    Verified(&'a TlsConnector),
+}
+
+impl<'a> Security<'a> {
+    fn connector(self) -> Option<&'a TlsConnector> {
+        match self {
+            Security::Clear => None,
+            Security::Opportunistic(connector) | Security::Verified(connector) => Some(connector),
+        }
+    }
+
+    fn is_verified(self) -> bool {
+        matches!(self, Security::Verified(_))
+    }
+}
+
 /// Why a connection could not be opened.
 pub(super) struct Unopened {
     pub(super) answer: Answer,
+    pub(super) failure: Failure,
+}
+
+/// What that failure says about TLS.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Failure {
+    /// Nothing.
+    Other,
     /// The TLS handshake failed: without TLS it may work.
-    pub(super) handshake: bool,
+    Handshake,
+    /// The host can not prove who it is; how.
+    Untrusted(String),
 }
 
 impl Unopened {
@@ -72,19 +108,18 @@ impl Unopened {
         };
         Unopened {
             answer,
-            handshake: false,
+            failure: Failure::Other,
         }
     }
 }
 
 impl Session {
-    /// Connects to a target and goes as far as the first MAIL. With `tls`, STARTTLS is used where
-    /// it is offered.
+    /// Connects to a target and goes as far as the first MAIL.
     pub(super) async fn open(
         target: &Target,
         config: &Config,
         reach: &Reach,
-        tls: Option<&TlsConnector>,
+        security: Security<'_>,
     ) -> Result<Session, Unopened> {
         let limit = limit(config.timeouts.connect);
         let stream = match timeout(limit, connect(target, reach)).await {
@@ -95,10 +130,11 @@ impl Session {
         let now = Instant::now();
         let mut session = Session {
             stream: Stream::Plain(stream),
-            client: Client::new(&config.hostname, tls.is_some()),
+            client: Client::new(&config.hostname, security.connector().is_some()),
             input: vec![0; INPUT].into_boxed_slice(),
             remote: target.remote(),
             tls: String::new(),
+            verified: false,
             opened: now,
             until: now + TRANSACTION,
             waiting_for: None,
@@ -108,13 +144,16 @@ impl Session {
             match session.client.step() {
                 Step::Read(wait) => session.exchange(wait, &config.timeouts).await,
                 Step::Handshake => {
-                    session = session.handshake(target, config, tls).await?;
+                    session = session.handshake(target, config, security).await?;
+                }
+                Step::Ready if security.is_verified() && !session.is_proven() => {
+                    return Err(session.unproven().await);
                 }
                 Step::Ready => return Ok(session),
                 Step::Closed(answer) => {
                     return Err(Unopened {
                         answer,
-                        handshake: false,
+                        failure: Failure::Other,
                     });
                 }
                 // Neither comes before a transaction.
@@ -127,26 +166,60 @@ impl Session {
         mut self,
         target: &Target,
         config: &Config,
-        tls: Option<&TlsConnector>,
+        security: Security<'_>,
     ) -> Result<Session, Unopened> {
         let failed = |loss| Unopened {
-            handshake: true,
+            failure: Failure::Handshake,
             ..Unopened::new(Stage::StartTls, loss)
         };
-        let (Some(connector), Stream::Plain(stream)) = (tls, self.stream) else {
+        let (Some(connector), Stream::Plain(stream)) = (security.connector(), self.stream) else {
             return Err(Unopened::new(Stage::StartTls, Loss::OutOfStep));
         };
         let name = server_name(&target.host, target.address.ip());
         let connecting = connector.connect(name, stream);
         let stream = match timeout(limit(config.timeouts.command), connecting).await {
             Ok(Ok(stream)) => stream,
+            Ok(Err(error)) if is_untrusted(&error) => {
+                return Err(Unopened {
+                    failure: Failure::Untrusted(error.to_string()),
+                    ..failed(network(&error))
+                });
+            }
             Ok(Err(error)) => return Err(failed(network(&error))),
             Err(_) => return Err(failed(Loss::TimedOut)),
         };
+        self.verified = security.is_verified();
         self.tls = describe(stream.get_ref().1);
         self.stream = Stream::Tls(Box::new(stream));
         self.client.secured();
         Ok(self)
+    }
+
+    /// Whether it may carry mail that is to travel over verified TLS only (RFC 8689 section 4.2.1).
+    pub(super) fn is_proven(&self) -> bool {
+        self.verified && self.client.extensions().require_tls
+    }
+
+    /// Leaves a host that was to prove who it is and has not.
+    async fn unproven(self) -> Unopened {
+        let extensions = self.client.extensions();
+        let (failure, what) = match (self.verified, extensions.starttls) {
+            // It has TLS and does not want to use it now, which may change.
+            (false, true) => (Failure::Other, "the server refused STARTTLS"),
+            (false, false) => {
+                let what = "the server offers no STARTTLS";
+                (Failure::Untrusted(what.to_owned()), what)
+            }
+            (true, _) => {
+                let what = "the server does not offer REQUIRETLS";
+                (Failure::Untrusted(what.to_owned()), what)
+            }
+        };
+        self.quit().await;
+        Unopened {
+            failure,
+            ..Unopened::new(Stage::StartTls, Loss::Network(what.to_owned()))
+        }
     }
 
     pub(super) fn client(&mut self) -> &mut Client {

@@ -26,6 +26,9 @@ pub(super) struct Destination {
     pub(super) port: u16,
     /// Named by the configuration, not by DNS: may be anywhere.
     pub(super) routed: bool,
+    /// Whether the names of the hosts are beyond doubt: the configuration has them, or DNSSEC or
+    /// MTA-STS vouch for the MX records (RFC 8689 section 4.2.1).
+    pub(super) proven: bool,
 }
 
 /// An address to connect to.

@@ -61,6 +61,9 @@ fn job(recipients: &[&str]) -> Job {
             require_tls: false,
             ret: None,
             envid: None,
+            release_at: None,
+            deliver_by: None,
+            priority: 0,
         },
         size: 0,
         location: Location {
@@ -317,6 +320,7 @@ mod workers {
         let common = Arc::new(Common {
             reach: Reach::new(&config),
             tls: None,
+            verified: None,
             connections: Arc::new(Semaphore::new(9)),
             fetch: ear.recipient(),
             resolver,
@@ -330,6 +334,7 @@ mod workers {
             }],
             port: mx.address().port(),
             routed: true,
+            proven: true,
         });
         let worker = Worker::new(1, common, destination, dispatcher, reporter.clone()).start();
         let parts = ["a@x", "b@x", "c@x"].map(|to| Pending::new(job(&[to]), &reporter));

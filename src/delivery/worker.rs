@@ -18,7 +18,7 @@ use tokio::sync::{Semaphore, oneshot, watch};
 
 use super::connection::{Common, Connection};
 use super::dispatcher::{Dispatcher, WorkerIdle};
-use super::messages::Drain;
+use super::messages::{Drain, Resume};
 use super::pacing::Pacing;
 use super::pending::{Pending, Reporter};
 use super::targets::{Destination, HostMemory, Lesson};
@@ -29,7 +29,7 @@ use crate::smtp::reply::Reply;
 /// Messages in a worker's mailbox.
 pub(super) const MAILBOX: usize = 256;
 /// Records of one worker that the queue has not answered.
-const RECORDS: usize = 64;
+const RECORDS: usize = 32;
 /// A worker without work ends after this time.
 const IDLE: Duration = Duration::from_secs(60);
 /// A part for which there is no room waits for about this long.
@@ -377,6 +377,14 @@ impl Handler<Ended> for Worker {
         self.connections.remove(&id);
         self.open.send_replace(self.connections.len());
         self.hand_out(context);
+    }
+}
+
+impl Handler<Resume> for Worker {
+    type Result = ();
+
+    fn handle(&mut self, _: Resume, _: &mut Context<Self>) {
+        self.pacing.resume();
     }
 }
 

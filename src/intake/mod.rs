@@ -14,14 +14,14 @@ pub mod verify;
 use std::collections::HashSet;
 use std::net::IpAddr;
 
-use queue_schema::{BodyKind, Envelope, Millis, QueueId, Recipient};
+use queue_schema::{BodyKind, DeliverBy, Envelope, Millis, QueueId, Recipient};
 
 use crate::config::{Limits, Network};
 use crate::identity::{Identity, Mode, Resolution};
 use crate::message::headers::{self, Field};
 use crate::message::{author, complete, trace};
 use crate::smtp::address::Address;
-use crate::smtp::params::Rcpt;
+use crate::smtp::params::{Hold, Rcpt};
 use crate::smtp::replies::{self, Reply};
 use crate::smtp::server::Transaction;
 
@@ -225,6 +225,7 @@ pub fn envelope(
     targets: &[Vec<String>],
     head: &[u8],
     eight_bit: bool,
+    at: Millis,
 ) -> Envelope {
     let mail = &transaction.mail;
     let mut seen = HashSet::new();
@@ -259,6 +260,15 @@ pub fn envelope(
         require_tls: mail.require_tls,
         ret: mail.ret,
         envid: mail.envid.clone(),
+        release_at: mail.hold.map(|hold| match hold {
+            Hold::For(seconds) => at.saturating_add(seconds.saturating_mul(1000)),
+            Hold::Until(until) => until,
+        }),
+        deliver_by: mail.by.map(|by| DeliverBy {
+            at: at.saturating_add_signed(by.seconds.saturating_mul(1000)),
+            give_up: by.give_up,
+        }),
+        priority: mail.priority.unwrap_or_default(),
     }
 }
 

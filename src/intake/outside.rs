@@ -157,6 +157,7 @@ impl Outside {
             arrival.targets,
             &head,
             arrival.eight_bit,
+            arrival.at,
         );
         let leaves = |target: &String| {
             let domain = target.rsplit_once('@').map(|(_, domain)| domain);

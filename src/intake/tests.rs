@@ -4,7 +4,7 @@ use queue_schema::Ret;
 
 use super::*;
 use crate::config::files;
-use crate::smtp::params::Mail;
+use crate::smtp::params::{By, Mail};
 
 fn identity() -> Identity {
     let dir = tempfile::tempdir().expect("directory");
@@ -177,6 +177,13 @@ fn recipients_that_lead_to_one_address_are_one() {
             ret: Some(Ret::Headers),
             smtputf8: true,
             require_tls: true,
+            hold: Some(Hold::For(60)),
+            by: Some(By {
+                seconds: 120,
+                give_up: true,
+                trace: false,
+            }),
+            priority: Some(3),
             ..Mail::default()
         },
         recipients: vec![
@@ -192,7 +199,7 @@ fn recipients_that_lead_to_one_address_are_one() {
         vec!["x@y.example".to_owned(), "b@example.org".to_owned()],
         vec!["b@example.org".to_owned()],
     ];
-    let envelope = envelope(&transaction, &targets, b"Subject: x\r\n\r\n", true);
+    let envelope = envelope(&transaction, &targets, b"Subject: x\r\n\r\n", true, 1000);
     let list: Vec<_> = envelope
         .recipients
         .iter()
@@ -220,7 +227,16 @@ fn recipients_that_lead_to_one_address_are_one() {
         (Some("id"), Some(Ret::Headers))
     );
     assert!(envelope.require_tls);
+    assert_eq!(envelope.release_at, Some(61_000));
+    let by = envelope.deliver_by.map(|by| (by.at, by.give_up));
+    assert_eq!((by, envelope.priority), (Some((121_000, true)), 3));
     assert!(!envelope.smtputf8, "declared, but nothing is beyond ASCII");
-    let utf8 = super::envelope(&transaction, &targets, "Subject: ü\r\n".as_bytes(), true);
+    let utf8 = super::envelope(
+        &transaction,
+        &targets,
+        "Subject: ü\r\n".as_bytes(),
+        true,
+        1000,
+    );
     assert!(utf8.smtputf8);
 }

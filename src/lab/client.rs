@@ -9,7 +9,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
+use rustls::{ClientConfig, DigitallySignedStruct, HandshakeKind, SignatureScheme};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::TlsConnector;
@@ -186,6 +186,51 @@ impl Client {
         data.extend_from_slice(b".\r\n");
         self.write(&data).await?;
         self.reply().await
+    }
+}
+
+/// A client that remembers TLS sessions and tells whether a server took one up again.
+pub struct Resuming {
+    connector: TlsConnector,
+}
+
+impl Resuming {
+    /// Remembers nothing yet.
+    pub fn new() -> io::Result<Resuming> {
+        let connector = TlsConnector::from(Arc::new(trusting()?));
+        Ok(Resuming { connector })
+    }
+
+    /// Connects, says EHLO and QUIT; whether the TLS session was one from before.
+    pub async fn resumes(
+        &self,
+        server: SocketAddr,
+        host: &str,
+        starttls: bool,
+    ) -> io::Result<bool> {
+        let mut client = Client::connect(server).await?;
+        if starttls {
+            wanted(client.reply().await?, 220, "greeting")?;
+            client.expect("EHLO client.example.org", 250).await?;
+            client.expect("STARTTLS", 220).await?;
+        }
+        let Either::Left(tcp) = client.stream else {
+            return Err(io::Error::other("TLS is already active"));
+        };
+        let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
+        let tls = Box::new(self.connector.connect(name, tcp).await?);
+        let resumed = tls.get_ref().1.handshake_kind() == Some(HandshakeKind::Resumed);
+        let mut client = Client {
+            stream: Either::Right(tls),
+            input: Vec::new(),
+        };
+        if !starttls {
+            wanted(client.reply().await?, 220, "greeting")?;
+        }
+        client.expect("EHLO client.example.org", 250).await?;
+        client.expect("QUIT", 221).await?;
+        client.rest().await;
+        Ok(resumed)
     }
 }
 

@@ -33,6 +33,10 @@ pub struct MxConfig {
     pub eight_bit: bool,
     /// Offers SMTPUTF8.
     pub smtputf8: bool,
+    /// Offers DSN.
+    pub dsn: bool,
+    /// Offers REQUIRETLS once TLS is in use.
+    pub require_tls: bool,
     /// Keeps the messages it takes; without, only their number.
     pub keep: bool,
 }
@@ -48,6 +52,8 @@ impl Default for MxConfig {
             size: Some(0),
             eight_bit: true,
             smtputf8: false,
+            dsn: false,
+            require_tls: false,
             keep: true,
         }
     }
@@ -102,6 +108,7 @@ impl Drop for Abort {
 pub(super) struct Shared {
     pub(super) config: MxConfig,
     pub(super) acceptor: TlsAcceptor,
+    certificate: String,
     pub(super) script: Script,
     seen: Mutex<Seen>,
     /// Counts what was seen, to await it.
@@ -122,12 +129,13 @@ pub(super) struct Seen {
 impl Mx {
     /// Starts one.
     pub async fn start(config: MxConfig) -> io::Result<Mx> {
-        let acceptor = self_signed(&config.hostname).map_err(io::Error::other)?;
+        let (acceptor, certificate) = self_signed(&config.hostname).map_err(io::Error::other)?;
         let listener = TcpListener::bind(config.address).await?;
         let address = listener.local_addr()?;
         let shared = Arc::new(Shared {
             config,
             acceptor,
+            certificate,
             script: Script::default(),
             seen: Mutex::default(),
             changes: watch::Sender::new(0),
@@ -144,6 +152,11 @@ impl Mx {
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Its certificate as PEM, which is its own root.
+    pub fn certificate(&self) -> &str {
+        &self.shared.certificate
     }
 
     /// From now on asks `rule` what to do at this stage; it is given the client's line. It may be
@@ -236,7 +249,10 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
     }
 }
 
-fn self_signed(hostname: &str) -> Result<TlsAcceptor, Box<dyn std::error::Error + Send + Sync>> {
+/// TLS for a name, and the certificate it is done with.
+fn self_signed(
+    hostname: &str,
+) -> Result<(TlsAcceptor, String), Box<dyn std::error::Error + Send + Sync>> {
     let made = rcgen::generate_simple_self_signed(vec![hostname.to_owned()])?;
     let key = PrivatePkcs8KeyDer::from(made.signing_key.serialize_der());
     let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -244,5 +260,5 @@ fn self_signed(hostname: &str) -> Result<TlsAcceptor, Box<dyn std::error::Error 
         .with_safe_default_protocol_versions()?
         .with_no_client_auth()
         .with_single_cert(vec![made.cert.der().clone()], key.into())?;
-    Ok(TlsAcceptor::from(Arc::new(config)))
+    Ok((TlsAcceptor::from(Arc::new(config)), made.cert.pem()))
 }

@@ -231,6 +231,8 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Session<'a, S> {
         offer(config.starttls && !self.tls, "STARTTLS");
         offer(config.eight_bit, "8BITMIME");
         offer(config.smtputf8, "SMTPUTF8");
+        offer(config.dsn, "DSN");
+        offer(config.require_tls && self.tls, "REQUIRETLS");
         if let Some(size) = config.size {
             offer(true, &format!("SIZE {size}"));
         }

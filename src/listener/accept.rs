@@ -4,11 +4,13 @@
 use bytes::Bytes;
 use queue_schema::{Envelope, Origin, QueueId};
 
+use super::convert::{self, NotConverted};
 use super::receive::{self, Message, Receiver};
 use super::session::{Session, Shared};
 use crate::intake::outside::Arrival;
 use crate::intake::{self, Client};
 use crate::message::Content;
+use crate::message::reencode::Rule;
 use crate::message::trace::{self, Trace};
 use crate::queue::{Accept, AcceptError};
 use crate::signing::{Seal, Sign};
@@ -94,16 +96,37 @@ impl Session {
                 at,
             },
         )?;
-        if message.longest_line > config.limits.line {
-            return Err(replies::MESSAGE_LINE_TOO_LONG);
-        }
-        let eight_bit = message.eight_bit || !header.head.is_ascii();
-        let envelope = intake::envelope(transaction, &self.targets, &header.head, eight_bit);
-        self.spend(envelope.recipients.len()).await?;
-        let content = Content {
+        let mut content = Content {
             head: header.head.into(),
             body,
         };
+        let mut eight_bit = message.eight_bit;
+        if matches!(self.client(), Client::User(_)) {
+            let rule = Rule {
+                line: config.limits.line,
+                seven_bit: config.smtp.seven_bit,
+            };
+            let too_long = message.longest_line > rule.line;
+            if too_long || (rule.seven_bit && eight_bit) {
+                let memory = config.limits.memory_body.bytes();
+                let spool = (&self.shared.spool, memory, message.id);
+                match convert::convert(content.clone(), rule, spool).await {
+                    Ok((converted, ascii)) => {
+                        content = converted;
+                        eight_bit = !ascii;
+                    }
+                    Err(NotConverted::Failed) => return Err(replies::QUEUE_FAILED),
+                    Err(NotConverted::Unencodable) if too_long => {
+                        return Err(replies::MESSAGE_LINE_TOO_LONG);
+                    }
+                    // The next hop will most likely take it as it is.
+                    Err(NotConverted::Unencodable) => {}
+                }
+            }
+        }
+        let eight_bit = eight_bit || !content.head.is_ascii();
+        let envelope = intake::envelope(transaction, &self.targets, &content.head, eight_bit, at);
+        self.spend(envelope.recipients.len()).await?;
         let signature = match header.sign_for {
             Some(domain) => self.sign(domain, &content).await?,
             None => Bytes::new(),

@@ -5,6 +5,7 @@
 //! by client. Never reads a byte of mail itself.
 
 mod accept;
+mod convert;
 mod patience;
 mod proxied;
 mod receive;

@@ -1,5 +1,7 @@
 //! Who a message says it is from: the mailboxes of its From field.
 
+use crate::smtp::address::{Address, Charset};
+
 /// The addresses of a From field's value, in lower case domains; empty if none can be read.
 pub fn addresses(value: &[u8]) -> Vec<String> {
     let mut field = b"From:".to_vec();
@@ -13,7 +15,7 @@ pub fn addresses(value: &[u8]) -> Vec<String> {
     };
     from.iter()
         .filter_map(|mailbox| mailbox.address.as_deref())
-        .filter_map(|address| crate::smtp::address::Address::parse(address.trim().as_bytes()).ok())
+        .filter_map(|address| Address::parse_in(address.trim().as_bytes(), Charset::Utf8).ok())
         .map(|address| address.to_string())
         .collect()
 }
@@ -34,6 +36,10 @@ mod tests {
             (
                 " a@b.example, C <c@d.example>\r\n",
                 vec!["a@b.example", "c@d.example"],
+            ),
+            (
+                " \u{fc}@b\u{fc}cher.example\r\n",
+                vec!["\u{fc}@xn--bcher-kva.example"],
             ),
             (" nobody\r\n", vec![]),
             ("\r\n", vec![]),

@@ -9,6 +9,7 @@ pub mod collect;
 pub mod complete;
 mod content;
 pub mod headers;
+pub mod reencode;
 pub mod tags;
 pub mod trace;
 

@@ -297,6 +297,11 @@ impl Queue {
     /// A message that is new in the queue and durable.
     pub(super) fn accepted(&mut self, message: Arc<Message>, content: Content) {
         let id = message.id;
+        let first = super::schedule::released(&message);
+        if first > crate::time::now() {
+            self.due.set(id, first);
+            return;
+        }
         // Beyond the budget, and when too much waits already, it is read back when its turn comes.
         let kept = if self.fresh.len() < FRESH {
             self.budget.keep(content)
@@ -311,7 +316,7 @@ impl Queue {
                 slot.queued = true;
                 self.fresh.push_back((id, content));
             }
-            None => self.due.set(id, message.arrived),
+            None => self.due.set(id, first),
         }
     }
 }

@@ -26,6 +26,9 @@ fn message() -> Message {
         require_tls: false,
         ret: None,
         envid: Some("QQ314159".into()),
+        release_at: None,
+        deliver_by: None,
+        priority: 0,
     };
     let origin = Origin::User {
         user: "a@example.org".into(),

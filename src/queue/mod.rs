@@ -68,6 +68,8 @@ pub struct Handle {
     pub spool: Spool,
     /// Reading for operators.
     pub view: View,
+    /// Ends the pauses of destinations when an operator replays; `None` where nothing is delivered.
+    pub resume: Option<Recipient<crate::delivery::Resume>>,
 }
 
 /// Opens the store in `config.data_dir`. Blocks while it recovers.
@@ -96,6 +98,7 @@ pub fn start(opened: Opened, config: Arc<Config>, signer: Recipient<Sign>, leads
         ids,
         spool,
         view,
+        resume: None,
     }
 }
 

@@ -56,7 +56,12 @@ pub fn decide(
 /// Whether the sender is to be told now that the message is late.
 pub fn is_late(retry: &Retry, message: &Message, now: Millis) -> bool {
     let after = crate::time::millis(retry.warn_after.0);
-    !message.warned && now >= message.arrived.saturating_add(after)
+    let patience = schedule::released(message).saturating_add(after);
+    let late = match message.envelope.deliver_by {
+        Some(by) if !by.give_up => patience.min(by.at),
+        _ => patience,
+    };
+    !message.warned && now >= late
 }
 
 /// A reply that can not break a line of the log, a header or a table.
@@ -105,6 +110,9 @@ mod tests {
             require_tls: false,
             ret: None,
             envid: None,
+            release_at: None,
+            deliver_by: None,
+            priority: 0,
         };
         let origin = Origin::Network {
             client: [127, 0, 0, 1].into(),

@@ -35,13 +35,24 @@ pub fn delay(retry: &Retry, failed: u32, chance: f64) -> Duration {
     Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
 }
 
-/// When the recipients of a message have had their time.
+/// When the recipients of a message have had their time: counted from its release (RFC 4865), and
+/// at the latest when its sender wants it back (RFC 2852).
 pub fn deadline(retry: &Retry, message: &Message) -> Millis {
     let span = match message.origin {
         Origin::Dsn { .. } => retry.bounce_give_up,
         _ => retry.give_up,
     };
-    message.arrived.saturating_add(crate::time::millis(span.0))
+    let end = released(message).saturating_add(crate::time::millis(span.0));
+    match message.envelope.deliver_by {
+        Some(by) if by.give_up => end.min(by.at),
+        _ => end,
+    }
+}
+
+/// When the first attempt of a message was to be.
+pub fn released(message: &Message) -> Millis {
+    let release = message.envelope.release_at.unwrap_or(message.arrived);
+    release.max(message.arrived)
 }
 
 /// What follows an attempt that was deferred at `now`, before which `failed` attempts counted.
@@ -160,6 +171,9 @@ mod tests {
             require_tls: false,
             ret: None,
             envid: None,
+            release_at: None,
+            deliver_by: None,
+            priority: 0,
         };
         new_message(QueueId(1), 1000, origin, envelope)
     }
@@ -178,6 +192,21 @@ mod tests {
         assert_eq!(deadline(&retry, &dsn), 1000 + 2 * 24 * HOUR);
         retry.give_up = Span::NEVER;
         assert_eq!(deadline(&retry, &user), u64::MAX);
+        let retry = Retry::default();
+        let mut later = user.clone();
+        later.envelope.release_at = Some(HOUR);
+        assert_eq!(deadline(&retry, &later), 121 * HOUR);
+        let mut by = later.clone();
+        by.envelope.deliver_by = Some(queue_schema::DeliverBy {
+            at: 2 * HOUR,
+            give_up: true,
+        });
+        assert_eq!(deadline(&retry, &by), 2 * HOUR);
+        by.envelope.deliver_by = Some(queue_schema::DeliverBy {
+            at: 2 * HOUR,
+            give_up: false,
+        });
+        assert_eq!(deadline(&retry, &by), 121 * HOUR);
     }
 
     #[test]

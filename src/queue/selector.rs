@@ -221,6 +221,9 @@ mod tests {
             require_tls: false,
             ret: None,
             envid: None,
+            release_at: None,
+            deliver_by: None,
+            priority: 0,
         };
         let origin = Origin::Network {
             client: [127, 0, 0, 1].into(),

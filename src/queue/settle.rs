@@ -295,6 +295,9 @@ impl Work {
             require_tls: self.message.envelope.require_tls,
             ret: None,
             envid: None,
+            release_at: None,
+            deliver_by: None,
+            priority: 0,
         };
         let origin = Origin::Dsn {
             about: self.message.id,

@@ -336,6 +336,42 @@ pub fn xtext(text: &[u8]) -> Option<String> {
     }
 }
 
+/// Encodes xtext (RFC 3461 section 4): the opposite of [`xtext`].
+pub fn encode_xtext(text: &str) -> String {
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            33..=42 | 44..=60 | 62..=126 => encoded.push(char::from(byte)),
+            _ => encoded.push_str(&format!("+{byte:02X}")),
+        }
+    }
+    encoded
+}
+
+/// The value of ORCPT for a decoded `type;address`; `None` for one that can not be written. An
+/// address beyond ASCII is written so that every server with DSN can read it (RFC 6533 section 3).
+pub fn encode_orcpt(orcpt: &str) -> Option<String> {
+    let (kind, address) = orcpt.split_once(';')?;
+    let atom = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
+    if kind.is_empty() || !kind.bytes().all(atom) {
+        return None;
+    }
+    if address.is_ascii() {
+        return Some(format!("{kind};{}", encode_xtext(address)));
+    }
+    if !kind.eq_ignore_ascii_case("utf-8") {
+        return None;
+    }
+    let mut encoded = format!("{kind};");
+    for character in address.chars() {
+        match character {
+            '!'..='~' if !matches!(character, '+' | '=' | '\\') => encoded.push(character),
+            _ => encoded.push_str(&format!("\\x{{{:X}}}", u32::from(character))),
+        }
+    }
+    Some(encoded)
+}
+
 /// RFC 3461 allows upper case only, so that there is one way to write each.
 fn hex(byte: u8) -> Option<u8> {
     match byte {
@@ -474,6 +510,13 @@ mod tests {
             let _ = mail(None, &text);
             let address = Address::parse(b"a@b.example").expect("address");
             let _ = rcpt(address, &text, Charset::Utf8);
+        }
+
+        #[test]
+        fn xtext_encoded_is_read_back(text in "[ -~]{0,50}") {
+            let encoded = encode_xtext(&text);
+            prop_assert!(encoded.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'='));
+            prop_assert_eq!(xtext(encoded.as_bytes()), Some(text));
         }
 
         #[test]

@@ -1,31 +1,94 @@
 //! TLS of our client.
 //!
 //! Between mail servers TLS is opportunistic (RFC 7435): better than clear text, and never a reason
-//! not to deliver. So the certificate is not verified here: most MX hosts have one that could not
-//! be, and an attacker who could present a false one could as well strip STARTTLS.
+//! not to deliver. So [`opportunistic`] verifies no certificate: most MX hosts have one that could
+//! not be, and an attacker who could present a false one could as well strip STARTTLS. Where the
+//! sender wants proof (REQUIRETLS, RFC 8689), [`verified`] asks for it.
 
 use std::net::IpAddr;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
+use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use tokio_rustls::TlsConnector;
 
-use crate::config::TlsVersion;
+use super::server::versions;
+use crate::config::{Config, TlsVersion};
+
+/// Certificates of `tls.ca_file` that can not be used.
+#[derive(Debug, thiserror::Error)]
+#[error("tls.ca_file {}: {problem}; write a PEM file of certificates", file.display())]
+pub struct RootsError {
+    file: PathBuf,
+    problem: String,
+}
+
+/// The certificates that are trusted: the system's, and those of `tls.ca_file`.
+fn roots(config: &Config) -> Result<RootCertStore, RootsError> {
+    let mut roots = RootCertStore::empty();
+    // What the system has and can not be read is trusted by nobody: that is safe.
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    if config.tls.ca_file.is_empty() {
+        return Ok(roots);
+    }
+    let file = config.dir.join(Path::new(&config.tls.ca_file));
+    let broken = |problem: String| RootsError {
+        file: file.clone(),
+        problem,
+    };
+    let own = CertificateDer::pem_file_iter(&file)
+        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+        .map_err(|error| broken(error.to_string()))?;
+    if own.is_empty() {
+        return Err(broken("it holds no certificate".to_owned()));
+    }
+    for certificate in own {
+        let added = roots.add(certificate);
+        added.map_err(|error| broken(error.to_string()))?;
+    }
+    Ok(roots)
+}
+
+/// A connector that goes on only if the certificate is valid for the host's name and leads to a
+/// trusted one; `None` where nothing is trusted, because the system has no certificates.
+pub fn verified(config: &Config) -> Result<Option<TlsConnector>, RootsError> {
+    let roots = roots(config)?;
+    if roots.is_empty() {
+        return Ok(None);
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(versions(config.tls.min_version));
+    // The provider is ours and knows all versions.
+    let Ok(builder) = builder else {
+        return Ok(None);
+    };
+    let client = builder.with_root_certificates(roots).with_no_client_auth();
+    Ok(Some(TlsConnector::from(Arc::new(client))))
+}
+
+/// Whether a handshake failed because of the certificate, not of the network.
+pub fn is_untrusted(error: &std::io::Error) -> bool {
+    let inner = error
+        .get_ref()
+        .and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    matches!(
+        inner,
+        Some(rustls::Error::InvalidCertificate(_) | rustls::Error::NoCertificatesPresented)
+    )
+}
 
 /// A connector that encrypts and asks for no proof of who is at the other end.
 pub fn opportunistic(oldest: TlsVersion) -> Result<TlsConnector, rustls::Error> {
-    let versions: &[&rustls::SupportedProtocolVersion] = match oldest {
-        TlsVersion::V12 => &[&rustls::version::TLS13, &rustls::version::TLS12],
-        TlsVersion::V13 => &[&rustls::version::TLS13],
-    };
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let schemes = provider
         .signature_verification_algorithms
         .supported_schemes();
     let config = ClientConfig::builder_with_provider(provider)
-        .with_protocol_versions(versions)?
+        .with_protocol_versions(versions(oldest))?
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(AnyCertificate { schemes }))
         .with_no_client_auth();

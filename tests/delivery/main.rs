@@ -1,6 +1,7 @@
 //! The outbound side against a DNS server and MX hosts on loopback that do as they are told.
 
 mod faults;
+mod promises;
 mod routing;
 mod transactions;
 mod world;

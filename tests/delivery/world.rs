@@ -160,6 +160,9 @@ impl World {
                 require_tls: false,
                 ret: None,
                 envid: None,
+                release_at: None,
+                deliver_by: None,
+                priority: 0,
             },
             size: 0,
             location: Location {

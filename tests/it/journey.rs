@@ -194,7 +194,7 @@ async fn mail_from_outside_follows_aliases_and_the_catch_all() {
     let message = &remote.received()[0];
     let head = head(&message.data);
     assert!(
-        head.starts_with("Received: from client.example.net ([127.0.0.1])\r\n"),
+        head.starts_with("Received: from client.example.net ("),
         "{head}"
     );
     assert!(
@@ -246,6 +246,37 @@ async fn one_450_of_three_is_retried_alone() {
         .wait_queue("the queue is empty", |queue| queue.is_empty())
         .await;
     assert_eq!(remote.received().len(), 2, "nothing arrived twice");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn replay_after_an_outage_ends_the_pause_of_the_destination() {
+    // Nobody listens at this address until the outage ends.
+    let place = Mx::start(MxConfig::default()).await.expect("MX");
+    let address = place.address();
+    let mut world = World::new(address.port(), "").await;
+    mx(&world, "box.example", &place).await;
+    drop(place);
+    world.start().await;
+    let mut client = world.user().await;
+    for _ in 0..3 {
+        client
+            .send(USER, &["you@box.example"], MESSAGE)
+            .await
+            .expect("accepted");
+    }
+    world
+        .wait_queue("all wait", |queue| {
+            queue.len() == 3 && queue.iter().all(|item| item["state"] == "deferred")
+        })
+        .await;
+    let config = MxConfig {
+        address,
+        ..MxConfig::default()
+    };
+    let remote = Mx::start(config).await.expect("MX");
+    let (code, out, error) = world.run(&["queue", "replay", "all"]);
+    assert_eq!(code, 0, "{out}{error}");
+    arrived(&remote, 3).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

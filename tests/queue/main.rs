@@ -257,6 +257,9 @@ async fn i7_a_full_disk_is_told_and_the_spool_file_goes() {
             require_tls: false,
             ret: None,
             envid: None,
+            release_at: None,
+            deliver_by: None,
+            priority: 0,
         },
         content: chapar::message::Content {
             head: bytes::Bytes::new(),

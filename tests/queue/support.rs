@@ -152,6 +152,9 @@ impl World {
                 require_tls: false,
                 ret: None,
                 envid: None,
+                release_at: None,
+                deliver_by: None,
+                priority: 0,
             },
             content: Content {
                 head: Bytes::from_static(b"Subject: hello\r\n\r\n"),

@@ -37,6 +37,8 @@ fn configuration(world: &str) -> Option<String> {
              errors = 5\nidle_commands = 5\ntransactions = 3\nchunks = 4\nhops = 5\n\
              user_messages = 2\ncommands = 60\n"
         ),
+        "seven" => format!("{calm}memory_body = \"1KiB\"\n[smtp]\nseven_bit = true\n"),
+        "every" => format!("{calm}[smtp]\ndisable = []\n"),
         "xclient" => format!(
             "xclient_networks = [\"127.0.0.0/8\"]\nrelay_networks = [\"10.0.0.0/8\"]\n{calm}"
         ),

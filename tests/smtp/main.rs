@@ -2,6 +2,9 @@
 
 mod addresses;
 mod dialogues;
+mod documented;
+mod idle;
+mod interop;
 mod resources;
 mod script;
 #[allow(dead_code, reason = "shared with the other suites, which use the rest")]

@@ -145,12 +145,13 @@ async fn a_client_in_error_waits_for_its_refusals() {
 async fn a_listener_that_is_nearly_full_waits_less() {
     let limits = "connections = 8\nconnections_per_client = 100\nbusy_timeout = \"300ms\"\n";
     let world = world(limits).await;
-    let mut early = connect(&world, "mx/starttls").await;
-    let mut others = Vec::new();
-    for _ in 0..7 {
-        others.push(connect(&world, "mx/starttls").await);
+    // Which of them is closed upon first, and makes room for the others, is chance.
+    let mut clients = tokio::task::JoinSet::new();
+    for _ in 0..8 {
+        let mut client = connect(&world, "mx/starttls").await;
+        clients.spawn(async move { to_the_end(&mut client).await });
     }
-    let (said, took) = to_the_end(&mut early).await;
+    let (said, took) = clients.join_next().await.expect("eight").expect("closed");
     assert!(
         said.ends_with("421 4.4.2 Timeout, closing the connection\r\n"),
         "{said}"
@@ -400,4 +401,59 @@ async fn talk_before_the_greeting_is_refused() {
         assert!(said.starts_with("220 "), "{said}");
     }
     panic!("never refused");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tls_session_of_one_service_is_not_resumed_at_another() {
+    let world = world("").await;
+    let connector = chapar::lab::Resuming::new().expect("connector");
+    let at = |name: &str| world.daemon().port(name);
+    assert!(
+        !connector
+            .resumes(at("submission/implicit"), HOST, false)
+            .await
+            .expect("first")
+    );
+    assert!(
+        connector
+            .resumes(at("submission/implicit"), HOST, false)
+            .await
+            .expect("again")
+    );
+    assert!(
+        !connector
+            .resumes(at("mx/starttls"), HOST, true)
+            .await
+            .expect("elsewhere")
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn c043_a_silent_dns_delays_the_reply_to_a_message_within_bounds() {
+    let silent = tokio::net::UdpSocket::bind("127.0.0.1:0")
+        .await
+        .expect("socket");
+    let mut world = World::new(25, "").await;
+    let text = std::fs::read_to_string(world.config()).expect("configuration");
+    let (dns, nobody) = (world.dns.address(), silent.local_addr().expect("address"));
+    let text = text.replace(&dns.to_string(), &nobody.to_string());
+    crate::world::write(world.config(), &text, 0o644);
+    world.start().await;
+    let mut client = world.mx().await;
+    let started = Instant::now();
+    let message = b"From: a@box.example\r\n\r\nx\r\n";
+    let answer = client
+        .send("a@box.example", &["x@example.org"], message)
+        .await;
+    assert_eq!(answer.expect("one reply").code, 250);
+    assert!(
+        started.elapsed() < Duration::from_secs(25),
+        "{:?}",
+        started.elapsed()
+    );
+    client
+        .expect("NOOP", 250)
+        .await
+        .expect("the session goes on");
+    assert_eq!(world.queue().len(), 1);
 }

@@ -89,6 +89,9 @@ pub fn message(id: u64) -> Message {
         require_tls: false,
         ret: None,
         envid: None,
+        release_at: None,
+        deliver_by: None,
+        priority: 0,
     };
     let origin = Origin::Network {
         client: [127, 0, 0, 1].into(),

@@ -338,13 +338,14 @@ impl Store {
     }
 }
 
-/// A message as it is when it arrives: every recipient is due at once. The store sets its size
-/// and location.
+/// A message as it is when it arrives: every recipient is due at once, or when the message is
+/// released. The store sets its size and location.
 pub fn new_message(id: QueueId, arrived: Millis, origin: Origin, envelope: Envelope) -> Message {
+    let first_due = envelope.release_at.unwrap_or(arrived).max(arrived);
     let states = envelope
         .recipients
         .iter()
-        .map(|_| RecipientState::new(arrived))
+        .map(|_| RecipientState::new(first_due))
         .collect();
     Message {
         id,

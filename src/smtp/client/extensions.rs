@@ -11,6 +11,10 @@ pub struct Extensions {
     pub eight_bit: bool,
     /// SMTPUTF8 (RFC 6531).
     pub smtputf8: bool,
+    /// DSN (RFC 3461).
+    pub dsn: bool,
+    /// REQUIRETLS (RFC 8689).
+    pub require_tls: bool,
     /// SIZE (RFC 1870): the longest message it takes, 0 if it names no limit.
     pub size: Option<u64>,
 }
@@ -31,6 +35,10 @@ impl Extensions {
                 found.eight_bit = true;
             } else if keyword.eq_ignore_ascii_case(b"SMTPUTF8") {
                 found.smtputf8 = true;
+            } else if keyword.eq_ignore_ascii_case(b"DSN") {
+                found.dsn = true;
+            } else if keyword.eq_ignore_ascii_case(b"REQUIRETLS") {
+                found.require_tls = true;
             } else if keyword.eq_ignore_ascii_case(b"SIZE") {
                 // A limit that can not be read is no limit: the server itself says no in time.
                 let limit = words.next().and_then(|word| std::str::from_utf8(word).ok());
@@ -51,7 +59,9 @@ mod tests {
 
     #[test]
     fn keywords_in_any_case_and_none_from_the_name() {
-        let found = parse("PIPELINING\nstarttls\nSize 1000\n8BitMime\nX-OTHER a b\nSMTPUTF8");
+        let found = parse(
+            "PIPELINING\nstarttls\nSize 1000\n8BitMime\nX-OTHER a b\nSMTPUTF8\ndsn\nRequireTLS",
+        );
         assert_eq!(
             found,
             Extensions {
@@ -59,6 +69,8 @@ mod tests {
                 pipelining: false,
                 eight_bit: true,
                 smtputf8: true,
+                dsn: true,
+                require_tls: true,
                 size: Some(1000),
             }
         );

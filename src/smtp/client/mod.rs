@@ -13,7 +13,7 @@ mod extensions;
 mod transaction;
 
 pub use extensions::Extensions;
-pub use transaction::{Mail, Refusal};
+pub use transaction::{Mail, Refusal, To};
 
 use super::reply::{Reply, ReplyError, ReplyReader};
 use transaction::Transaction;
@@ -269,7 +269,7 @@ impl Client {
     pub fn begin<'a>(
         &mut self,
         mail: &Mail<'_>,
-        recipients: impl Iterator<Item = &'a str>,
+        recipients: impl Iterator<Item = To<'a>>,
     ) -> Result<(), Refusal> {
         let reset = self.needs_reset;
         self.transaction

@@ -1,5 +1,8 @@
 //! One mail transaction: its commands, and which reply answers which of them.
 
+use queue_schema::{Notify, Ret};
+
+use super::super::params;
 use super::super::reply::Reply;
 use super::{Answer, Extensions, Finished, Loss, Said, Stage, nothing};
 
@@ -14,6 +17,63 @@ pub struct Mail<'a> {
     pub eight_bit: bool,
     /// Whether it needs SMTPUTF8.
     pub smtputf8: bool,
+    /// Whether every hop must use verified TLS (RFC 8689).
+    pub require_tls: bool,
+    /// How much of it a DSN returns (RFC 3461 section 4.3); told where DSN is offered.
+    pub ret: Option<Ret>,
+    /// The sender's name for the envelope (RFC 3461 section 4.4); told where DSN is offered.
+    pub envid: Option<&'a str>,
+}
+
+/// What RCPT TO says about a recipient.
+#[derive(Debug, Clone, Copy)]
+pub struct To<'a> {
+    /// `local@domain`.
+    pub address: &'a str,
+    /// Which DSNs are wanted (RFC 3461 section 4.1); told where DSN is offered.
+    pub notify: Notify,
+    /// `type;address`, decoded (RFC 3461 section 4.2); told where DSN is offered.
+    pub orcpt: Option<&'a str>,
+}
+
+impl<'a> From<&'a str> for To<'a> {
+    fn from(address: &'a str) -> Self {
+        To {
+            address,
+            notify: Notify::default(),
+            orcpt: None,
+        }
+    }
+}
+
+impl To<'_> {
+    /// ` NOTIFY=...` and ` ORCPT=...`, as far as there is something to say. What is not said means
+    /// what [`Notify::default`] does.
+    fn parameters(&self) -> String {
+        let mut text = String::new();
+        if self.notify != Notify::default() {
+            text.push_str(" NOTIFY=");
+            let Notify {
+                success,
+                failure,
+                delay,
+            } = self.notify;
+            let words = [(success, "SUCCESS"), (failure, "FAILURE"), (delay, "DELAY")];
+            let words: Vec<_> = words.iter().filter(|(wanted, _)| *wanted).collect();
+            match words.is_empty() {
+                true => text.push_str("NEVER"),
+                false => {
+                    let words: Vec<&str> = words.into_iter().map(|(_, word)| *word).collect();
+                    text.push_str(&words.join(","));
+                }
+            }
+        }
+        if let Some(orcpt) = self.orcpt.and_then(params::encode_orcpt) {
+            text.push_str(" ORCPT=");
+            text.push_str(&orcpt);
+        }
+        text
+    }
 }
 
 /// Why a message can not go over a connection, before a word about it was said.
@@ -33,6 +93,12 @@ pub enum Refusal {
         "the message has internationalised addresses or headers and the server has no SMTPUTF8"
     )]
     Utf8,
+    /// It may go on only over verified TLS to a server that promises the same (RFC 8689 section
+    /// 4.2.1), and this one does not.
+    #[error(
+        "the sender requires TLS on every hop (REQUIRETLS) and the server does not promise that"
+    )]
+    RequireTls,
     /// An address holds a control character, which would end its command.
     #[error("an address of the envelope holds a control character")]
     Address,
@@ -87,7 +153,7 @@ impl Transaction {
     pub(super) fn prepare<'a>(
         &mut self,
         mail: &Mail<'_>,
-        recipients: impl Iterator<Item = &'a str>,
+        recipients: impl Iterator<Item = To<'a>>,
         offered: &Extensions,
         reset: bool,
     ) -> Result<(), Refusal> {
@@ -108,22 +174,45 @@ impl Transaction {
         if mail.eight_bit && !offered.eight_bit {
             return Err(Refusal::EightBit);
         }
+        if mail.require_tls && !offered.require_tls {
+            return Err(Refusal::RequireTls);
+        }
         let mut utf8 = mail.smtputf8;
         if reset {
             self.command(&["RSET"]);
         }
-        let mut size = String::new();
+        let mut parameters = String::new();
         if offered.size.is_some() {
-            size = format!(" SIZE={}", mail.size);
+            parameters = format!(" SIZE={}", mail.size);
+        }
+        if mail.eight_bit {
+            parameters.push_str(" BODY=8BITMIME");
+        }
+        if mail.require_tls {
+            parameters.push_str(" REQUIRETLS");
+        }
+        if offered.dsn {
+            parameters.push_str(match mail.ret {
+                Some(Ret::Full) => " RET=FULL",
+                Some(Ret::Headers) => " RET=HDRS",
+                None => "",
+            });
+            if let Some(envid) = mail.envid {
+                parameters.push_str(" ENVID=");
+                parameters.push_str(&params::encode_xtext(envid));
+            }
         }
         check(mail.reverse_path, &mut utf8)?;
-        let body = if mail.eight_bit { " BODY=8BITMIME" } else { "" };
         // Whether SMTPUTF8 is needed is known only after all addresses were seen.
         let mail_at = self.script.len();
-        self.command(&["MAIL FROM:<", mail.reverse_path, ">", &size, body]);
+        self.command(&["MAIL FROM:<", mail.reverse_path, ">", &parameters]);
         for recipient in recipients {
-            check(recipient, &mut utf8)?;
-            self.command(&["RCPT TO:<", recipient, ">"]);
+            check(recipient.address, &mut utf8)?;
+            let parameters = match offered.dsn {
+                true => recipient.parameters(),
+                false => String::new(),
+            };
+            self.command(&["RCPT TO:<", recipient.address, ">", &parameters]);
             self.answers.push(None);
         }
         self.command(&["DATA"]);

@@ -16,6 +16,7 @@ enum L {
     /// A transaction begins.
     Begin(&'static [&'static str]),
     BeginWith(Mail<'static>, &'static [&'static str]),
+    BeginTo(Mail<'static>, Vec<To<'static>>),
     Secured,
     DataSent,
     Lost(Loss),
@@ -27,6 +28,9 @@ const MAIL: Mail<'static> = Mail {
     size: 1234,
     eight_bit: false,
     smtputf8: false,
+    require_tls: false,
+    ret: None,
+    envid: None,
 };
 
 fn run(wants_tls: bool, script: &[L]) -> Client {
@@ -66,8 +70,13 @@ fn run_in(wants_tls: bool, script: &[L], chunk: usize) -> Client {
                 let next = seen.take().unwrap_or_else(|| client.step());
                 assert_eq!(&next, step, "line {at}, chunk {chunk}");
             }
-            Begin(to) => client.begin(&MAIL, to.iter().copied()).expect("begin"),
-            BeginWith(mail, to) => client.begin(mail, to.iter().copied()).expect("begin"),
+            Begin(to) => client
+                .begin(&MAIL, to.iter().copied().map(To::from))
+                .expect("begin"),
+            BeginWith(mail, to) => client
+                .begin(mail, to.iter().copied().map(To::from))
+                .expect("begin"),
+            BeginTo(mail, to) => client.begin(mail, to.iter().copied()).expect("begin"),
             Secured => client.secured(),
             DataSent => client.data_sent(),
             Lost(loss) => {

@@ -308,7 +308,8 @@ fn parameters_only_when_needed_and_offered() {
         ],
     );
     let mut client = after_hello(PIPE, vec![]);
-    let mut begin = |mail: &Mail<'_>, to: &'static str| client.begin(mail, [to].into_iter());
+    let mut begin =
+        |mail: &Mail<'_>, to: &'static str| client.begin(mail, [To::from(to)].into_iter());
     let big = Mail {
         size: 100_001,
         ..MAIL
@@ -330,6 +331,16 @@ fn parameters_only_when_needed_and_offered() {
         Err(Refusal::Utf8)
     );
     assert_eq!(
+        begin(
+            &Mail {
+                require_tls: true,
+                ..MAIL
+            },
+            "b@example.com"
+        ),
+        Err(Refusal::RequireTls)
+    );
+    assert_eq!(
         begin(&MAIL, "b@example.com>\r\nRSET"),
         Err(Refusal::Address)
     );
@@ -337,6 +348,82 @@ fn parameters_only_when_needed_and_offered() {
     assert_eq!(client.step(), Step::Ready);
     assert!(client.output().is_empty());
     assert_eq!(client.transactions(), 0);
+}
+
+/// RFC 3461 section 4 and 5.2.1: what the sender asked for goes on, word for word, to a hop that
+/// knows DSN, and to no other.
+#[test]
+fn what_is_asked_of_dsns_is_passed_on_where_dsn_is_offered() {
+    use queue_schema::{Notify, Ret};
+    let mail = Mail {
+        ret: Some(Ret::Headers),
+        envid: Some("a+b = c"),
+        ..MAIL
+    };
+    let notify = |success, failure, delay| Notify {
+        success,
+        failure,
+        delay,
+    };
+    let to = |address, notify, orcpt| To {
+        address,
+        notify,
+        orcpt,
+    };
+    let all = || {
+        vec![
+            to(
+                "a@example.com",
+                notify(true, true, false),
+                Some("rfc822;x+y=z@example.net"),
+            ),
+            to(
+                "b@example.com",
+                notify(false, false, false),
+                Some("utf-8;d\u{e9}@example.net"),
+            ),
+            to("c@example.com", Notify::default(), None),
+            to(
+                "d@example.com",
+                notify(false, false, true),
+                Some("no type \u{e9}"),
+            ),
+        ]
+    };
+    after_hello(
+        "250-a\r\n250-DSN\r\n250 PIPELINING\r\n",
+        vec![
+            BeginTo(mail, all()),
+            C(
+                "MAIL FROM:<a@example.org> RET=HDRS ENVID=a+2Bb+20+3D+20c\r\n\
+               RCPT TO:<a@example.com> NOTIFY=SUCCESS,FAILURE ORCPT=rfc822;x+2By+3Dz@example.net\r\n\
+               RCPT TO:<b@example.com> NOTIFY=NEVER ORCPT=utf-8;d\\x{E9}@example.net\r\n\
+               RCPT TO:<c@example.com>\r\n\
+               RCPT TO:<d@example.com> NOTIFY=DELAY\r\nDATA\r\n",
+            ),
+        ],
+    );
+    after_hello(
+        "250-a\r\n250 PIPELINING\r\n",
+        vec![
+            BeginTo(mail, all()),
+            C("MAIL FROM:<a@example.org>\r\nRCPT TO:<a@example.com>\r\n\
+               RCPT TO:<b@example.com>\r\nRCPT TO:<c@example.com>\r\n\
+               RCPT TO:<d@example.com>\r\nDATA\r\n"),
+        ],
+    );
+    let mail = Mail {
+        require_tls: true,
+        ret: Some(Ret::Full),
+        ..MAIL
+    };
+    after_hello(
+        "250-a\r\n250-DSN\r\n250 REQUIRETLS\r\n",
+        vec![
+            BeginWith(mail, TO_B),
+            C("MAIL FROM:<a@example.org> REQUIRETLS RET=FULL\r\n"),
+        ],
+    );
 }
 
 #[test]

@@ -1,0 +1,163 @@
+//! What the sender asked of every hop: DSNs (RFC 3461) and verified TLS (RFC 8689).
+
+use std::io::Write;
+
+use chapar::config::{Config, Route};
+use chapar::lab::{DnsServer, Mx, MxConfig};
+use queue_schema::{Message, Notify, Ret};
+
+use crate::world::{World, ip, small};
+
+const DELIVERED: &str = "a@example.com delivered 250 2.0.0 Ok: queued";
+
+#[actix::test]
+async fn what_was_asked_of_dsns_goes_on() {
+    let (mut world, mx) = World::with_mx(MxConfig {
+        dsn: true,
+        ..MxConfig::default()
+    })
+    .await;
+    let mut message = world.message(&["a@example.com"]);
+    message.envelope.ret = Some(Ret::Headers);
+    message.envelope.envid = Some("one+two".to_owned());
+    for recipient in &mut message.envelope.recipients {
+        recipient.orcpt = Some("rfc822;other@example.net".to_owned());
+        recipient.notify = Notify {
+            success: true,
+            failure: true,
+            delay: false,
+        };
+    }
+    world.wake(message, Some(small("x"))).await;
+    assert_eq!(world.outcome().await, DELIVERED);
+    let lines: Vec<_> = mx.log().into_iter().map(|line| line.line).collect();
+    let said = |line: &str| lines.iter().any(|said| said == line);
+    assert!(
+        said("RCPT TO:<a@example.com> NOTIFY=SUCCESS,FAILURE ORCPT=rfc822;other@example.net"),
+        "{lines:?}"
+    );
+    assert!(
+        mx.received()[0]
+            .parameters
+            .ends_with(" RET=HDRS ENVID=one+2Btwo")
+    );
+    world.end().await;
+}
+
+/// An MX that is the next hop by a route, and its certificate as the only extra root.
+async fn relay(mx: MxConfig, trusted: bool) -> (World, Mx, tempfile::NamedTempFile) {
+    let mx = Mx::start(mx).await.expect("an MX");
+    let mut roots = tempfile::NamedTempFile::new().expect("a file");
+    roots
+        .write_all(mx.certificate().as_bytes())
+        .expect("written");
+    let dns = DnsServer::start().await.expect("a DNS server");
+    dns.a("relay.example.com", ip(&mx));
+    let change = |config: &mut Config| {
+        config.routes = vec![Route {
+            to: "*".to_owned(),
+            via: format!("smtp://relay.example.com:{}", mx.address().port()),
+        }];
+        if trusted {
+            config.tls.ca_file = roots.path().display().to_string();
+        }
+    };
+    let world = World::with_dns(dns, 1, Default::default(), change);
+    (world, mx, roots)
+}
+
+fn strict(world: &mut World) -> Message {
+    let mut message = world.message(&["a@example.com"]);
+    message.envelope.require_tls = true;
+    message
+}
+
+fn tls(hostname: &str, require_tls: bool) -> MxConfig {
+    MxConfig {
+        hostname: hostname.to_owned(),
+        starttls: true,
+        require_tls,
+        ..MxConfig::default()
+    }
+}
+
+#[actix::test]
+async fn requiretls_goes_over_verified_tls_to_a_hop_that_promises_the_same() {
+    let (mut world, mx, _roots) = relay(tls("relay.example.com", true), true).await;
+    // A session for ordinary mail proves nothing: it is left, and another one opened.
+    world.send(&["a@example.com"]).await;
+    assert_eq!(world.outcome().await, DELIVERED);
+    let message = strict(&mut world);
+    world.wake(message, Some(small("secret"))).await;
+    assert_eq!(world.outcome().await, DELIVERED);
+    let received = mx.received();
+    let seen: Vec<_> = received
+        .iter()
+        .map(|one| {
+            (
+                one.connection,
+                one.tls,
+                one.parameters.contains("REQUIRETLS"),
+            )
+        })
+        .collect();
+    assert_eq!(seen, [(1, true, false), (2, true, true)]);
+    // Ordinary mail may use the session that is there.
+    world.send(&["a@example.com"]).await;
+    assert_eq!(world.outcome().await, DELIVERED);
+    assert_eq!(mx.received()[2].connection, 2);
+    world.end().await;
+}
+
+#[actix::test]
+async fn requiretls_fails_for_good_where_it_can_not_be_kept() {
+    for (mx, trusted, why) in [
+        (
+            tls("relay.example.com", false),
+            true,
+            "the server does not offer REQUIRETLS",
+        ),
+        (
+            tls("relay.example.com", true),
+            false,
+            "invalid peer certificate",
+        ),
+        (
+            tls("other.example.com", true),
+            true,
+            "invalid peer certificate",
+        ),
+        (MxConfig::default(), true, "the server offers no STARTTLS"),
+    ] {
+        let (mut world, mx, _roots) = relay(mx, trusted).await;
+        let message = strict(&mut world);
+        world.wake(message, Some(small("secret"))).await;
+        let outcome = world.outcome().await;
+        assert!(
+            outcome.starts_with("a@example.com failed 550 5.7.30 relay.example.com[127.0.0.1]:")
+                && outcome.contains(why),
+            "{outcome}"
+        );
+        assert!(!mx.log().iter().any(|line| line.line.starts_with("MAIL")));
+        // All other mail goes as ever.
+        world.send(&["a@example.com"]).await;
+        assert_eq!(world.outcome().await, DELIVERED, "{why}");
+        world.end().await;
+    }
+}
+
+#[actix::test]
+async fn requiretls_waits_for_a_server_that_refuses_starttls_for_now() {
+    let (mut world, mx, _roots) = relay(tls("relay.example.com", true), true).await;
+    mx.on(chapar::lab::Stage::StartTls, |_| {
+        chapar::lab::Act::reply("454 4.7.0 not now")
+    });
+    let message = strict(&mut world);
+    world.wake(message, Some(small("secret"))).await;
+    let outcome = world.outcome().await;
+    assert!(
+        outcome.starts_with("a@example.com deferred") && outcome.contains("refused STARTTLS"),
+        "{outcome}"
+    );
+    world.end().await;
+}
