@@ -26,8 +26,8 @@ pub const MOST_MEMORY: u32 = 256 * 1024;
 /// Most passes that a hash in a file may ask for.
 pub const MOST_PASSES: u32 = 16;
 
-/// A hash with our parameters whose password nobody knows.
-const NOBODY: &str = "$argon2id$v=19$m=19456,t=2,p=1$bm9ib2R5bm9ib2R5bm9ubw$\
+/// A hash with our parameters whose password nobody knows: that of users who only receive.
+pub const NOBODY: &str = "$argon2id$v=19$m=19456,t=2,p=1$bm9ib2R5bm9ib2R5bm9ubw$\
                       AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
 
 /// A password or a hash that can not be used.

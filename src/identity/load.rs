@@ -40,7 +40,9 @@ struct DomainFile {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct UserEntry {
-    password: Spanned<String>,
+    password: Option<Spanned<String>>,
+    #[serde(default)]
+    receive_only: bool,
     #[serde(default)]
     scram: Option<Spanned<String>>,
     #[serde(default)]
@@ -177,13 +179,29 @@ pub(super) fn parse_users(
             );
             return Err((line, problem));
         }
-        let at = line_of(file, entry.password.span());
-        password::check(entry.password.as_ref()).map_err(|error| {
-            (
-                at,
-                format!("{error}; `chapar user passwd {written}` sets a new one"),
-            )
-        })?;
+        let password = match (&entry.password, entry.receive_only) {
+            (Some(password), false) => {
+                password::check(password.as_ref()).map_err(|error| {
+                    let at = line_of(file, password.span());
+                    let remedy = format!("`chapar user passwd {written}` sets a new one");
+                    (at, format!("{error}; {remedy}"))
+                })?;
+                password.as_ref().clone()
+            }
+            // A login takes as long as any other, and fails.
+            (None, true) => password::NOBODY.to_owned(),
+            (Some(_), true) => {
+                let problem = format!("'{written}' is receive_only; remove its password");
+                return Err((line, problem));
+            }
+            (None, false) => {
+                let problem = format!(
+                    "'{written}' has no password; `chapar user passwd {written}` sets one, or \
+                     write receive_only = true"
+                );
+                return Err((line, problem));
+            }
+        };
         let mut send_as = Vec::new();
         for pattern in entry.send_as {
             let at = line_of(file, pattern.span());
@@ -202,7 +220,7 @@ pub(super) fn parse_users(
         };
         let user = User {
             scram,
-            password: entry.password.into_inner(),
+            password,
             send_as,
         };
         if users.insert(local, user).is_some() {

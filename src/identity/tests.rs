@@ -467,3 +467,32 @@ fn dots_sub_domains_and_other_kinds_of_targets() {
         ]
     );
 }
+
+#[test]
+fn users_without_a_password_only_receive() {
+    let dir = tempfile::tempdir().expect("directory");
+    let folder = dir.path().join("domains/example.org");
+    std::fs::create_dir_all(&folder).expect("directory");
+    let write = |text: &str| std::fs::write(folder.join("users.toml"), text).expect("users");
+    write("\"in@example.org\" = { receive_only = true }\n");
+    let identity = Identity::load(dir.path(), "").expect("identity");
+    let user = identity.user("in@example.org").expect("a user");
+    assert!(!crate::auth::password::verify(
+        b"correct horse",
+        &user.password
+    ));
+    for (text, part) in [
+        ("\"in@example.org\" = { }\n", "has no password"),
+        (
+            "\"in@example.org\" = { password = \"x\", receive_only = true }\n",
+            "receive_only",
+        ),
+    ] {
+        write(text);
+        let error = Identity::load(dir.path(), "").expect_err(text);
+        assert!(
+            error.line == Some(1) && error.problem.contains(part),
+            "{error}"
+        );
+    }
+}
