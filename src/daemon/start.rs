@@ -175,6 +175,7 @@ impl Running {
             queue: self.queue.addr.clone().recipient(),
             ids: self.queue.ids.clone(),
             outside: self.outside.clone(),
+            arrivals: self.queue.arrivals.clone(),
             resolver: self.resolver.clone(),
             spool: self.queue.spool.clone(),
         })

@@ -29,7 +29,7 @@ use crate::identity::Identity;
 use crate::intake::outside::Outside;
 use crate::intake::{self, Client};
 use crate::queue::store::Spool;
-use crate::queue::{Accept, IdSource};
+use crate::queue::{Accept, Arrival, Arrivals, IdSource};
 use crate::signing::Signer;
 use crate::smtp::address::Address;
 use crate::smtp::extension::Extensions;
@@ -59,6 +59,8 @@ pub struct Shared {
     pub resolver: TokioResolver,
     /// Where long bodies go as they arrive.
     pub spool: Spool,
+    /// Where the queue hears of transactions.
+    pub arrivals: Arrivals,
 }
 
 type Stream = Either<TcpStream, Box<TlsStream<TcpStream>>>;
@@ -103,6 +105,8 @@ pub(super) struct Session {
     out: Vec<u8>,
     /// A message that comes in chunks.
     receiver: Option<Box<Receiver>>,
+    /// As long as a transaction is open.
+    arrival: Option<Arrival>,
 }
 
 /// Why a session ended before QUIT.
@@ -190,6 +194,7 @@ impl Start {
             input: BytesMut::new(),
             out: Vec::new(),
             receiver: None,
+            arrival: None,
         }
     }
 }
@@ -268,6 +273,9 @@ impl Session {
             }
             if self.server.transaction().is_none() {
                 self.receiver = None;
+                self.arrival = None;
+            } else if self.arrival.is_none() {
+                self.arrival = Some(self.shared.arrivals.begin());
             }
         }
     }

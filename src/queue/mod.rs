@@ -38,7 +38,7 @@ pub use messages::{
     Steer, Stop, Verb,
 };
 pub use selector::{Matcher, STATES, Selector, SelectorError, state_word};
-pub use store::{Spool, SpoolWriter};
+pub use store::{Arrival, Arrivals, Spool, SpoolWriter};
 pub use view::{Page, View};
 
 use crate::config::Config;
@@ -66,6 +66,8 @@ pub struct Handle {
     pub ids: IdSource,
     /// Where sessions put large bodies.
     pub spool: Spool,
+    /// Where sessions say that a transaction begins.
+    pub arrivals: Arrivals,
     /// Reading for operators.
     pub view: View,
     /// Ends the pauses of destinations when an operator replays; `None` where nothing is delivered.
@@ -88,6 +90,7 @@ pub fn open(config: &Config) -> Result<Opened, OpenError> {
 /// Starts the actor on an arbiter of its own. Needs a running actix system.
 pub fn start(opened: Opened, config: Arc<Config>, signer: Recipient<Sign>, leads: Leads) -> Handle {
     let (ids, spool) = (opened.ids.clone(), opened.store.spool());
+    let arrivals = opened.store.arrivals();
     let view = View::new(opened.store.clone());
     let arbiter = Arbiter::new();
     let addr = Queue::start_in_arbiter(&arbiter.handle(), move |_| {
@@ -97,6 +100,7 @@ pub fn start(opened: Opened, config: Arc<Config>, signer: Recipient<Sign>, leads
         addr,
         ids,
         spool,
+        arrivals,
         view,
         resume: None,
     }
