@@ -216,6 +216,49 @@ fn files_belong_to_whom_the_directory_belongs() {
 }
 
 #[test]
+fn acme_is_configured_with_its_listeners_and_records() {
+    let dir = tempfile::tempdir().expect("directory");
+    let at = dir.path().to_str().expect("path");
+    let config = format!("{at}/chapar.toml");
+    let setup = |more: &[&str]| {
+        let first = [
+            "setup",
+            "example.org",
+            "--dir",
+            at,
+            "--forward",
+            "a@b.example",
+        ];
+        chapar(&[&first, more].concat())
+    };
+    let shown = stdout(&setup(&[
+        "--acme",
+        "--acme-directory",
+        "https://ca.example.net/dir",
+    ]));
+    let text = std::fs::read_to_string(&config).expect("configuration");
+    assert!(text.contains("[acme]\nenabled = true\ndirectory = \"https://ca.example.net/dir\"\n"));
+    assert!(text.contains(":80\"]\nhttps = [\""), "{text}");
+    assert!(
+        shown.contains("mta-sts.example.org. 3600 IN CNAME mx.example.org.\n"),
+        "{shown}"
+    );
+    let id = shown
+        .lines()
+        .find_map(|line| line.strip_prefix("_mta-sts.example.org. 3600 IN TXT \"v=STSv1; id="));
+    // RFC 8461 section 3.1: 1 to 32 letters and digits.
+    let id = id.expect("record").trim_end_matches('"');
+    assert_eq!(id.len(), 16);
+    assert!(id.bytes().all(|byte| byte.is_ascii_alphanumeric()));
+    stdout(&chapar(&["check", "--config", &config]));
+
+    let clear = setup(&["--acme", "--acme-directory", "http://ca.example.net/dir"]);
+    assert_eq!(clear.status.code(), Some(64));
+    let both = setup(&["--acme", "--cert", "a", "--key", "b"]);
+    assert_eq!(both.status.code(), Some(64));
+}
+
+#[test]
 fn records_are_ready_to_paste() {
     let dir = tempfile::tempdir().expect("directory");
     let at = dir.path().to_str().expect("path");
@@ -240,7 +283,7 @@ fn records_are_ready_to_paste() {
         &config,
     ]));
     let lines: Vec<&str> = zone.lines().collect();
-    let [a, aaaa, mx, spf, helo, rsa, ed25519, dmarc] = lines.as_slice() else {
+    let [a, aaaa, mx, spf, helo, rsa, ed25519, dmarc, tlsrpt, srv] = lines.as_slice() else {
         panic!("{zone}")
     };
     assert_eq!(*a, "mail.example.net. 3600 IN A 192.0.2.1");
@@ -254,6 +297,14 @@ fn records_are_ready_to_paste() {
     assert_eq!(
         *dmarc,
         "_dmarc.example.org. 3600 IN TXT \"v=DMARC1; p=quarantine; rua=mailto:postmaster@example.org\""
+    );
+    assert_eq!(
+        *tlsrpt,
+        "_smtp._tls.example.org. 3600 IN TXT \"v=TLSRPTv1; rua=mailto:postmaster@example.org\""
+    );
+    assert_eq!(
+        *srv,
+        "_submissions._tcp.example.org. 3600 IN SRV 0 1 465 mail.example.net."
     );
     assert!(ed25519.starts_with(
         "chapar1-ed25519._domainkey.example.org. 3600 IN TXT \"v=DKIM1; k=ed25519; p="
@@ -280,7 +331,7 @@ fn records_are_ready_to_paste() {
         .lines()
         .map(|line| serde_json::from_str(line).expect("an object a line"))
         .collect();
-    assert_eq!(records.len(), 7);
+    assert_eq!(records.len(), 9);
     let found = records
         .iter()
         .find(|r| r["name"] == "chapar1-rsa._domainkey.example.org.")

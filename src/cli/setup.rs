@@ -11,6 +11,7 @@ use anyhow::Context as _;
 use super::exit::Wrong;
 use super::site::{Did, NewConfig, Site};
 use super::{password, records};
+use crate::config::HttpsUrl;
 use crate::identity::{Mode, address};
 use crate::intake::srs;
 
@@ -23,7 +24,7 @@ const DATA_DIR: &str = "/var/lib/chapar";
 /// that exists.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
-    chapar setup example.org --forward me@gmail.example\n  \
+    chapar setup example.org --forward me@gmail.example --acme\n  \
     chapar setup example.org --dir ~/chapar --hostname mx.example.org\n\n\
     With --dir everything lies below DIR, the queue too: no privilege is needed but for ports below\n\
     1024. --cert and --key are copied; run setup again with them after a renewal.")]
@@ -48,6 +49,13 @@ pub(super) struct Args {
     /// Its private key, PEM.
     #[arg(long, value_name = "FILE", requires = "cert")]
     key: Option<PathBuf>,
+    /// Have the certificate from Let's Encrypt, renewed by itself; this agrees to its terms of
+    /// service. Ports 80 and 443 of this host must be free and reachable.
+    #[arg(long, conflicts_with = "cert")]
+    acme: bool,
+    /// Another CA that speaks ACME.
+    #[arg(long, value_name = "URL", requires = "acme")]
+    acme_directory: Option<HttpsUrl>,
     /// Where the queue lives; default: /var/lib/chapar, or DIR/data with --dir.
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
@@ -96,7 +104,7 @@ pub(super) fn run(config: &Path, args: Args) -> anyhow::Result<ExitCode> {
         data_dir,
         postmaster: args.forward.clone().unwrap_or_else(|| user.clone()),
         listeners: NewConfig::usual_listeners(),
-        rest: String::new(),
+        rest: acme(&args),
     };
     let config = site.config(&new)?;
     let mode = site.domain(&domain, forward, Some(&args.user.to_lowercase()))?;
@@ -110,6 +118,13 @@ pub(super) fn run(config: &Path, args: Args) -> anyhow::Result<ExitCode> {
     })?;
 
     report(&site);
+    if args.acme && !config.acme.enabled {
+        say!(
+            "{} was kept and has no ACME; for a certificate from a CA add:\n{}",
+            file.display(),
+            acme(&args)
+        );
+    }
     if args
         .hostname
         .as_ref()
@@ -140,6 +155,23 @@ pub(super) fn run(config: &Path, args: Args) -> anyhow::Result<ExitCode> {
         file.display()
     );
     Ok(ExitCode::SUCCESS)
+}
+
+/// What `--acme` adds to the configuration.
+fn acme(args: &Args) -> String {
+    if !args.acme {
+        return String::new();
+    }
+    let any = NewConfig::any_address();
+    let directory = args.acme_directory.as_ref().map_or(String::new(), |url| {
+        format!("directory = \"{}\"\n", url.as_str())
+    });
+    format!(
+        "\n# The certificate comes from this CA and is renewed by itself.\n\
+         [acme]\nenabled = true\n{directory}\n\
+         # The CA looks on port 80; other servers fetch the MTA-STS policy on port 443.\n\
+         [web]\nhttp = [\"{any}:80\"]\nhttps = [\"{any}:443\"]\n"
+    )
 }
 
 fn given(args: &Args) -> anyhow::Result<Option<(Vec<u8>, Vec<u8>)>> {
