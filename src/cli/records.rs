@@ -206,6 +206,19 @@ pub(super) fn of(config: &Config, domain: &str, ips: &[IpAddr]) -> anyhow::Resul
     Ok(records)
 }
 
+/// Replaces the SPF record of `domain`.
+pub(super) fn set_spf(records: &mut [Record], domain: &str, spf: &str) {
+    let name = format!("{domain}.");
+    for record in records {
+        if let Data::Text(text) = &mut record.data
+            && record.name == name
+            && text.starts_with("v=spf1 ")
+        {
+            *text = spf.to_owned();
+        }
+    }
+}
+
 /// Prints records as zone-file lines, or one JSON object a line.
 pub(super) fn print(records: &[Record], json: bool) {
     for record in records {

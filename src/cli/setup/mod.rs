@@ -1,19 +1,24 @@
 //! `chapar setup`: from nothing to a configuration that serves.
 
 use std::fs;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::SystemTime;
 
 use anyhow::Context as _;
 
+mod found;
+mod spf;
+
 use super::exit::Wrong;
 use super::site::{Did, NewConfig, Site};
 use super::{password, records};
-use crate::config::HttpsUrl;
+use crate::config::{Config, HttpsUrl};
+use crate::control;
 use crate::identity::{Mode, address};
 use crate::intake::srs;
+use found::Found;
 
 /// Where the queue lies on a host that runs chapar as its service.
 const DATA_DIR: &str = "/var/lib/chapar";
@@ -62,12 +67,25 @@ pub(super) struct Args {
     /// The first user: the part before the @.
     #[arg(long, value_name = "NAME", default_value = "me")]
     user: String,
+    /// Ask this DNS server, now and later (repeat it for more); default: the system's, and with
+    /// --dir none now.
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    resolver: Vec<SocketAddr>,
+    /// Show what would be done and change nothing.
+    #[arg(long)]
+    dry_run: bool,
     /// Take the first user's password from standard input instead of making one.
     #[arg(long)]
     password_stdin: bool,
+    /// A rehearsal of a setup that would ask the system's DNS servers.
+    #[arg(skip)]
+    asks: bool,
 }
 
 pub(super) fn run(config: &Path, args: Args) -> anyhow::Result<ExitCode> {
+    if args.dry_run {
+        return rehearse(config, args);
+    }
     let domain = args.domain.to_ascii_lowercase();
     address::check_domain(&domain).map_err(Wrong)?;
     let user = format!("{}@{domain}", args.user.to_lowercase());
@@ -104,9 +122,16 @@ pub(super) fn run(config: &Path, args: Args) -> anyhow::Result<ExitCode> {
         data_dir,
         postmaster: args.forward.clone().unwrap_or_else(|| user.clone()),
         listeners: NewConfig::usual_listeners(),
-        rest: acme(&args),
+        rest: acme(&args) + &dns(&args.resolver),
     };
     let config = site.config(&new)?;
+    let ips = records::addresses(&config, &args.ip);
+    // A directory of one's own is a lab until it is told whom to ask.
+    let asks = args.asks || args.dir.is_none() || !args.resolver.is_empty();
+    let found = match asks {
+        true => found::look(&config.dns, &domain, &ips),
+        false => Found::default(),
+    };
     let mode = site.domain(&domain, forward, Some(&args.user.to_lowercase()))?;
     site.certificate(&config.hostname, given, SystemTime::now())?;
     srs::Keys::load(&config.dir)?;
@@ -144,17 +169,158 @@ pub(super) fn run(config: &Path, args: Args) -> anyhow::Result<ExitCode> {
         password::show(&user, made.as_deref());
     }
     say!("\nDNS records of {domain}:");
-    let ips = records::addresses(&config, &args.ip);
-    records::print(&records::of(&config, &domain, &ips)?, false);
-    say!(
-        "\nThe PTR record of this host's addresses must be {}.; their hoster sets it.",
-        config.hostname
-    );
+    let mut records = records::of(&config, &domain, &ips)?;
+    if let Some(present) = found.spf.first() {
+        records::set_spf(
+            &mut records,
+            &domain,
+            &spf::merge(present, &config.hostname),
+        );
+    }
+    records::print(&records, false);
+    say!("");
+    for remark in remarks(&config, &domain, mode, &found, &ips) {
+        say!("{remark}");
+    }
     say!(
         "Then: chapar check --config {0} && chapar serve --config {0}",
         file.display()
     );
     Ok(ExitCode::SUCCESS)
+}
+
+/// What the operator should know of what was found.
+fn remarks(
+    config: &Config,
+    domain: &str,
+    mode: Mode,
+    found: &Found,
+    ips: &[IpAddr],
+) -> Vec<String> {
+    let host = &config.hostname;
+    let mut remarks = Vec::new();
+    let elsewhere: Vec<&str> = found
+        .mx
+        .iter()
+        .map(|mx| mx.trim_end_matches('.'))
+        .filter(|mx| !mx.eq_ignore_ascii_case(host))
+        .collect();
+    if !elsewhere.is_empty() {
+        let mx = elsewhere.join(", ");
+        remarks.push(match mode {
+            Mode::SendOnly => format!(
+                "Mail to {domain} goes to {mx} and goes on doing so: {domain} is send-only here."
+            ),
+            _ => format!(
+                "Mail to {domain} goes to {mx} now. With the MX record above it comes here instead; \
+                 to only send from here, remove domains/{domain} and run setup without --forward."
+            ),
+        });
+    }
+    match found.spf.as_slice() {
+        [] => {}
+        [present] => {
+            let merged = spf::merge(present, host);
+            if merged != *present {
+                remarks.push(format!(
+                    "{domain} has the SPF record \"{present}\": replace it by the one above, which \
+                     contains it."
+                ));
+            }
+            let lookups = spf::lookups(&merged);
+            if lookups > spf::MOST_LOOKUPS {
+                remarks.push(format!(
+                    "It asks the DNS {lookups} times and may {}: receivers take it for an error; \
+                     remove senders that you no longer use.",
+                    spf::MOST_LOOKUPS
+                ));
+            }
+        }
+        several => remarks.push(format!(
+            "{domain} has {} SPF records, which receivers take for an error: leave the one above alone.",
+            several.len()
+        )),
+    }
+    let wrong: Vec<&IpAddr> = ips
+        .iter()
+        .filter(|ip| !found.ptr.iter().any(|(of, name)| of == *ip && name == host))
+        .collect();
+    for ip in &wrong {
+        remarks.push(match found.ptr.iter().find(|(of, _)| of == *ip) {
+            Some((_, name)) => format!(
+                "The PTR record of {ip} is {name}. and must be {host}.: set it at the hoster, or use \
+                 that name: --hostname {name} in a new setup."
+            ),
+            None => format!(
+                "The PTR record of {ip} must be {host}.; the hoster of the address sets it."
+            ),
+        });
+    }
+    if ips.is_empty() {
+        remarks.push(format!(
+            "The PTR record of this host's addresses must be {host}.; their hoster sets it."
+        ));
+    }
+    if !control::socket(&config.data_dir).exists() {
+        for address in found::taken(config) {
+            remarks.push(format!(
+                "{address} is taken by another program (`ss -ltnp` shows which): stop it, or change \
+                 the address in chapar.toml."
+            ));
+        }
+    }
+    remarks
+}
+
+/// Does everything in a copy that is thrown away.
+fn rehearse(config: &Path, mut args: Args) -> anyhow::Result<ExitCode> {
+    let file = args
+        .dir
+        .as_ref()
+        .map_or(config.to_path_buf(), |dir| dir.join("chapar.toml"));
+    let from = super::directory(&file);
+    let copy = tempfile::tempdir()?;
+    for part in ["chapar.toml", ".gitignore", "domains", "secrets"] {
+        copy_tree(&from.join(part), &copy.path().join(part))?;
+    }
+    say!(
+        "This is a rehearsal in {}: nothing is changed, and the password and keys shown are for it alone.\n",
+        copy.path().display()
+    );
+    args.dry_run = false;
+    if args.dir.is_none() {
+        // As without --dir, but for the place.
+        args.data_dir.get_or_insert(PathBuf::from(DATA_DIR));
+        args.asks = true;
+    }
+    args.dir = Some(copy.path().to_owned());
+    run(config, args)
+}
+
+fn copy_tree(from: &Path, to: &Path) -> anyhow::Result<()> {
+    if from.is_dir() {
+        crate::config::files::create_dir(to, 0o700)?;
+        for entry in fs::read_dir(from)? {
+            let name = entry?.file_name();
+            copy_tree(&from.join(&name), &to.join(&name))?;
+        }
+    } else if from.exists() {
+        // With its mode.
+        fs::copy(from, to).with_context(|| format!("{} can not be read", from.display()))?;
+    }
+    Ok(())
+}
+
+/// What `--resolver` adds to the configuration.
+fn dns(servers: &[SocketAddr]) -> String {
+    if servers.is_empty() {
+        return String::new();
+    }
+    let servers: Vec<String> = servers
+        .iter()
+        .map(|server| format!("\"{server}\""))
+        .collect();
+    format!("\n[dns]\nservers = [{}]\n", servers.join(", "))
 }
 
 /// What `--acme` adds to the configuration.
