@@ -5,6 +5,7 @@ mod crash;
 mod durability;
 mod forward;
 mod hostile;
+mod invariants;
 mod journey;
 mod oracle;
 mod peers;
