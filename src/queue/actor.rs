@@ -35,13 +35,15 @@ const MAILBOX: usize = 4096;
 /// New messages that wait in memory, however small they are.
 const FRESH: usize = 20_000;
 /// Longest sleep: a clock that was set is noticed after this.
-const LONGEST_SLEEP: Duration = Duration::from_secs(20);
+const LONGEST_SLEEP: Duration = Duration::from_secs(5);
 /// How often is looked for jobs that delivery lost.
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
 /// Notifications that are written and signed at the same time.
 const SETTLING: usize = 16;
 /// How long `Stop` waits for notifications that are being signed.
 const STOP_LIMIT: Duration = Duration::from_secs(10);
+/// How long attempts under way may go on after the index failed, before the process ends.
+const RESTART_LIMIT: Duration = Duration::from_secs(30);
 /// Exit code after a panic (sysexits: internal software error).
 const EX_SOFTWARE: i32 = 70;
 
@@ -145,6 +147,8 @@ pub struct Queue {
     pub(super) settlers: Arc<Semaphore>,
     pub(super) steering: VecDeque<Steering>,
     timer: Option<(SpawnHandle, Instant)>,
+    /// When the index was seen to have failed.
+    failed_since: Option<Instant>,
     stopping: Vec<oneshot::Sender<()>>,
     stop: Stopping,
 }
@@ -205,6 +209,7 @@ impl Queue {
             settlers: Arc::new(Semaphore::new(SETTLING)),
             steering: VecDeque::new(),
             timer: None,
+            failed_since: None,
             stopping: Vec::new(),
             stop: Stopping::Running,
         }
@@ -224,6 +229,7 @@ impl Queue {
             self.wake();
         }
         self.commits.submit(&self.store, &self.inbox);
+        self.restart_step();
         self.stop_step(ctx);
         self.set_timer(ctx);
     }
@@ -255,6 +261,23 @@ impl Queue {
             queue.pump(ctx);
         });
         self.timer = Some((timer, at));
+    }
+
+    /// Ends the process once the index has failed and what was under way is written down, or has
+    /// had its time: the next start makes the index anew from the journal.
+    fn restart_step(&mut self) {
+        let Some(error) = self.store.needs_restart() else {
+            return;
+        };
+        if self.stop != Stopping::Running {
+            return;
+        }
+        let since = *self.failed_since.get_or_insert_with(Instant::now);
+        let idle = self.active == 0 && self.commits.is_idle();
+        if idle || since.elapsed() > RESTART_LIMIT {
+            tracing::error!(%error, "the process ends, to start afresh with a new index");
+            std::process::exit(EX_SOFTWARE);
+        }
     }
 
     fn stop_step(&mut self, ctx: &mut Context<Self>) {

@@ -8,7 +8,9 @@
 //!
 //! The store is crash-only: it is opened the same way after a clean stop and after a power cut.
 //! After a failed write or sync it is read-only until a restart; such an error is never taken
-//! back by a later success. A panic in one of its threads ends the process.
+//! back by a later success. After a failure of the index it takes no new mail, and outcomes of
+//! what is under way until the restart that makes the index anew. A panic in one of its threads
+//! ends the process.
 
 mod committer;
 mod flusher;
@@ -277,9 +279,17 @@ impl Store {
         answer.await.map_err(|_| StoreError::Closed)?
     }
 
-    /// Whether and why the store is read-only.
+    /// Whether and why no new mail is taken.
     pub fn failure(&self) -> Option<StoreError> {
         self.0.shared.failure()
+    }
+
+    /// Whether the index failed, which a restart cures: outcomes can be written until then.
+    pub fn needs_restart(&self) -> Option<StoreError> {
+        match self.0.shared.journal_failure() {
+            Some(_) => None,
+            None => self.0.shared.index_failure(),
+        }
     }
 
     /// Reads for delivery.
