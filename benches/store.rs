@@ -1,8 +1,9 @@
 //! How many messages a second become durable, and what one costs.
 //!
 //! `cargo bench --bench store` prints a line for each case: messages a second, syncs, CPU time a
-//! message; with `-- million` what a million deferred messages cost. The directory is `CHAPAR_BENCH_DIR`, or the system's for temporary files: its disk is
-//! what is measured. Not criterion: what counts is many clients at once, not one call.
+//! message; with `-- million` what a million deferred messages cost. The directory is
+//! `CHAPAR_BENCH_DIR`, or the system's for temporary files: its disk is what is measured. Not
+//! criterion: what counts is many clients at once, not one call.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -382,6 +383,7 @@ fn million() {
                 verb: queue::Verb::Replay,
                 targets,
                 by: "bench".into(),
+                manner: Default::default(),
             };
             touched += handle.addr.send(steer).await.unwrap().unwrap();
             let asked = Instant::now();

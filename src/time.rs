@@ -13,6 +13,14 @@ pub fn now() -> Millis {
     )
 }
 
+/// A time as RFC 3339 writes it, in UTC to the second.
+pub fn text(at: Millis) -> String {
+    i64::try_from(at / 1000)
+        .ok()
+        .and_then(|seconds| jiff::Timestamp::from_second(seconds).ok())
+        .map_or_else(|| "never".to_owned(), |time| time.to_string())
+}
+
 /// A duration in whole milliseconds; one that does not fit is the longest that does.
 pub fn millis(duration: Duration) -> Millis {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)

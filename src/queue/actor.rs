@@ -19,12 +19,13 @@ use super::budget::Budget;
 use super::commit::Commits;
 use super::due::DueIndex;
 use super::messages::{
-    Accept, AcceptError, Connect, Fetch, FetchError, Ping, Record, Reload, Stop,
+    Accept, AcceptError, Adopt, Connect, Fetch, FetchError, Ping, Record, Reload, Stop,
 };
 use super::settle::Settled;
 use super::steer::Steering;
 use super::store::{self, Readers, Store, StoreError};
-use super::{IdSource, Leads};
+use super::suspend::Suspension;
+use super::{Feed, IdSource, Leads, schedule};
 use crate::config::Config;
 use crate::delivery::Wake;
 use crate::message::{Body, Content};
@@ -62,6 +63,10 @@ pub(super) enum Event {
     Committed(super::commit::Committed),
     /// A notification is ready, or can not be made.
     Settled(Box<Settled>),
+    /// A message of another queue is durable.
+    Adopted(Arc<Message>),
+    /// These suspensions hold from now on.
+    Suspended(Vec<Suspension>),
 }
 
 /// What a message was read for.
@@ -146,6 +151,10 @@ pub struct Queue {
     pub(super) settling: usize,
     pub(super) settlers: Arc<Semaphore>,
     pub(super) steering: VecDeque<Steering>,
+    pub(super) feed: Feed,
+    pub(super) suspensions: Vec<Suspension>,
+    /// The suspensions on disk; locked while they are written.
+    pub(super) saving: Arc<tokio::sync::Mutex<Vec<Suspension>>>,
     timer: Option<(SpawnHandle, Instant)>,
     /// When the index was seen to have failed.
     failed_since: Option<Instant>,
@@ -180,6 +189,7 @@ impl Queue {
         config: Arc<Config>,
         signer: Recipient<Sign>,
         leads: Leads,
+        feed: Feed,
     ) -> Queue {
         let mut due = DueIndex::default();
         for (at, id) in &opened.recovered.waiting {
@@ -208,6 +218,9 @@ impl Queue {
             settling: 0,
             settlers: Arc::new(Semaphore::new(SETTLING)),
             steering: VecDeque::new(),
+            feed,
+            suspensions: opened.suspensions.clone(),
+            saving: Arc::new(tokio::sync::Mutex::new(opened.suspensions)),
             timer: None,
             failed_since: None,
             stopping: Vec::new(),
@@ -314,13 +327,24 @@ impl Queue {
             Event::Sent(jobs, taken) => self.sent(jobs, taken),
             Event::Committed(committed) => self.committed(committed),
             Event::Settled(settled) => self.settled(*settled),
+            Event::Adopted(message) => {
+                self.feed.accepted(&message);
+                // An operator may have been quicker than this event, and knows better.
+                if let Some(due) = schedule::due(&message)
+                    && !self.slots.contains_key(&message.id)
+                {
+                    self.due.set(message.id, due);
+                }
+            }
+            Event::Suspended(list) => self.suspensions = list,
         }
     }
 
     /// A message that is new in the queue and durable.
     pub(super) fn accepted(&mut self, message: Arc<Message>, content: Content) {
         let id = message.id;
-        let first = super::schedule::released(&message);
+        self.feed.accepted(&message);
+        let first = schedule::released(&message);
         if first > crate::time::now() {
             self.due.set(id, first);
             return;
@@ -401,19 +425,45 @@ impl Handler<Accept> for Queue {
                     inbox.push(Event::Accepted(message, content));
                     Ok(id)
                 }
-                Err(error) => {
-                    if error == StoreError::Full
-                        && let Body::Spool(file) = content.body
-                    {
-                        // Nothing refers to it, and space is what is missing.
-                        let _ = tokio::fs::remove_file(&*file.path).await;
-                    }
-                    Err(match error {
-                        StoreError::Full => AcceptError::DiskFull,
-                        StoreError::Closed => AcceptError::Draining,
-                        other => AcceptError::Store(other.to_string()),
-                    })
+                Err(error) => Err(not_accepted(error, content).await),
+            }
+        })
+    }
+}
+
+async fn not_accepted(error: StoreError, content: Content) -> AcceptError {
+    if error == StoreError::Full
+        && let Body::Spool(file) = content.body
+    {
+        // Nothing refers to it, and space is what is missing.
+        let _ = tokio::fs::remove_file(&*file.path).await;
+    }
+    match error {
+        StoreError::Full => AcceptError::DiskFull,
+        StoreError::Closed => AcceptError::Draining,
+        other => AcceptError::Store(other.to_string()),
+    }
+}
+
+impl Handler<Adopt> for Queue {
+    type Result = ResponseFuture<Result<QueueId, AcceptError>>;
+
+    fn handle(&mut self, adopt: Adopt, _ctx: &mut Self::Context) -> Self::Result {
+        if self.stop != Stopping::Running {
+            return Box::pin(async { Err(AcceptError::Draining) });
+        }
+        let (store, inbox) = (self.store.clone(), self.inbox.clone());
+        Box::pin(async move {
+            let Adopt { message, content } = adopt;
+            let id = message.id;
+            match store.accept(*message, content.clone()).await {
+                Ok(message) => {
+                    let from = &message.envelope.reverse_path;
+                    tracing::info!(%id, from, size = message.size, "imported");
+                    inbox.push(Event::Adopted(message));
+                    Ok(id)
                 }
+                Err(error) => Err(not_accepted(error, content).await),
             }
         })
     }

@@ -178,6 +178,9 @@ impl Queue {
                 }
             }
         }
+        let id = message.id;
+        recipients = self.without_suspended(&message, recipients, now);
+        let slot = self.slots.get_mut(&id)?;
         if recipients.is_empty() {
             let waits = message
                 .states
@@ -203,6 +206,57 @@ impl Queue {
             recipients,
             content,
         })
+    }
+
+    /// Recipients that may be tried; those at suspended destinations are deferred.
+    fn without_suspended(
+        &mut self,
+        message: &Arc<Message>,
+        recipients: Vec<u32>,
+        now: Millis,
+    ) -> Vec<u32> {
+        if self.suspensions.is_empty() {
+            return recipients;
+        }
+        let mut attempts = Vec::new();
+        let mut free = Vec::new();
+        for recipient in recipients {
+            let place = usize::try_from(recipient).unwrap_or(usize::MAX);
+            let address = message.envelope.recipients.get(place);
+            let domain = address
+                .and_then(|recipient| recipient.address.rsplit_once('@'))
+                .map_or("", |(_, domain)| domain);
+            match self.suspensions.iter().find(|one| one.holds(domain, now)) {
+                None => free.push(recipient),
+                Some(suspension) => attempts.push(Attempt {
+                    recipient,
+                    at: now,
+                    outcome: Outcome::Deferred {
+                        retry_after: Some(suspension.wait(now, fastrand::f64())),
+                        counts: false,
+                    },
+                    reply: super::own_reply(450, "4.3.2", &suspension.text()),
+                    tls: String::new(),
+                    notifies: false,
+                }),
+            }
+        }
+        if !attempts.is_empty() {
+            let positions: Vec<u32> = attempts.iter().map(|attempt| attempt.recipient).collect();
+            if let Some(slot) = self.slots.get_mut(&message.id) {
+                if slot.busy.is_empty() {
+                    self.active += 1;
+                }
+                slot.busy.extend_from_slice(&positions);
+                slot.handed.extend_from_slice(&positions);
+                slot.handed_at = now;
+            }
+            self.record(&Record {
+                message: message.clone(),
+                attempts,
+            });
+        }
+        free
     }
 
     pub(super) fn sent(&mut self, jobs: Vec<(QueueId, Vec<u32>)>, taken: bool) {
@@ -295,6 +349,7 @@ impl Queue {
                     "the attempt was broken off by a fault of ours",
                 ),
                 tls: String::new(),
+                notifies: false,
             };
             let attempts = recipients.into_iter().map(attempt).collect();
             self.record(&Record { message, attempts });

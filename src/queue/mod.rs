@@ -16,6 +16,7 @@ mod commit;
 mod dispatch;
 mod dsn;
 mod due;
+mod feed;
 mod ids;
 mod messages;
 mod outcome;
@@ -24,6 +25,7 @@ mod selector;
 mod settle;
 mod steer;
 pub mod store;
+pub mod suspend;
 mod view;
 
 use std::sync::Arc;
@@ -32,11 +34,13 @@ use actix::prelude::*;
 use queue_schema::Reply;
 
 pub use actor::Queue;
+pub use feed::{Counts, Feed, Happened, word};
 pub use ids::IdSource;
 pub use messages::{
-    Accept, AcceptError, Attempt, Connect, Fetch, FetchError, Job, Outcome, Ping, Record, Reload,
-    Steer, Stop, Verb,
+    Accept, AcceptError, Adopt, Attempt, Connect, Fetch, FetchError, Job, Manner, Outcome, Ping,
+    Record, Reload, Steer, Stop, Suspend, Suspended, Unsuspend, Verb,
 };
+pub(crate) use outcome::{clean, clean_reply};
 pub use selector::{Matcher, STATES, Selector, SelectorError, state_word};
 pub use store::{Spool, SpoolWriter};
 pub use view::{Page, View};
@@ -53,6 +57,7 @@ pub type Leads = Arc<dyn Fn(&str) -> Vec<String> + Send + Sync>;
 pub struct Opened {
     store: Store,
     ids: IdSource,
+    suspensions: Vec<suspend::Suspension>,
     /// What opening found.
     pub recovered: Recovered,
 }
@@ -68,6 +73,12 @@ pub struct Handle {
     pub spool: Spool,
     /// Reading for operators.
     pub view: View,
+    /// Counts and events.
+    pub feed: Feed,
+    /// Where addresses lead, for redirections.
+    pub leads: Leads,
+    /// Hears of suspensions; `None` where nothing is delivered.
+    pub suspended: Option<Recipient<crate::delivery::Suspensions>>,
     /// Ends the pauses of destinations when an operator replays; `None` where nothing is delivered.
     pub resume: Option<Recipient<crate::delivery::Resume>>,
 }
@@ -78,9 +89,14 @@ pub fn open(config: &Config) -> Result<Opened, OpenError> {
     options.free_space = config.limits.free_space.0;
     let (store, recovered) = Store::open(&options)?;
     let ids = IdSource::new(recovered.highest);
+    let suspensions = suspend::load(&config.data_dir).map_err(|source| OpenError::Io {
+        path: suspend::file(&config.data_dir),
+        source,
+    })?;
     Ok(Opened {
         store,
         ids,
+        suspensions,
         recovered,
     })
 }
@@ -89,15 +105,20 @@ pub fn open(config: &Config) -> Result<Opened, OpenError> {
 pub fn start(opened: Opened, config: Arc<Config>, signer: Recipient<Sign>, leads: Leads) -> Handle {
     let (ids, spool) = (opened.ids.clone(), opened.store.spool());
     let view = View::new(opened.store.clone());
+    let feed = Feed::default();
     let arbiter = Arbiter::new();
+    let (events, led) = (feed.clone(), leads.clone());
     let addr = Queue::start_in_arbiter(&arbiter.handle(), move |_| {
-        Queue::new(opened, config, signer, leads)
+        Queue::new(opened, config, signer, led, events)
     });
     Handle {
         addr,
         ids,
         spool,
         view,
+        feed,
+        leads,
+        suspended: None,
         resume: None,
     }
 }

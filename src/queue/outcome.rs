@@ -132,6 +132,7 @@ mod tests {
             outcome,
             reply,
             tls: String::new(),
+            notifies: false,
         }
     }
 

@@ -4,6 +4,8 @@ mod bounces;
 mod steering;
 mod support;
 mod tool;
+mod transfer;
+mod verbs;
 
 use std::time::Duration;
 

@@ -195,6 +195,7 @@ impl World {
                     remote: "mx.example.net[192.0.2.1]:25".into(),
                 },
                 tls: String::new(),
+                notifies: false,
             })
             .collect();
         let record = Record {

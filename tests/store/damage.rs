@@ -319,39 +319,3 @@ fn ids_go_on_above_everything_that_was_ever_seen() {
         store.close();
     }
 }
-
-#[test]
-fn i6_an_index_that_fails_while_it_is_used_costs_no_outcome() {
-    use chapar::queue::store::StoreError;
-    let place = Place::new();
-    let (store, _) = place.open();
-    let first = place.accept(&store, 1, b"x");
-    let second = place.accept(&store, 2, b"y");
-    // sled keeps its files open and notices when it makes the next one.
-    fs::remove_dir_all(place.data("index")).unwrap();
-    fs::write(place.data("index"), b"in the way").unwrap();
-    for id in 3.. {
-        let message = message(id);
-        let content = content(id, &vec![b'z'; 1000]);
-        match place.runtime.block_on(store.accept(message, content)) {
-            Ok(_) => assert!(id < 100_000, "the index never failed"),
-            Err(error) => {
-                assert!(
-                    matches!(&error, StoreError::Failed(why) if why.contains("index")),
-                    "{error}"
-                );
-                break;
-            }
-        }
-    }
-    assert!(store.needs_restart().is_some());
-    let (change, first) = progress(&first, Status::Waiting, 99);
-    place.apply(&store, vec![change, done(&second)]);
-    store.close();
-    let (store, recovered) = place.open();
-    assert!(recovered.rebuilt.is_some());
-    assert_eq!(load(&store, 1), Some(first));
-    assert_eq!(load(&store, 2), None);
-    assert!(load(&store, 3).is_some());
-    store.close();
-}
