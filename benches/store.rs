@@ -25,6 +25,7 @@ const TIME: Duration = Duration::from_secs(4);
 
 fn envelope() -> Envelope {
     Envelope {
+        forwarded_as: None,
         reverse_path: "sender@example.org".into(),
         recipients: vec![Recipient {
             address: "recipient@example.net".into(),
@@ -191,6 +192,7 @@ impl Handler<Wake> for Sink {
                     outcome: Outcome::Delivered,
                     reply: reply(),
                     tls: "TLSv1.3".into(),
+                    notifies: false,
                 };
                 let record_ = Record {
                     message: job.message,

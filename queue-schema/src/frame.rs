@@ -241,7 +241,7 @@ mod tests {
             segment: 7,
             salt: 9,
         };
-        for (place, value) in [(8, 2), (9, 77), (11, 0x80)] {
+        for (place, value) in [(8, 3), (8, 0), (9, 77), (11, 0x80)] {
             let mut bytes = frame(b"x", 1, false, stamp);
             bytes[place] = value;
             let check = crc32c::crc32c_append(stamp.salt, &bytes[8..FRAME_HEADER]);

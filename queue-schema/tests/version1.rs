@@ -42,6 +42,7 @@ fn message() -> Message {
             client: "2001:db8::7".parse().unwrap(),
         },
         envelope: Envelope {
+            forwarded_as: Some("SRS0=abcdefgh=aa=example.org=a@example.com".into()),
             reverse_path: "a@example.org".into(),
             recipients: vec![
                 Recipient {
@@ -470,6 +471,7 @@ fn any_message() -> impl Strategy<Value = Message> {
                 arrived: numbers[1],
                 origin,
                 envelope: Envelope {
+                    forwarded_as: None,
                     reverse_path: text,
                     recipients,
                     body: BodyKind::SevenBit,

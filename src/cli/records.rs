@@ -134,6 +134,16 @@ pub(super) fn of(config: &Config, domain: &str, ips: &[IpAddr]) -> anyhow::Resul
             "SPF: for bounces from this host",
         );
     }
+    let srs = config.forwarding.srs_domain.as_str();
+    if !srs.is_empty() && srs != domain {
+        // Its bounces must find us, and its SPF record is what receivers of forwarded mail ask for.
+        let srs = format!("{srs}.");
+        let why = "bounces of forwarded mail come here";
+        add(&srs, "MX", Data::Plain(format!("10 {host}")), why);
+        let spf = format!("v=spf1 a:{} -all", config.hostname);
+        let why = "SPF: this host forwards under this domain";
+        add(&srs, "TXT", Data::Text(spf), why);
+    }
     for selector in &found.selectors {
         let key = PrivateKey::load(&config.dir, domain, selector)
             .with_context(|| format!("no record for selector {selector}"))?;

@@ -12,6 +12,7 @@ use super::exit::Wrong;
 use super::site::{Did, NewConfig, Site};
 use super::{password, records};
 use crate::identity::{Mode, address};
+use crate::intake::srs;
 
 /// Where the queue lies on a host that runs chapar as its service.
 const DATA_DIR: &str = "/var/lib/chapar";
@@ -100,6 +101,7 @@ pub(super) fn run(config: &Path, args: Args) -> anyhow::Result<ExitCode> {
     let config = site.config(&new)?;
     let mode = site.domain(&domain, forward, Some(&args.user.to_lowercase()))?;
     site.certificate(&config.hostname, given, SystemTime::now())?;
+    srs::Keys::load(&config.dir)?;
     let mut made = None;
     let first = site.first_user(&domain, &user, || {
         let (hash, password) = password::new(args.password_stdin)?;

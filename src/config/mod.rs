@@ -5,6 +5,7 @@
 //! directory of the file.
 
 mod check;
+mod choices;
 pub mod files;
 mod sections;
 mod table;
@@ -18,7 +19,8 @@ use serde::Deserialize;
 use crate::smtp::extension::Extension;
 
 pub use check::Via;
-pub use sections::{Delivery, Dns, Limits, Retry, Smtp, Timeouts, Tls};
+pub use choices::{Dmarc, DnsTrouble, DomainName, Rewrite, SpfFail};
+pub use sections::{Delivery, Dns, Forwarding, Incoming, Limits, Retry, Smtp, Timeouts, Tls};
 pub use table::{Row, defaults};
 pub use units::{Network, Size, Span};
 
@@ -61,6 +63,12 @@ pub struct Config {
     /// Timeouts of our client.
     #[serde(default)]
     pub timeouts: Timeouts,
+    /// What is asked about mail from outside.
+    #[serde(default)]
+    pub incoming: Incoming,
+    /// Mail from outside to addresses elsewhere.
+    #[serde(default)]
+    pub forwarding: Forwarding,
     /// What one client, message or connection may take.
     #[serde(default)]
     pub limits: Limits,

@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use serde::Deserialize;
 
 use super::table::{Row, Shown};
-use super::{Family, Size, Span, TlsVersion};
+use super::{Dmarc, DnsTrouble, DomainName, Family, Rewrite, Size, Span, SpfFail, TlsVersion};
 use crate::smtp::extension::Extension;
 
 macro_rules! sections {
@@ -103,6 +103,36 @@ sections! {
         data: Span = Span::mins(3),
         /// For the reply to the final dot; shorter makes duplicates.
         final_dot: Span = Span::mins(10),
+    }
+
+    /// `[incoming]`: what is asked about mail from outside, and what follows; `domain.toml` may say otherwise for one domain.
+    incoming: Incoming {
+        /// Failing mail that is refused: none, what its author's domain wants rejected, or also what it wants quarantined (RFC 9989).
+        dmarc: Dmarc = Dmarc::Reject,
+        /// Whether a fail of SPF alone refuses a message (RFC 7208 section 8.4).
+        spf_fail: SpfFail = SpfFail::Accept,
+        /// What is done while the DNS does not answer and the verdict depends on it.
+        dns_trouble: DnsTrouble = DnsTrouble::Defer,
+        /// How long the DNS may take for one message, twice (RFC 7208 section 4.6.4 asks for 20 s).
+        dns_time: Span = Span::secs(20),
+        /// Whether a Received-SPF field is added (RFC 7208 section 9.1).
+        received_spf: bool = false,
+        /// Whether clients with loopback or private addresses are judged like others (labs); a proxy or NAT before us hides who they are.
+        judge_private: bool = false,
+    }
+
+    /// `[forwarding]` of mail from outside to addresses elsewhere.
+    forwarding: Forwarding {
+        /// Whose reverse-path becomes one of ours (SRS): always, only of mail without a passing DKIM signature of its author, or never.
+        rewrite: Rewrite = Rewrite::Always,
+        /// The domain of rewritten reverse-paths; empty: that of the alias.
+        srs_domain: DomainName = DomainName::default(),
+        /// How long a bounce to a rewritten reverse-path is taken, at most 255d.
+        srs_valid: Span = Span::days(21),
+        /// Whether an ARC set with our verdicts is added (RFC 8617).
+        seal: bool = true,
+        /// Whether X-Forwarded-For and X-Forwarded-To are added.
+        trace_headers: bool = false,
     }
 
     /// `[limits]`.

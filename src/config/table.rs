@@ -3,7 +3,9 @@
 use std::fmt::Display;
 use std::net::{IpAddr, SocketAddr};
 
-use super::{Family, Size, Span, TlsVersion, sections};
+use super::{
+    Dmarc, DnsTrouble, DomainName, Family, Rewrite, Size, Span, SpfFail, TlsVersion, sections,
+};
 use crate::smtp::extension::Extension;
 
 /// One key of `chapar.toml`.
@@ -162,10 +164,29 @@ shown! {
     f64, "factor", value => format!("{value:?}");
     bool, "true | false", value => value.to_string();
     String, "file", value => quoted(value);
+    DomainName, "domain", value => quoted(value.as_str());
     Family, "auto | ipv4 | ipv6", value => quoted(match value {
         Family::Auto => "auto",
         Family::Ipv4 => "ipv4",
         Family::Ipv6 => "ipv6",
+    });
+    Dmarc, "ignore | reject | quarantine", value => quoted(match value {
+        Dmarc::Ignore => "ignore",
+        Dmarc::Reject => "reject",
+        Dmarc::Quarantine => "quarantine",
+    });
+    SpfFail, "accept | reject", value => quoted(match value {
+        SpfFail::Accept => "accept",
+        SpfFail::Reject => "reject",
+    });
+    DnsTrouble, "defer | accept", value => quoted(match value {
+        DnsTrouble::Defer => "defer",
+        DnsTrouble::Accept => "accept",
+    });
+    Rewrite, "always | without-dkim | never", value => quoted(match value {
+        Rewrite::Always => "always",
+        Rewrite::WithoutDkim => "without-dkim",
+        Rewrite::Never => "never",
     });
     TlsVersion, "1.2 | 1.3", value => quoted(match value {
         TlsVersion::V12 => "1.2",

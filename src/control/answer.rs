@@ -386,6 +386,7 @@ async fn watch(
             Ok(Ok(_)) => continue,
             Ok(Err(RecvError::Lagged(missed))) => Answer::Missed(missed),
             Ok(Err(RecvError::Closed)) => return Ok(0),
+            Err(_) if !queue.addr.connected() => return Ok(0),
             Err(_) => Answer::Alive,
         };
         if out.send(answer).await.is_err() {

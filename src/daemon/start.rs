@@ -14,6 +14,7 @@ use crate::control::{self, Control};
 use crate::delivery::{self, Dispatcher, DispatcherError};
 use crate::dns::{Resolver, ResolverError};
 use crate::identity::{Identity, Resolution};
+use crate::intake::outside::Outside;
 use crate::listener::{self, BindError, Inherited, Listener, Shared};
 use crate::queue::{self, Leads};
 use crate::signing::{self, Signer};
@@ -60,6 +61,7 @@ pub struct Running {
     dispatcher: Addr<Dispatcher>,
     auth: Addr<Authenticator>,
     signer: Addr<Signer>,
+    outside: Arc<Outside>,
     resolver: TokioResolver,
     listeners: Vec<Addr<Listener>>,
     _control: Addr<Control>,
@@ -92,6 +94,7 @@ pub async fn start(loaded: Loaded) -> Result<Running, StartError> {
         identity,
         keys,
         tls,
+        outside,
     } = loaded;
     let resolver = Resolver::new(&config.dns)?;
     let pool = pool()?;
@@ -133,6 +136,7 @@ pub async fn start(loaded: Loaded) -> Result<Running, StartError> {
         dispatcher,
         auth,
         signer,
+        outside,
         resolver: resolver.hickory().clone(),
         listeners: Vec::new(),
         _control: control,
@@ -155,7 +159,7 @@ fn leads(identity: Arc<Identity>) -> Leads {
     Arc::new(move |address| match identity.resolve(address) {
         Resolution::Remote => vec![address.to_owned()],
         Resolution::Targets(targets) => targets,
-        Resolution::Unknown | Resolution::Refused(_) => Vec::new(),
+        Resolution::Unknown | Resolution::Rejected(_) | Resolution::Refused(_) => Vec::new(),
     })
 }
 
@@ -173,6 +177,8 @@ impl Running {
             signer: self.signer.clone(),
             queue: self.queue.addr.clone().recipient(),
             ids: self.queue.ids.clone(),
+            outside: self.outside.clone(),
+            arrivals: self.queue.arrivals.clone(),
             resolver: self.resolver.clone(),
             spool: self.queue.spool.clone(),
         })
@@ -192,7 +198,9 @@ impl Running {
             identity,
             keys,
             tls,
+            outside,
         } = loaded;
+        self.outside = outside;
         if config.listeners != self.config.listeners || config.data_dir != self.config.data_dir {
             tracing::warn!(
                 target: "daemon",

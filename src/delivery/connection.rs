@@ -280,7 +280,7 @@ impl Connection {
             Err(verdict) => return self.settle(session, part, verdict).await,
         };
         let mail = Mail {
-            reverse_path: &message.envelope.reverse_path,
+            reverse_path: message.envelope.mail_from(),
             size: content.len(),
             eight_bit: message.envelope.body == BodyKind::EightBit,
             smtputf8: message.envelope.smtputf8,

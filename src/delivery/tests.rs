@@ -53,6 +53,7 @@ fn job(recipients: &[&str]) -> Job {
             client: Ipv4Addr::LOCALHOST.into(),
         },
         envelope: Envelope {
+            forwarded_as: None,
             reverse_path: "sender@example.org".to_owned(),
             recipients: recipients.iter().map(of).collect(),
             body: BodyKind::SevenBit,

@@ -2,7 +2,7 @@
 //! certificate.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use base64::Engine as _;
@@ -11,7 +11,7 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, HandshakeKind, SignatureScheme};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_util::either::Either;
@@ -35,6 +35,21 @@ impl Client {
     /// Connects in clear; the greeting is still to be read.
     pub async fn connect(server: SocketAddr) -> io::Result<Client> {
         let tcp = TcpStream::connect(server).await?;
+        tcp.set_nodelay(true)?;
+        Ok(Client {
+            stream: Either::Left(tcp),
+            input: Vec::new(),
+        })
+    }
+
+    /// Connects in clear from an address of this machine.
+    pub async fn connect_from(from: IpAddr, server: SocketAddr) -> io::Result<Client> {
+        let socket = match from {
+            IpAddr::V4(_) => TcpSocket::new_v4()?,
+            IpAddr::V6(_) => TcpSocket::new_v6()?,
+        };
+        socket.bind((from, 0).into())?;
+        let tcp = socket.connect(server).await?;
         tcp.set_nodelay(true)?;
         Ok(Client {
             stream: Either::Left(tcp),

@@ -26,9 +26,10 @@ use super::{Listener, proxied};
 use crate::auth::{AuthError, Authenticate, Authenticator, FindVerifier, Proved, Spend};
 use crate::config::{Config, Listen, Service, TlsMode};
 use crate::identity::Identity;
+use crate::intake::outside::Outside;
 use crate::intake::{self, Client};
 use crate::queue::store::Spool;
-use crate::queue::{Accept, IdSource};
+use crate::queue::{Accept, Arrival, Arrivals, IdSource};
 use crate::signing::Signer;
 use crate::smtp::address::Address;
 use crate::smtp::extension::Extensions;
@@ -52,10 +53,14 @@ pub struct Shared {
     pub queue: Recipient<Accept>,
     /// Issues queue ids.
     pub ids: IdSource,
-    /// For SPF.
+    /// Judges mail from outside.
+    pub outside: Arc<Outside>,
+    /// For SPF, DKIM, DMARC and ARC.
     pub resolver: TokioResolver,
     /// Where long bodies go as they arrive.
     pub spool: Spool,
+    /// Where the queue hears of transactions.
+    pub arrivals: Arrivals,
 }
 
 type Stream = Either<TcpStream, Box<TlsStream<TcpStream>>>;
@@ -100,6 +105,8 @@ pub(super) struct Session {
     out: Vec<u8>,
     /// A message that comes in chunks.
     receiver: Option<Box<Receiver>>,
+    /// As long as a transaction is open.
+    arrival: Option<Arrival>,
 }
 
 /// Why a session ended before QUIT.
@@ -187,6 +194,7 @@ impl Start {
             input: BytesMut::new(),
             out: Vec::new(),
             receiver: None,
+            arrival: None,
         }
     }
 }
@@ -265,6 +273,9 @@ impl Session {
             }
             if self.server.transaction().is_none() {
                 self.receiver = None;
+                self.arrival = None;
+            } else if self.arrival.is_none() {
+                self.arrival = Some(self.shared.arrivals.begin());
             }
         }
     }
@@ -413,7 +424,12 @@ impl Session {
     }
 
     fn recipient(&mut self, rcpt: Rcpt) {
-        let verdict = match intake::recipient(&self.shared.identity, self.client(), &rcpt.to) {
+        let Shared {
+            config, identity, ..
+        } = &*self.shared;
+        let now = crate::time::now();
+        let bounce = self.shared.outside.bounce(config, identity, &rcpt.to, now);
+        let verdict = match intake::recipient(identity, self.client(), &rcpt.to, bounce) {
             Ok(targets) => {
                 self.targets.push(targets);
                 Ok(())

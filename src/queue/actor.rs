@@ -241,7 +241,8 @@ impl Queue {
             self.load_due(crate::time::now());
             self.wake();
         }
-        self.commits.submit(&self.store, &self.inbox);
+        let at_once = self.stop != Stopping::Running;
+        self.commits.submit(&self.store, &self.inbox, at_once);
         self.restart_step();
         self.stop_step(ctx);
         self.set_timer(ctx);
@@ -258,7 +259,7 @@ impl Queue {
         if let Some(until) = self.paused_until {
             sleep = sleep.min(until.saturating_duration_since(Instant::now()));
         }
-        if let Some(wait) = self.commits.retry_in() {
+        if let Some(wait) = self.commits.due_in() {
             sleep = sleep.min(wait);
         }
         let at = Instant::now() + sleep;
@@ -404,6 +405,7 @@ impl Handler<Accept> for Queue {
             return Box::pin(async { Err(AcceptError::Draining) });
         }
         let (store, inbox) = (self.store.clone(), self.inbox.clone());
+        let with = self.commits.ride(&self.inbox);
         Box::pin(async move {
             let Accept {
                 id,
@@ -413,7 +415,7 @@ impl Handler<Accept> for Queue {
                 content,
             } = accept;
             let message = store::new_message(id, arrived, origin, envelope);
-            match store.accept(message, content.clone()).await {
+            match store.accept_with(message, content.clone(), with).await {
                 Ok(message) => {
                     tracing::info!(
                         %id,

@@ -18,6 +18,7 @@ fn recipient(address: &str) -> Recipient {
 
 fn message() -> Message {
     let envelope = Envelope {
+        forwarded_as: None,
         reverse_path: "a@example.org".into(),
         recipients: vec![recipient("b@example.net"), recipient("c@example.com")],
         body: BodyKind::SevenBit,

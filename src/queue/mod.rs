@@ -42,7 +42,7 @@ pub use messages::{
 };
 pub(crate) use outcome::{clean, clean_reply};
 pub use selector::{Matcher, STATES, Selector, SelectorError, state_word};
-pub use store::{Spool, SpoolWriter};
+pub use store::{Arrival, Arrivals, Spool, SpoolWriter};
 pub use view::{Page, View};
 
 use crate::config::Config;
@@ -71,6 +71,8 @@ pub struct Handle {
     pub ids: IdSource,
     /// Where sessions put large bodies.
     pub spool: Spool,
+    /// Where sessions say that a transaction begins.
+    pub arrivals: Arrivals,
     /// Reading for operators.
     pub view: View,
     /// Counts and events.
@@ -104,6 +106,7 @@ pub fn open(config: &Config) -> Result<Opened, OpenError> {
 /// Starts the actor on an arbiter of its own. Needs a running actix system.
 pub fn start(opened: Opened, config: Arc<Config>, signer: Recipient<Sign>, leads: Leads) -> Handle {
     let (ids, spool) = (opened.ids.clone(), opened.store.spool());
+    let arrivals = opened.store.arrivals();
     let view = View::new(opened.store.clone());
     let feed = Feed::default();
     let arbiter = Arbiter::new();
@@ -115,6 +118,7 @@ pub fn start(opened: Opened, config: Arc<Config>, signer: Recipient<Sign>, leads
         addr,
         ids,
         spool,
+        arrivals,
         view,
         feed,
         leads,

@@ -102,6 +102,7 @@ mod tests {
             orcpt: None,
         };
         let envelope = Envelope {
+            forwarded_as: None,
             reverse_path: "a@example.org".into(),
             recipients: vec![recipient],
             body: BodyKind::SevenBit,

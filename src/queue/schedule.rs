@@ -163,6 +163,7 @@ mod tests {
             orcpt: None,
         };
         let envelope = Envelope {
+            forwarded_as: None,
             reverse_path: "a@example.org".into(),
             recipients: vec![recipient("b@example.net"), recipient("c@example.net")],
             body: BodyKind::SevenBit,

@@ -470,6 +470,7 @@ impl Work {
             orcpt: None,
         };
         let envelope = Envelope {
+            forwarded_as: None,
             reverse_path: String::new(),
             recipients: to.into_iter().map(recipient).collect(),
             body,

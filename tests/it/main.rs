@@ -2,6 +2,7 @@
 
 mod crash;
 mod durability;
+mod forward;
 mod hostile;
 mod journey;
 mod oracle;

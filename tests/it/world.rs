@@ -57,12 +57,18 @@ impl World {
         let toml = format!(
             "hostname = \"{HOST}\"\ndata_dir = \"data\"\npostmaster = \"postmaster@box.example\"\n{}\n\
              {}{}{}\n\
+             {}\
              [dns]\nservers = [\"{}\"]\n\
              [delivery]\nport = {mx_port}\nprivate_targets = true\n{}",
             section(config, "top"),
             listener("mx", "starttls"),
             listener("submission", "starttls"),
             listener("submission", "implicit"),
+            // Every client of these tests is on loopback.
+            match config.contains("[incoming]") {
+                true => "",
+                false => "[incoming]\njudge_private = true\n",
+            },
             dns.address(),
             section(config, "rest"),
         );

@@ -71,6 +71,7 @@ async fn messages_move_to_another_queue_with_all_that_is_known_of_them() {
         if !running {
             drop(control);
             to.stop().await;
+            to.no_daemon();
         }
         let dry = words(&to, &["import", &dir, "--dry-run"]).await;
         assert!(dry.ends_with("2 messages would be imported\n"), "{dry}");

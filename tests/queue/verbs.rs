@@ -456,6 +456,7 @@ async fn i6_verify_finds_what_is_damaged_and_rebuild_makes_the_index_anew() {
     world.restart().await;
     assert_eq!(world.messages().await.len(), 2, "nothing is lost by it");
     world.stop().await;
+    world.no_daemon();
     let told = words(&world, &["rebuild"]).await;
     assert_eq!(told, "The index was made anew; 2 messages wait.\n");
 
@@ -501,6 +502,7 @@ async fn verbs_that_need_a_daemon_say_so() {
     let id = deferred_to(&mut world, &["b@example.net"]).await;
     drop(control);
     world.stop().await;
+    world.no_daemon();
     for verb in [
         &["watch"][..],
         &["bounce", &id],

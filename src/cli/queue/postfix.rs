@@ -90,6 +90,7 @@ fn taken(listed: Listed, bytes: Vec<u8>) -> Taken {
     let mut envelope = Envelope {
         smtputf8: !sender.is_ascii() || listed.recipients.iter().any(|to| !to.address.is_ascii()),
         reverse_path: sender,
+        forwarded_as: None,
         recipients: Vec::new(),
         body: match bytes.is_ascii() {
             true => BodyKind::SevenBit,

@@ -12,6 +12,7 @@
 //! what is under way until the restart that makes the index anew. A panic in one of its threads
 //! ends the process.
 
+mod arrivals;
 mod committer;
 mod flusher;
 mod index;
@@ -42,9 +43,10 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::message::Content;
 
+pub use arrivals::{Arrival, Arrivals};
 pub use reader::{Reader, Readers};
 pub use recover::{Damage, Recovered};
-pub use request::{Action, ApplyError, ChangeKind};
+pub use request::{Action, Apply, ApplyError, ChangeKind};
 pub use spool::{Spool, SpoolWriter};
 pub use verify::Finding;
 
@@ -53,7 +55,7 @@ pub(super) use layout::sync_dir;
 use committer::Committer;
 use flusher::Flusher;
 use layout::Layout;
-use request::Request;
+use request::{Applied, Request};
 use shared::{Shared, Usage};
 
 /// Bytes of a segment file.
@@ -183,6 +185,7 @@ pub struct Stats {
 pub struct Store(Arc<Inner>);
 
 struct Inner {
+    arrivals: Arrivals,
     requests: mpsc::Sender<Request>,
     readers: Readers,
     scanner: Readers,
@@ -232,7 +235,14 @@ impl Store {
         let (scanner, scanning) =
             reader::start("queue-scanner", 1, &shared, &index).map_err(thread)?;
         reading.extend(scanning);
-        let committer = Committer::new(shared.clone(), index, opened.journal, options.clone());
+        let arrivals = Arrivals::default();
+        let committer = Committer::new(
+            shared.clone(),
+            index,
+            opened.journal,
+            options.clone(),
+            arrivals.clone(),
+        );
         let committer =
             fatal("queue-committer", move || committer.run(receiver)).map_err(thread)?;
         let flusher = fatal("queue-flusher", move || flusher.run()).map_err(thread)?;
@@ -244,6 +254,7 @@ impl Store {
         };
         let inner = Inner {
             requests,
+            arrivals,
             readers,
             scanner,
             shared,
@@ -259,11 +270,22 @@ impl Store {
         message: Message,
         content: Content,
     ) -> Result<Arc<Message>, StoreError> {
+        self.accept_with(message, content, None).await
+    }
+
+    /// The same; `with` is written with it and shares its sync, whatever becomes of the message.
+    pub async fn accept_with(
+        &self,
+        message: Message,
+        content: Content,
+        with: Option<Apply>,
+    ) -> Result<Arc<Message>, StoreError> {
         let (ack, answer) = oneshot::channel();
         let request = Request::Accept {
             message: Box::new(message),
             content,
             ack,
+            with,
         };
         self.0
             .requests
@@ -275,12 +297,19 @@ impl Store {
 
     /// Makes changes durable. The answer names the messages that were accepted among them.
     pub async fn apply(&self, actions: Vec<Action>) -> Result<Vec<Arc<Message>>, ApplyError> {
-        let (ack, answer) = oneshot::channel();
-        let request = Request::Apply { actions, ack };
+        let (apply, answer) = Store::prepare(actions);
+        let request = Request::Apply(apply);
         if let Err(mpsc::error::SendError(request)) = self.0.requests.send(request).await {
             request.refuse(StoreError::Closed);
         }
-        answer.await.map_err(|_| StoreError::Closed)?
+        answer.await
+    }
+
+    /// Changes to be given to [`Store::accept_with`], and the answer to them.
+    pub fn prepare(actions: Vec<Action>) -> (Apply, impl Future<Output = Applied>) {
+        let (ack, answer) = oneshot::channel();
+        let answer = async { answer.await.map_err(|_| StoreError::Closed)? };
+        (Apply { actions, ack }, answer)
     }
 
     /// Whether and why no new mail is taken.
@@ -320,6 +349,11 @@ impl Store {
     /// Where sessions put large bodies.
     pub fn spool(&self) -> Spool {
         Spool::new(&self.0.shared.layout)
+    }
+
+    /// Where sessions say that a transaction begins.
+    pub fn arrivals(&self) -> Arrivals {
+        self.0.arrivals.clone()
     }
 
     /// Counts.
@@ -438,6 +472,7 @@ mod tests {
     fn message(id: u64) -> (Message, Content) {
         let envelope = Envelope {
             reverse_path: "a@example.org".into(),
+            forwarded_as: None,
             recipients: vec![Recipient {
                 address: "b@example.net".into(),
                 alias_of: None,
