@@ -22,7 +22,7 @@ pub use check::Via;
 pub use choices::{Dmarc, DnsTrouble, DomainName, Rewrite, SpfFail};
 pub use sections::{Delivery, Dns, Forwarding, Incoming, Limits, Retry, Smtp, Timeouts, Tls};
 pub use table::{Row, defaults};
-pub use units::{Network, Size, Span};
+pub use units::{Network, Size, Span, Steps};
 
 /// The whole of `chapar.toml`.
 #[derive(Debug, Clone, PartialEq, Deserialize)]

@@ -8,7 +8,9 @@ use std::net::{IpAddr, SocketAddr};
 use serde::Deserialize;
 
 use super::table::{Row, Shown};
-use super::{Dmarc, DnsTrouble, DomainName, Family, Rewrite, Size, Span, SpfFail, TlsVersion};
+use super::{
+    Dmarc, DnsTrouble, DomainName, Family, Rewrite, Size, Span, SpfFail, Steps, TlsVersion,
+};
 use crate::smtp::extension::Extension;
 
 macro_rules! sections {
@@ -77,6 +79,8 @@ sections! {
 
     /// `[retry]`: `delay(n) = min(first * factor^n, longest)`, give or take a tenth.
     retry: Retry {
+        /// Waits as a list such as "1m, 5m*2, 1h*3, 4h", the last one for ever; in place of first, factor and longest.
+        steps: Steps = Steps::NONE,
         /// Wait after the first failed attempt.
         first: Span = Span::mins(5),
         /// Each wait is this times the one before.
@@ -199,6 +203,8 @@ sections! {
         handshake: Span = Span::secs(60),
         /// Below it new mail gets 452.
         free_space: Size = Size::gib(1),
+        /// Free inodes of the file system of data_dir; below it new mail gets 452.
+        free_inodes: usize = 1000,
         /// Bytes of bodies kept in memory for a first attempt.
         memory_bodies: Size = Size::mib(64),
         /// How long a stopping daemon waits for sessions and attempts under way.

@@ -4,7 +4,8 @@ use std::fmt::Display;
 use std::net::{IpAddr, SocketAddr};
 
 use super::{
-    Dmarc, DnsTrouble, DomainName, Family, Rewrite, Size, Span, SpfFail, TlsVersion, sections,
+    Dmarc, DnsTrouble, DomainName, Family, Rewrite, Size, Span, SpfFail, Steps, TlsVersion,
+    sections,
 };
 use crate::smtp::extension::Extension;
 
@@ -159,6 +160,7 @@ macro_rules! shown {
 shown! {
     Span, "time", value => quoted(value);
     Size, "bytes", value => quoted(value);
+    Steps, "times", value => quoted(value);
     usize, "count", value => value.to_string();
     u16, "port", value => value.to_string();
     f64, "factor", value => format!("{value:?}");

@@ -89,6 +89,7 @@ pub struct Handle {
 pub fn open(config: &Config) -> Result<Opened, OpenError> {
     let mut options = Options::new(&config.data_dir);
     options.free_space = config.limits.free_space.0;
+    options.free_inodes = config.limits.free_inodes as u64;
     let (store, recovered) = Store::open(&options)?;
     let ids = IdSource::new(recovered.highest);
     let suspensions = suspend::load(&config.data_dir).map_err(|source| OpenError::Io {

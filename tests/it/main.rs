@@ -1,6 +1,7 @@
 //! The real binary against scripted peers, real peers and a real DNS server, all on loopback.
 
 mod crash;
+mod disk;
 mod durability;
 mod forward;
 mod hostile;

@@ -78,6 +78,8 @@ pub struct Options {
     pub data_dir: PathBuf,
     /// Bytes of free space below which new mail is refused.
     pub free_space: u64,
+    /// Free inodes below which new mail is refused.
+    pub free_inodes: u64,
     /// See [`SEGMENT_SIZE`].
     pub segment_size: u64,
     /// See [`FLUSH_EVERY`].
@@ -92,6 +94,7 @@ impl Options {
         Options {
             data_dir: data_dir.to_path_buf(),
             free_space: 0,
+            free_inodes: 0,
             segment_size: SEGMENT_SIZE,
             flush_every: FLUSH_EVERY,
             index_limit: INDEX_LIMIT,
@@ -142,7 +145,10 @@ impl OpenError {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
     /// There is no space; nothing was written, it may be tried again.
-    #[error("free space is below limits.free_space; free some on the file system of data_dir")]
+    #[error(
+        "free space is below limits.free_space, or free inodes below limits.free_inodes; free some \
+         on the file system of data_dir"
+    )]
     Full,
     /// Read-only until a restart.
     #[error("{0}")]
