@@ -16,6 +16,7 @@ use queue_schema::{Message, Millis, QueueId};
 use tokio::sync::{Notify, Semaphore, oneshot};
 
 use super::budget::Budget;
+use super::clock::{self, Clock};
 use super::commit::Commits;
 use super::due::DueIndex;
 use super::messages::{
@@ -155,6 +156,9 @@ pub struct Queue {
     pub(super) suspensions: Vec<Suspension>,
     /// The suspensions on disk; locked while they are written.
     pub(super) saving: Arc<tokio::sync::Mutex<Vec<Suspension>>>,
+    pub(super) clock: Clock,
+    /// What time that never jumps is counted from.
+    started: Instant,
     timer: Option<(SpawnHandle, Instant)>,
     /// When the index was seen to have failed.
     failed_since: Option<Instant>,
@@ -192,8 +196,9 @@ impl Queue {
         feed: Feed,
     ) -> Queue {
         let mut due = DueIndex::default();
+        let clock = Clock::new(opened.jumps);
         for (at, id) in &opened.recovered.waiting {
-            due.set(*id, *at);
+            due.set(*id, clock.look_at(*id, *at));
         }
         Queue {
             readers: opened.store.readers(),
@@ -221,6 +226,8 @@ impl Queue {
             feed,
             suspensions: opened.suspensions.clone(),
             saving: Arc::new(tokio::sync::Mutex::new(opened.suspensions)),
+            clock,
+            started: Instant::now(),
             timer: None,
             failed_since: None,
             stopping: Vec::new(),
@@ -236,6 +243,7 @@ impl Queue {
     /// Does what has become possible, and sets the timer for what will be.
     pub(super) fn pump(&mut self, ctx: &mut Context<Self>) {
         let _fatal = Fatal;
+        self.check_clock();
         self.steer_step();
         if self.delivers() && self.dispatcher.is_some() {
             self.load_due(crate::time::now());
@@ -246,6 +254,28 @@ impl Queue {
         self.restart_step();
         self.stop_step(ctx);
         self.set_timer(ctx);
+    }
+
+    /// What waits moves with a clock that was set; see [`super::clock`].
+    fn check_clock(&mut self) {
+        let (wall, steady) = (crate::time::now(), self.started.elapsed());
+        let ids = &self.ids;
+        let Some(jump) = self.clock.check(wall, steady, || ids.issue()) else {
+            return;
+        };
+        let seconds = jump.by() / 1000;
+        tracing::warn!(
+            seconds,
+            "the clock was set, or the machine slept; what waits moves with it"
+        );
+        self.due.shift(jump.by());
+        let (data_dir, jumps) = (self.config.data_dir.clone(), self.clock.jumps().to_vec());
+        actix_rt::spawn(async move {
+            let save = move || super::kept::save(&data_dir, clock::FILE, &jumps);
+            if let Ok(Err(error)) = tokio::task::spawn_blocking(save).await {
+                tracing::error!(%error, file = clock::FILE, "it can not be written");
+            }
+        });
     }
 
     fn set_timer(&mut self, ctx: &mut Context<Self>) {
@@ -331,7 +361,7 @@ impl Queue {
             Event::Adopted(message) => {
                 self.feed.accepted(&message);
                 // An operator may have been quicker than this event, and knows better.
-                if let Some(due) = schedule::due(&message)
+                if let Some(due) = self.clock.message_due(&message, crate::time::now())
                     && !self.slots.contains_key(&message.id)
                 {
                     self.due.set(message.id, due);

@@ -172,7 +172,8 @@ impl Queue {
         let mut recipients = Vec::new();
         if !message.held && !slot.ended {
             for (position, state) in (0..).zip(&message.states) {
-                let due = state.status == Status::Waiting && state.next_due <= now;
+                let due =
+                    state.status == Status::Waiting && self.clock.due(&message, state, now) <= now;
                 if due && !slot.busy.contains(&position) {
                     recipients.push(position);
                 }
@@ -298,12 +299,13 @@ impl Queue {
         if slot.queued || slot.uncommitted > 0 || slot.claims > 0 {
             return;
         }
+        let now = crate::time::now();
         let next = (0..)
             .zip(&message.states)
             .filter(|(position, state)| {
                 state.status == Status::Waiting && !slot.busy.contains(position)
             })
-            .map(|(_, state)| state.next_due)
+            .map(|(_, state)| self.clock.due(message, state, now))
             .min()
             .filter(|_| !message.held && !slot.ended);
         match next {

@@ -20,6 +20,16 @@ impl DueIndex {
         self.order.insert((due, id));
     }
 
+    /// The clock was set: everything is due so much later.
+    pub fn shift(&mut self, by: i64) {
+        let before = std::mem::take(&mut self.order);
+        for (due, id) in before {
+            let due = due.saturating_add_signed(by);
+            self.order.insert((due, id));
+            self.times.insert(id, due);
+        }
+    }
+
     /// Forgets a message.
     pub fn remove(&mut self, id: QueueId) {
         if let Some(due) = self.times.remove(&id) {
@@ -57,6 +67,9 @@ mod tests {
         assert_eq!(due.next(), Some(5));
         assert_eq!(due.take(4), None);
         assert_eq!(due.take(10), Some(QueueId(1)));
+        due.shift(5);
+        assert_eq!(due.next(), Some(15));
+        due.shift(-5);
         due.remove(QueueId(3));
         due.remove(QueueId(9));
         assert_eq!(due.take(100), Some(QueueId(2)));

@@ -12,12 +12,14 @@
 
 mod actor;
 mod budget;
+mod clock;
 mod commit;
 mod dispatch;
 mod dsn;
 mod due;
 mod feed;
 mod ids;
+mod kept;
 mod messages;
 mod outcome;
 pub mod schedule;
@@ -58,6 +60,7 @@ pub struct Opened {
     store: Store,
     ids: IdSource,
     suspensions: Vec<suspend::Suspension>,
+    jumps: Vec<clock::Jump>,
     /// What opening found.
     pub recovered: Recovered,
 }
@@ -92,14 +95,17 @@ pub fn open(config: &Config) -> Result<Opened, OpenError> {
     options.free_inodes = config.limits.free_inodes as u64;
     let (store, recovered) = Store::open(&options)?;
     let ids = IdSource::new(recovered.highest);
-    let suspensions = suspend::load(&config.data_dir).map_err(|source| OpenError::Io {
-        path: suspend::file(&config.data_dir),
-        source,
-    })?;
+    let kept = |name: &'static str| {
+        let path = config.data_dir.join(name);
+        move |source| OpenError::Io { path, source }
+    };
+    let suspensions = kept::load(&config.data_dir, suspend::FILE).map_err(kept(suspend::FILE))?;
+    let jumps = kept::load(&config.data_dir, clock::FILE).map_err(kept(clock::FILE))?;
     Ok(Opened {
         store,
         ids,
         suspensions,
+        jumps,
         recovered,
     })
 }

@@ -67,7 +67,9 @@ impl Queue {
                 continue;
             };
             let chance = fastrand::f64();
-            let decision = decide(&self.config.retry, &message, before, attempt, chance);
+            let shift = self.clock.deadline_shift(&message, attempt.at);
+            let retry = &self.config.retry;
+            let decision = decide(retry, &message, before, attempt, shift, chance);
             log(&message, recipient, attempt, &decision, handed_at);
             let (told, notify) = (self.told(&message), recipient.notify);
             let report = Report {
@@ -85,7 +87,7 @@ impl Queue {
                 Status::Waiting
                     if told.is_some_and(|told| !told.always)
                         && notify.delay
-                        && is_late(retry, &message, attempt.at) =>
+                        && is_late(retry, &message, attempt.at.saturating_sub_signed(shift)) =>
                 {
                     late.push(report);
                 }
@@ -234,6 +236,7 @@ impl Queue {
             _ => message.envelope.reverse_path.clone(),
         };
         self.settling += 1;
+        let shift = self.clock.deadline_shift(&message, crate::time::now());
         let work = Work {
             id: self.ids.issue(),
             to,
@@ -244,6 +247,7 @@ impl Queue {
             signer: self.signer.clone(),
             hostname: self.config.hostname.clone(),
             retry: self.config.retry.clone(),
+            shift,
         };
         let (settlers, inbox) = (self.settlers.clone(), self.inbox.clone());
         actix_rt::spawn(async move {
@@ -399,6 +403,8 @@ struct Work {
     signer: actix::Recipient<Sign>,
     hostname: String,
     retry: crate::config::Retry,
+    /// See [`super::clock`].
+    shift: i64,
 }
 
 impl Work {
@@ -428,7 +434,8 @@ impl Work {
             now,
             message: &self.message,
             reports: &self.reports,
-            deadline: schedule::deadline(&self.retry, &self.message),
+            deadline: schedule::deadline(&self.retry, &self.message)
+                .saturating_add_signed(self.shift),
             hostname: &self.hostname,
             original: original.as_ref(),
             to: sender,

@@ -11,7 +11,9 @@ use queue_schema::{Change, Event, EventKind, Message, Recipient, RecipientState,
 use tokio::sync::oneshot;
 
 use super::actor::{Purpose, Queue, Slot};
+use super::clock::Clock;
 use super::dsn::Report;
+use super::kept;
 use super::messages::{Steer, Suspend, Suspended, Unsuspend, Verb};
 use super::own_reply;
 use super::settle::Order;
@@ -98,7 +100,7 @@ impl Queue {
                 }
                 continue;
             }
-            if let Some((change, count)) = wanted(slot, recipients, &steer, now) {
+            if let Some((change, count)) = wanted(slot, recipients, &steer, &self.clock, now) {
                 touched += count;
                 changes.push_back((*id, change));
             }
@@ -154,7 +156,13 @@ impl Queue {
 }
 
 /// The change a verb makes to a message, and how many recipients it touches.
-fn wanted(slot: &Slot, recipients: &[u32], steer: &Steer, now: u64) -> Option<(Change, u64)> {
+fn wanted(
+    slot: &Slot,
+    recipients: &[u32],
+    steer: &Steer,
+    clock: &Clock,
+    now: u64,
+) -> Option<(Change, u64)> {
     let message = slot.message.as_ref().filter(|_| !slot.ended)?;
     let mut change = Change {
         by: steer.by.clone(),
@@ -167,7 +175,8 @@ fn wanted(slot: &Slot, recipients: &[u32], steer: &Steer, now: u64) -> Option<(C
         Verb::Replay => {
             for (position, mut state) in waiting {
                 // One that is being tried now can not be tried any sooner.
-                if !slot.busy.contains(&position) && state.next_due > now {
+                let due = clock.due(message, &state, now);
+                if !slot.busy.contains(&position) && due > now {
                     let spread = crate::time::millis(steer.manner.spread);
                     // A random moment of the spread, so that it is no herd.
                     let later = if spread == 0 {
@@ -175,7 +184,10 @@ fn wanted(slot: &Slot, recipients: &[u32], steer: &Steer, now: u64) -> Option<(C
                     } else {
                         fastrand::u64(0..spread)
                     };
-                    state.next_due = now.saturating_add(later).min(state.next_due);
+                    // Written as if before the clock was set, for it is read like that.
+                    let shift = clock.shift(message, &state, now);
+                    let wanted = now.saturating_add(later).min(due);
+                    state.next_due = wanted.saturating_sub_signed(shift);
                     change.recipients.push((position, state));
                     count += 1;
                 }
@@ -229,6 +241,8 @@ fn wanted(slot: &Slot, recipients: &[u32], steer: &Steer, now: u64) -> Option<(C
                 } else {
                     taken = true;
                     state = RecipientState::new(now);
+                    let shift = clock.shift(message, &state, now);
+                    state.next_due = now.saturating_sub_signed(shift);
                     let new = Recipient {
                         address: address.clone(),
                         alias_of: Some(old.alias_of.clone().unwrap_or_else(|| old.address.clone())),
@@ -374,7 +388,7 @@ impl Queue {
             let mut list = saved.clone();
             let result = change(&mut list, crate::time::now())?;
             let written = list.clone();
-            let save = move || suspend::save(&data_dir, &written);
+            let save = move || kept::save(&data_dir, suspend::FILE, &written);
             let done = tokio::task::spawn_blocking(save).await;
             done.map_err(|error| error.to_string())
                 .and_then(|done| done.map_err(|error| format!("it can not be written: {error}")))?;
