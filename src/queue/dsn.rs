@@ -237,6 +237,28 @@ fn shown<'a>(message: &Message, recipient: &'a Recipient) -> &'a str {
     }
 }
 
+/// The other server's words, without the address that [`shown`] hides.
+fn hidden(message: &Message, recipient: &Recipient, said: &str) -> String {
+    let shown = shown(message, recipient);
+    if shown == recipient.address {
+        return said.to_owned();
+    }
+    let (lower, secret) = (
+        said.to_ascii_lowercase(),
+        recipient.address.to_ascii_lowercase(),
+    );
+    let mut out = String::new();
+    let mut from = 0;
+    // Lower case in ASCII changes no lengths.
+    while let Some(at) = lower.get(from..).and_then(|rest| rest.find(&secret)) {
+        out.push_str(said.get(from..from + at).unwrap_or_default());
+        out.push_str(shown);
+        from += at + secret.len().max(1);
+    }
+    out.push_str(said.get(from..).unwrap_or_default());
+    out
+}
+
 /// The part for people.
 fn people(
     out: &mut String,
@@ -285,11 +307,8 @@ fn people(
                 Some(host) => format!("The server {host} said"),
                 None => "Reason".to_owned(),
             };
-            wrap(
-                out,
-                "    ",
-                &format!("{who}: {}", ascii(&reply.to_string())),
-            );
+            let said = hidden(notice.message, recipient, &reply.to_string());
+            wrap(out, "    ", &format!("{who}: {}", ascii(&said)));
         }
         wrap(out, "    ", advice(state));
     }
@@ -370,7 +389,8 @@ fn machines(out: &mut String, notice: &Notice<'_>, recipients: &[(&Recipient, &R
                 let _ = write!(out, "Remote-MTA: dns; {host}\r\n");
             }
             let mut text = String::new();
-            wrap(&mut text, " ", &ascii(&reply.to_string()));
+            let said = hidden(notice.message, recipient, &reply.to_string());
+            wrap(&mut text, " ", &ascii(&said));
             let _ = write!(out, "Diagnostic-Code: {kind};{}", text);
         }
         if state.last_attempt != 0 {
@@ -412,10 +432,11 @@ fn returned(notice: &Notice<'_>) -> (Vec<u8>, &'static str) {
     let Some(original) = notice.original else {
         return (Vec::new(), "text/rfc822-headers");
     };
-    // RET=FULL is about failures only (RFC 3461 section 4.3).
+    // RET=FULL is about failures only, and what holds without RET is ours to say (RFC 3461 section
+    // 4.3): headers, so that nobody sends mail to others by way of us.
     if let Body::Memory(body) = &original.body
         && notice.event() == Event::Failed
-        && notice.message.envelope.ret != Some(Ret::Headers)
+        && notice.message.envelope.ret == Some(Ret::Full)
         && original.len() <= RETURNED as u64
     {
         let kind = if notice.message.envelope.smtputf8 {

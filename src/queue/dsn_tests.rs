@@ -89,7 +89,9 @@ fn refused() -> Report {
 
 #[test]
 fn a_bounce_byte_for_byte() {
-    let (built, text) = built(&message(), &[refused()], Some(&original(b"a body\r\n")));
+    let mut message = message();
+    message.envelope.ret = Some(Ret::Full);
+    let (built, text) = built(&message, &[refused()], Some(&original(b"a body\r\n")));
     assert_eq!(
         (built.domain.as_str(), built.body),
         ("example.org", BodyKind::SevenBit)
@@ -294,6 +296,7 @@ fn someone_outside_is_not_told_where_an_alias_leads() {
 fn addresses_beyond_ascii_make_a_global_notification() {
     let mut message = message();
     message.envelope.smtputf8 = true;
+    message.envelope.ret = Some(Ret::Full);
     message.envelope.recipients[0].address = "bé@example.net".into();
     let (wide, text) = built(&message, &[refused()], Some(&original(b"x")));
     assert!(wide.smtputf8);
@@ -306,7 +309,9 @@ fn addresses_beyond_ascii_make_a_global_notification() {
 #[test]
 fn a_boundary_is_never_part_of_what_is_returned() {
     let body: &'static [u8] = b"--0020000000000.mx.example.org--\r\n";
-    let (_, text) = built(&message(), &[refused()], Some(&original(body)));
+    let mut message = message();
+    message.envelope.ret = Some(Ret::Full);
+    let (_, text) = built(&message, &[refused()], Some(&original(body)));
     assert!(text.contains("boundary=\"0020000000000.mx.example.org=\""));
 }
 

@@ -159,6 +159,35 @@ mod tests {
     }
 
     #[test]
+    fn c097_greylisting_costs_a_quarter_of_an_hour() {
+        // It opens 300 s after the first attempt, whatever chance does to the waits.
+        let retry = Retry::default();
+        for chance in [0.0, 0.25, 0.5, 0.75, 0.999] {
+            let (mut now, mut failed) = (0, 0);
+            let mut times = Vec::new();
+            while now < 300_000 {
+                let Next::At(at) = next(&retry, 120 * HOUR, now, failed, None, chance) else {
+                    panic!("not yet")
+                };
+                times.push(at);
+                now = at;
+                failed += 1;
+            }
+            assert!(now <= 17 * MINUTE, "delivered at {now}");
+            assert!(
+                times
+                    .iter()
+                    .any(|at| (4 * MINUTE..=30 * MINUTE).contains(at))
+            );
+            let hour = times.len();
+            assert!(
+                hour >= 1 && failed <= 2,
+                "two attempts in the first hour: {times:?}"
+            );
+        }
+    }
+
+    #[test]
     fn a_named_wait_is_obeyed_up_to_the_deadline() {
         let retry = Retry::default();
         let named = |secs| Some(Duration::from_secs(secs));

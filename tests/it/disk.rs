@@ -49,7 +49,7 @@ async fn code(client: &mut Client) -> u16 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn i7_a_sync_that_failed_once_makes_the_store_read_only_until_a_restart() {
+async fn c102_i7_a_sync_that_failed_once_makes_the_store_read_only_until_a_restart() {
     for fault in [
         "inject=fdatasync:error=EIO:when=4",
         "inject=pwrite64:error=EROFS:when=6",
@@ -229,7 +229,7 @@ async fn full(options: &str, fill: &str, config: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn i7_a_full_disk_answers_452_and_takes_mail_again_by_itself() {
+async fn c102_i7_a_full_disk_answers_452_and_takes_mail_again_by_itself() {
     full(
         "size=160m",
         "fallocate -l 60m DATA/filler",
@@ -239,7 +239,7 @@ async fn i7_a_full_disk_answers_452_and_takes_mail_again_by_itself() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn i7_a_disk_without_inodes_answers_452_and_takes_mail_again_by_itself() {
+async fn c102_i7_a_disk_without_inodes_answers_452_and_takes_mail_again_by_itself() {
     full(
         "size=160m,nr_inodes=3000",
         "mkdir -p DATA/filler && (cd DATA/filler && seq 2400 | xargs touch)",
@@ -249,7 +249,7 @@ async fn i7_a_disk_without_inodes_answers_452_and_takes_mail_again_by_itself() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn i7_a_read_only_disk_stops_the_start_with_words_that_help() {
+async fn c102_i7_a_read_only_disk_stops_the_start_with_words_that_help() {
     let world = world("").await;
     let data = world.data();
     std::fs::create_dir_all(&data).expect("data");

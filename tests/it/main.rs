@@ -1,5 +1,6 @@
 //! The real binary against scripted peers, real peers and a real DNS server, all on loopback.
 
+mod cases;
 mod crash;
 mod disk;
 mod durability;

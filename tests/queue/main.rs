@@ -1,6 +1,7 @@
 //! The queue actor between a scripted dispatcher and a scripted signer, on a real store.
 
 mod bounces;
+mod cases;
 mod clock;
 mod steering;
 mod support;
