@@ -19,8 +19,12 @@ use serde::Deserialize;
 use crate::smtp::extension::Extension;
 
 pub use check::Via;
-pub use choices::{Dmarc, DnsTrouble, DomainName, Rewrite, SpfFail};
-pub use sections::{Delivery, Dns, Forwarding, Incoming, Limits, Retry, Smtp, Timeouts, Tls};
+pub use choices::{
+    AcmeChallenge, Dmarc, DnsTrouble, DomainName, HttpsUrl, MtaSts, Rewrite, SpfFail,
+};
+pub use sections::{
+    Acme, Delivery, Dns, Forwarding, Incoming, Limits, Retry, Smtp, Timeouts, Tls, Web,
+};
 pub use table::{Row, defaults};
 pub use units::{Network, Size, Span, Steps};
 
@@ -78,6 +82,12 @@ pub struct Config {
     /// TLS of both sides.
     #[serde(default)]
     pub tls: Tls,
+    /// The certificate's CA.
+    #[serde(default)]
+    pub acme: Acme,
+    /// What others fetch from us.
+    #[serde(default)]
+    pub web: Web,
     /// The directory of the file this was read from; set by the loader.
     #[serde(skip)]
     pub dir: PathBuf,

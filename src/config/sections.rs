@@ -9,7 +9,8 @@ use serde::Deserialize;
 
 use super::table::{Row, Shown};
 use super::{
-    Dmarc, DnsTrouble, DomainName, Family, Rewrite, Size, Span, SpfFail, Steps, TlsVersion,
+    AcmeChallenge, Dmarc, DnsTrouble, DomainName, Family, HttpsUrl, MtaSts, Rewrite, Size, Span,
+    SpfFail, Steps, TlsVersion,
 };
 use crate::smtp::extension::Extension;
 
@@ -227,5 +228,35 @@ sections! {
         ca_file: String = String::new(),
         /// The oldest version that is spoken.
         min_version: TlsVersion = TlsVersion::V12,
+    }
+
+    /// `[acme]`: the certificate of `hostname` from a CA (RFC 8555), renewed at two thirds of its life.
+    acme: Acme {
+        /// Whether `secrets/tls/` is kept up by ACME; who turns it on agrees to the CA's terms of service.
+        enabled: bool = false,
+        /// The CA.
+        directory: HttpsUrl = HttpsUrl::fixed("https://acme-v02.api.letsencrypt.org/directory"),
+        /// How the CA is shown that a name is ours: over port 80, or in a handshake on port 443.
+        challenge: AcmeChallenge = AcmeChallenge::Http01,
+        /// More names for the certificate; the host name and those of MTA-STS policies are in it.
+        names: Vec<DomainName> = Vec::new(),
+        /// Where another web server on port 80 takes files from; empty: `web.http` answers.
+        webroot: String = String::new(),
+    }
+
+    /// `[web]`: what others fetch from this host over http and https.
+    web: Web {
+        /// Addresses for http: answers to the CA, such as "[::]:80"; empty: none.
+        http: Vec<SocketAddr> = Vec::new(),
+        /// Addresses for https: MTA-STS policies, such as "[::]:443"; empty: none.
+        https: Vec<SocketAddr> = Vec::new(),
+        /// What the MTA-STS policies of our domains ask of others (RFC 8461).
+        mta_sts: MtaSts = MtaSts::Testing,
+        /// How long others may remember a policy.
+        mta_sts_age: Span = Span::days(7),
+        /// Connections at the same time.
+        connections: usize = 200,
+        /// How long a connection may last.
+        connection: Span = Span::secs(30),
     }
 }

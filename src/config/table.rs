@@ -4,8 +4,8 @@ use std::fmt::Display;
 use std::net::{IpAddr, SocketAddr};
 
 use super::{
-    Dmarc, DnsTrouble, DomainName, Family, Rewrite, Size, Span, SpfFail, Steps, TlsVersion,
-    sections,
+    AcmeChallenge, Dmarc, DnsTrouble, DomainName, Family, HttpsUrl, MtaSts, Rewrite, Size, Span,
+    SpfFail, Steps, TlsVersion, sections,
 };
 use crate::smtp::extension::Extension;
 
@@ -190,6 +190,12 @@ shown! {
         Rewrite::WithoutDkim => "without-dkim",
         Rewrite::Never => "never",
     });
+    AcmeChallenge, "http-01 | tls-alpn-01", value => quoted(value.name());
+    MtaSts, "none | testing | enforce", value => quoted(value.name());
+    HttpsUrl, "https://...", value => quoted(value.as_str());
+    Vec<DomainName>, "domains", value => {
+        list(&value.iter().map(DomainName::as_str).collect::<Vec<_>>())
+    };
     TlsVersion, "1.2 | 1.3", value => quoted(match value {
         TlsVersion::V12 => "1.2",
         TlsVersion::V13 => "1.3",

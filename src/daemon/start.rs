@@ -18,6 +18,8 @@ use crate::intake::outside::Outside;
 use crate::listener::{self, BindError, Inherited, Listener, Shared};
 use crate::queue::{self, Leads};
 use crate::signing::{self, Signer};
+use crate::tls::acme::{self, Certificates, Challenges};
+use crate::web::{self, Web, WebError};
 
 /// How long the queue may take to answer the watchdog.
 const ANSWER: Duration = Duration::from_secs(10);
@@ -34,6 +36,9 @@ pub enum StartError {
     /// A listener.
     #[error(transparent)]
     Bind(#[from] BindError),
+    /// An address of the web.
+    #[error(transparent)]
+    Web(#[from] WebError),
     /// The resolver.
     #[error(transparent)]
     Resolver(#[from] ResolverError),
@@ -64,6 +69,8 @@ pub struct Running {
     outside: Arc<Outside>,
     resolver: TokioResolver,
     listeners: Vec<Addr<Listener>>,
+    web: Addr<Web>,
+    certificates: Addr<Certificates>,
     _control: Addr<Control>,
 }
 
@@ -106,6 +113,8 @@ pub async fn start(loaded: Loaded) -> Result<Running, StartError> {
         .map(|listen| Ok((listen, listener::bind(listen, &mut inherited)?)))
         .collect::<Result<Vec<_>, BindError>>()?;
 
+    let bound = web::bind(&config)?;
+
     let signer = Signer::new(keys, pool.clone()).start();
     let opened = queue::open(&config)?;
     let files = AuthFiles::open(&config).map_err(StartError::Auth)?;
@@ -130,7 +139,22 @@ pub async fn start(loaded: Loaded) -> Result<Running, StartError> {
     dispatcher.send(delivery::Suspensions(suspended)).await?;
     let control = control::start(&config.data_dir, queue.clone()).map_err(StartError::Control)?;
 
+    let (challenges, answers) = Challenges::new();
+    let site = web::Site {
+        config: config.clone(),
+        identity: identity.clone(),
+        tls: tls.clone(),
+    };
+    let web = Web::new(site, answers, bound).start();
+    let given = acme::Given {
+        config: config.clone(),
+        identity: identity.clone(),
+    };
+    let certificates = Certificates::new(given, resolver.hickory().clone(), challenges).start();
+
     let mut running = Running {
+        web,
+        certificates,
         config: config.clone(),
         queue,
         dispatcher,
@@ -207,7 +231,24 @@ impl Running {
                 "listeners and data_dir change with `systemctl restart chapar` only"
             );
         }
+        if config.web.http != self.config.web.http || config.web.https != self.config.web.https {
+            tracing::warn!(
+                target: "daemon",
+                "web.http and web.https change with `systemctl restart chapar` only"
+            );
+        }
         self.config = config.clone();
+        let site = web::Site {
+            config: config.clone(),
+            identity: identity.clone(),
+            tls: tls.clone(),
+        };
+        let _ = self.web.send(web::Reload(site)).await;
+        let given = acme::Given {
+            config: config.clone(),
+            identity: identity.clone(),
+        };
+        let _ = self.certificates.send(acme::Reload(given)).await;
         let shared = self.shared(identity.clone(), tls);
         let leads = leads(identity.clone());
         // An actor that is gone has said why; the others are told all the same.

@@ -67,14 +67,19 @@ impl Client {
         let Either::Left(tcp) = self.stream else {
             return Err(io::Error::other("TLS is already active"));
         };
-        let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
-        let tls = TlsConnector::from(Arc::new(trusting()?))
-            .connect(name, tcp)
-            .await?;
         Ok(Client {
-            stream: Either::Right(Box::new(tls)),
+            stream: Either::Right(Box::new(tls(tcp, host).await?)),
             input: Vec::new(),
         })
+    }
+
+    /// The server's own certificate, DER; `None` in clear.
+    pub fn certificate(&self) -> Option<Vec<u8>> {
+        let Either::Right(tls) = &self.stream else {
+            return None;
+        };
+        let chain = tls.get_ref().1.peer_certificates()?;
+        chain.first().map(|certificate| certificate.to_vec())
     }
 
     /// Sends bytes as they are.
@@ -232,6 +237,14 @@ impl Resuming {
         client.rest().await;
         Ok(resumed)
     }
+}
+
+/// A handshake that trusts whoever answers.
+pub async fn tls(tcp: TcpStream, host: &str) -> io::Result<TlsStream<TcpStream>> {
+    let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
+    TlsConnector::from(Arc::new(trusting()?))
+        .connect(name, tcp)
+        .await
 }
 
 fn wanted(answer: Answer, code: u16, what: &str) -> io::Result<Answer> {

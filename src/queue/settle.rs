@@ -525,7 +525,9 @@ fn log(
     let before = seconds(message.arrived, handed_at);
     let during = seconds(handed_at, attempt.at);
     tracing::info!(
+        target: "delivery",
         id = %message.id,
+        from = message.envelope.reverse_path,
         to = clean(&recipient.address, 320),
         orig_to = recipient.alias_of.as_deref().map(|alias| clean(alias, 320)),
         relay,
