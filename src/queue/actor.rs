@@ -142,6 +142,8 @@ pub struct Queue {
     pub(super) active: usize,
     /// Whose turn it is when both `fresh` and `backlog` wait.
     pub(super) backlog_next: bool,
+    /// Whose turn it is among those that are due: the last one's, or the first one's.
+    pub(super) latest_next: bool,
     /// The dispatcher has not answered the last batch yet.
     pub(super) sending: bool,
     /// Messages being read because they are due.
@@ -216,6 +218,7 @@ impl Queue {
             backlog: VecDeque::new(),
             active: 0,
             backlog_next: false,
+            latest_next: false,
             sending: false,
             loading: 0,
             paused_until: None,

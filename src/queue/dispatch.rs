@@ -42,7 +42,7 @@ impl Queue {
         while self.loading < LOAD
             && self.backlog.len() < BATCH
             && self.has_room()
-            && let Some(id) = self.due.take(now)
+            && let Some(id) = self.next_due(now)
         {
             match self.slots.get_mut(&id) {
                 // In memory already: some of its recipients are under way, others are due.
@@ -60,6 +60,16 @@ impl Queue {
         }
         if !wanted.is_empty() {
             self.load(wanted, Purpose::Due);
+        }
+    }
+
+    /// In turns the one that waits longest and the one that became due last: however many wait for
+    /// a destination that takes little, what is due for another is not behind them (I10).
+    fn next_due(&mut self, now: Millis) -> Option<QueueId> {
+        self.latest_next = !self.latest_next;
+        match self.latest_next {
+            true => self.due.take_latest(now),
+            false => self.due.take(now),
         }
     }
 

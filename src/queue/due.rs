@@ -48,6 +48,14 @@ impl DueIndex {
         Some(id)
     }
 
+    /// Takes the message that became due last.
+    pub fn take_latest(&mut self, now: Millis) -> Option<QueueId> {
+        let (due, id) = *self.order.range(..=(now, QueueId(u64::MAX))).next_back()?;
+        self.order.remove(&(due, id));
+        self.times.remove(&id);
+        Some(id)
+    }
+
     /// When the next one is due.
     pub fn next(&self) -> Option<Millis> {
         self.order.first().map(|(due, _)| *due)
@@ -72,7 +80,14 @@ mod tests {
         due.shift(-5);
         due.remove(QueueId(3));
         due.remove(QueueId(9));
+        for (id, at) in [(5, 40), (6, 60), (7, 50)] {
+            due.set(QueueId(id), at);
+        }
+        assert_eq!(due.take_latest(55), Some(QueueId(7)));
+        assert_eq!(due.take_latest(55), Some(QueueId(5)));
         assert_eq!(due.take(100), Some(QueueId(2)));
+        assert_eq!(due.take_latest(59), None);
+        due.remove(QueueId(6));
         assert_eq!(due.take(100), None);
         assert_eq!(due.next(), None);
     }

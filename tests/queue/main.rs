@@ -3,6 +3,7 @@
 mod bounces;
 mod cases;
 mod clock;
+mod fair;
 mod steering;
 mod support;
 mod tool;
