@@ -147,8 +147,7 @@ fn footer(state: &State) -> Line<'static> {
         Mode::Sure(verb, _, name) => Line::from(format!("{verb:?} {name}? y: yes, other keys: no")),
         Mode::Look if !state.said.is_empty() => Line::from(state.said.clone()),
         Mode::Look => Line::from(
-            "tab: view  enter: its messages  /: filter  r: replay  h: hold  u: release  \
-             x: remove  q: quit",
+            "tab view  enter open  / filter  r replay  h hold  u release  x remove  q quit",
         ),
     }
 }
