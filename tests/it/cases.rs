@@ -180,3 +180,58 @@ async fn c105_mended_settings_free_what_is_stuck() {
         .await;
     world.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_suspended_next_hop_is_left_in_peace_through_a_restart_and_orders_are_logged() {
+    let remote = Mx::start(MxConfig::default()).await.expect("MX");
+    let mut world = World::new(remote.address().port(), "").await;
+    mx(&world, "box.example", &remote).await;
+    world.start().await;
+    let order = [
+        "queue",
+        "suspend",
+        "mx.box.example",
+        "--for",
+        "1h",
+        "--reason",
+        "maintenance",
+    ];
+    let (code, out, error) = world.run(&order);
+    assert_eq!(code, 0, "{error}");
+    assert!(out.starts_with("mx.box.example suspended until"), "{out}");
+    let logged = world
+        .daemon()
+        .event_where("chapar::queue::steer", "steered", |event| {
+            event["verb"] == "suspend"
+        })
+        .await;
+    assert!(
+        logged["by"].as_str().is_some_and(|by| by.contains("uid ")),
+        "{logged}"
+    );
+    world.stop().await;
+    world.start().await;
+    accepted(&world).await;
+    let queue = world
+        .wait_queue("it waits", |queue| {
+            queue
+                .first()
+                .is_some_and(|one| one["last_reply"].is_string())
+        })
+        .await;
+    let reply = queue[0]["last_reply"].as_str().expect("reply");
+    assert!(reply.contains("mx.box.example is suspended by"), "{reply}");
+    assert!(reply.ends_with(": maintenance"), "{reply}");
+    assert_eq!(queue[0]["attempts"], 0);
+    assert_eq!(remote.connections(), 0);
+    let (code, out, error) = world.run(&["queue", "resume", "mx.box.example"]);
+    assert_eq!(code, 0, "{error}");
+    assert!(out.ends_with("1 recipient due now\n"), "{out}");
+    arrived(&remote, 1).await;
+    let logged = world
+        .daemon()
+        .event_containing("chapar::control::steer", "the queue was steered")
+        .await;
+    assert_eq!(logged["touched"], 1);
+    world.stop().await;
+}

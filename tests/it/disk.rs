@@ -229,7 +229,7 @@ async fn full(options: &str, fill: &str, config: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn c102_i7_a_full_disk_answers_452_and_takes_mail_again_by_itself() {
+async fn c102_fault_06_i7_a_full_disk_answers_452_and_takes_mail_again_by_itself() {
     full(
         "size=160m",
         "fallocate -l 60m DATA/filler",

@@ -4,6 +4,7 @@ mod bounces;
 mod cases;
 mod clock;
 mod fair;
+mod peer_faults;
 mod steering;
 mod support;
 mod tool;

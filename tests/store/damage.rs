@@ -377,3 +377,19 @@ fn i6_a_flipped_bit_in_any_file_costs_one_message_at_most_and_is_reported() {
         store.close();
     }
 }
+
+#[test]
+fn fault_21_i6_empty_and_blank_files_after_a_power_cut_are_no_crash_loop() {
+    let place = filled();
+    let last = place.segments().pop().unwrap();
+    // A segment that was made and never written, and one whose end is blank.
+    fs::write(place.data("journal").join("000000000099.journal"), b"").unwrap();
+    let file = fs::OpenOptions::new().write(true).open(last).unwrap();
+    file.set_len(file.metadata().unwrap().len() + 4096).unwrap();
+    fs::write(place.data("spool").join("tmp-0000000000001"), b"").unwrap();
+    for _ in 0..2 {
+        let (store, _) = place.open();
+        assert_eq!(ids(&store), LIVE);
+        store.close();
+    }
+}
