@@ -66,8 +66,6 @@ pub(super) enum Event {
     Settled(Box<Settled>),
     /// A message of another queue is durable.
     Adopted(Arc<Message>),
-    /// These suspensions hold from now on.
-    Suspended(Vec<Suspension>),
 }
 
 /// What a message was read for.
@@ -155,7 +153,8 @@ pub struct Queue {
     pub(super) settlers: Arc<Semaphore>,
     pub(super) steering: VecDeque<Steering>,
     pub(super) feed: Feed,
-    pub(super) suspensions: Vec<Suspension>,
+    /// Shared with the tasks of this thread that change it.
+    pub(super) suspensions: Rc<RefCell<Vec<Suspension>>>,
     /// The suspensions on disk; locked while they are written.
     pub(super) saving: Arc<tokio::sync::Mutex<Vec<Suspension>>>,
     pub(super) clock: Clock,
@@ -227,7 +226,7 @@ impl Queue {
             settlers: Arc::new(Semaphore::new(SETTLING)),
             steering: VecDeque::new(),
             feed,
-            suspensions: opened.suspensions.clone(),
+            suspensions: Rc::new(RefCell::new(opened.suspensions.clone())),
             saving: Arc::new(tokio::sync::Mutex::new(opened.suspensions)),
             clock,
             started: Instant::now(),
@@ -370,7 +369,6 @@ impl Queue {
                     self.due.set(message.id, due);
                 }
             }
-            Event::Suspended(list) => self.suspensions = list,
         }
     }
 

@@ -226,7 +226,9 @@ impl Queue {
         recipients: Vec<u32>,
         now: Millis,
     ) -> Vec<u32> {
-        if self.suspensions.is_empty() {
+        let suspensions = self.suspensions.clone();
+        let suspensions = suspensions.borrow();
+        if suspensions.is_empty() {
             return recipients;
         }
         let mut attempts = Vec::new();
@@ -237,7 +239,7 @@ impl Queue {
             let domain = address
                 .and_then(|recipient| recipient.address.rsplit_once('@'))
                 .map_or("", |(_, domain)| domain);
-            match self.suspensions.iter().find(|one| one.holds(domain, now)) {
+            match suspensions.iter().find(|one| one.holds(domain, now)) {
                 None => free.push(recipient),
                 Some(suspension) => attempts.push(Attempt {
                     recipient,

@@ -370,7 +370,8 @@ impl Handler<Suspended> for Queue {
 
     fn handle(&mut self, _: Suspended, _ctx: &mut Self::Context) -> Self::Result {
         let now = crate::time::now();
-        let holds = self.suspensions.iter().filter(|one| one.until > now);
+        let all = self.suspensions.borrow();
+        let holds = all.iter().filter(|one| one.until > now);
         MessageResult(holds.cloned().collect())
     }
 }
@@ -382,7 +383,7 @@ impl Queue {
         change: impl FnOnce(&mut Vec<Suspension>, u64) -> Result<T, String> + Send + 'static,
     ) -> impl Future<Output = Result<T, String>> + 'static {
         let saved = self.saving.clone();
-        let (inbox, data_dir) = (self.inbox.clone(), self.config.data_dir.clone());
+        let (holding, data_dir) = (self.suspensions.clone(), self.config.data_dir.clone());
         async move {
             let mut saved = saved.lock_owned().await;
             let mut list = saved.clone();
@@ -393,7 +394,8 @@ impl Queue {
             done.map_err(|error| error.to_string())
                 .and_then(|done| done.map_err(|error| format!("it can not be written: {error}")))?;
             saved.clone_from(&list);
-            inbox.push(super::actor::Event::Suspended(list));
+            // Before the answer: whoever hears it and asks hears the new list.
+            *holding.borrow_mut() = list;
             Ok(result)
         }
     }
