@@ -142,6 +142,8 @@ pub struct Queue {
     pub(super) backlog_next: bool,
     /// Whose turn it is among those that are due: the last one's, or the first one's.
     pub(super) latest_next: bool,
+    /// The same for new messages.
+    pub(super) newest_next: bool,
     /// The dispatcher has not answered the last batch yet.
     pub(super) sending: bool,
     /// Messages being read because they are due.
@@ -218,6 +220,7 @@ impl Queue {
             active: 0,
             backlog_next: false,
             latest_next: false,
+            newest_next: false,
             sending: false,
             loading: 0,
             paused_until: None,

@@ -145,9 +145,7 @@ impl Queue {
             let next = if backlog && let Some(id) = self.backlog.pop_front() {
                 Some((id, None))
             } else {
-                self.fresh
-                    .pop_front()
-                    .map(|(id, content)| (id, Some(content)))
+                self.next_fresh().map(|(id, content)| (id, Some(content)))
             };
             match next {
                 Some((id, content)) => jobs.extend(self.job(id, content, now)),
@@ -168,6 +166,16 @@ impl Queue {
             let taken = dispatcher.send(Wake(jobs)).await.is_ok();
             inbox.push(Event::Sent(named, taken));
         });
+    }
+
+    /// The oldest new message; while many wait, in turns the newest, so that a burst for one
+    /// destination keeps no other waiting (I10).
+    fn next_fresh(&mut self) -> Option<(QueueId, crate::message::Content)> {
+        self.newest_next = !self.newest_next && self.fresh.len() > BATCH;
+        match self.newest_next {
+            true => self.fresh.pop_back(),
+            false => self.fresh.pop_front(),
+        }
     }
 
     fn job(
