@@ -135,6 +135,9 @@ pub async fn start(loaded: Loaded) -> Result<Running, StartError> {
         .send(queue::Connect(dispatcher.clone().recipient()))
         .await?;
     queue.resume = Some(dispatcher.clone().recipient());
+    queue.suspended = Some(dispatcher.clone().recipient());
+    let suspended = queue.addr.send(queue::Suspended).await?;
+    dispatcher.send(delivery::Suspensions(suspended)).await?;
     let control = control::start(&config.data_dir, queue.clone()).map_err(StartError::Control)?;
 
     let (challenges, answers) = Challenges::new();
