@@ -29,3 +29,4 @@ pub mod smtp;
 pub mod telemetry;
 pub mod time;
 pub mod tls;
+pub mod web;

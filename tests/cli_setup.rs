@@ -216,6 +216,49 @@ fn files_belong_to_whom_the_directory_belongs() {
 }
 
 #[test]
+fn acme_is_configured_with_its_listeners_and_records() {
+    let dir = tempfile::tempdir().expect("directory");
+    let at = dir.path().to_str().expect("path");
+    let config = format!("{at}/chapar.toml");
+    let setup = |more: &[&str]| {
+        let first = [
+            "setup",
+            "example.org",
+            "--dir",
+            at,
+            "--forward",
+            "a@b.example",
+        ];
+        chapar(&[&first, more].concat())
+    };
+    let shown = stdout(&setup(&[
+        "--acme",
+        "--acme-directory",
+        "https://ca.example.net/dir",
+    ]));
+    let text = std::fs::read_to_string(&config).expect("configuration");
+    assert!(text.contains("[acme]\nenabled = true\ndirectory = \"https://ca.example.net/dir\"\n"));
+    assert!(text.contains(":80\"]\nhttps = [\""), "{text}");
+    assert!(
+        shown.contains("mta-sts.example.org. 3600 IN CNAME mx.example.org.\n"),
+        "{shown}"
+    );
+    let id = shown
+        .lines()
+        .find_map(|line| line.strip_prefix("_mta-sts.example.org. 3600 IN TXT \"v=STSv1; id="));
+    // RFC 8461 section 3.1: 1 to 32 letters and digits.
+    let id = id.expect("record").trim_end_matches('"');
+    assert_eq!(id.len(), 16);
+    assert!(id.bytes().all(|byte| byte.is_ascii_alphanumeric()));
+    stdout(&chapar(&["check", "--config", &config]));
+
+    let clear = setup(&["--acme", "--acme-directory", "http://ca.example.net/dir"]);
+    assert_eq!(clear.status.code(), Some(64));
+    let both = setup(&["--acme", "--cert", "a", "--key", "b"]);
+    assert_eq!(both.status.code(), Some(64));
+}
+
+#[test]
 fn records_are_ready_to_paste() {
     let dir = tempfile::tempdir().expect("directory");
     let at = dir.path().to_str().expect("path");
@@ -240,7 +283,7 @@ fn records_are_ready_to_paste() {
         &config,
     ]));
     let lines: Vec<&str> = zone.lines().collect();
-    let [a, aaaa, mx, spf, helo, rsa, ed25519, dmarc] = lines.as_slice() else {
+    let [a, aaaa, mx, spf, helo, rsa, ed25519, dmarc, tlsrpt, srv] = lines.as_slice() else {
         panic!("{zone}")
     };
     assert_eq!(*a, "mail.example.net. 3600 IN A 192.0.2.1");
@@ -254,6 +297,14 @@ fn records_are_ready_to_paste() {
     assert_eq!(
         *dmarc,
         "_dmarc.example.org. 3600 IN TXT \"v=DMARC1; p=quarantine; rua=mailto:postmaster@example.org\""
+    );
+    assert_eq!(
+        *tlsrpt,
+        "_smtp._tls.example.org. 3600 IN TXT \"v=TLSRPTv1; rua=mailto:postmaster@example.org\""
+    );
+    assert_eq!(
+        *srv,
+        "_submissions._tcp.example.org. 3600 IN SRV 0 1 465 mail.example.net."
     );
     assert!(ed25519.starts_with(
         "chapar1-ed25519._domainkey.example.org. 3600 IN TXT \"v=DKIM1; k=ed25519; p="
@@ -280,7 +331,7 @@ fn records_are_ready_to_paste() {
         .lines()
         .map(|line| serde_json::from_str(line).expect("an object a line"))
         .collect();
-    assert_eq!(records.len(), 7);
+    assert_eq!(records.len(), 9);
     let found = records
         .iter()
         .find(|r| r["name"] == "chapar1-rsa._domainkey.example.org.")
@@ -435,4 +486,85 @@ fn nonsense_is_refused_before_anything_is_written() {
         assert!(error.contains(remedy), "{args:?}: {error}");
         assert!(!site.exists(), "{args:?}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_dns_says_is_kept_and_told() {
+    let dns = chapar::lab::DnsServer::start().await.expect("DNS server");
+    dns.mx("example.org", 10, "mail.other.example");
+    dns.txt("example.org", "unrelated");
+    dns.txt(
+        "example.org",
+        "v=spf1 include:_spf.other.example include:_spf.other.example -all",
+    );
+    let ip = "192.0.2.1".parse().expect("address");
+    dns.ptr(std::net::IpAddr::V4(ip), "static.hoster.example");
+    dns.a("static.hoster.example", ip);
+    let resolver = dns.address().to_string();
+    let dir = tempfile::tempdir().expect("directory");
+    let at = dir.path().to_str().expect("path").to_owned();
+    let run = move |more: &[&str]| {
+        let first = [
+            "setup",
+            "example.org",
+            "--dir",
+            &at,
+            "--ip",
+            "192.0.2.1",
+            "--resolver",
+            &resolver,
+        ];
+        let all = [&first, more].concat();
+        stdout(&chapar(&all))
+    };
+    let before = std::fs::read_dir(dir.path()).expect("list").count();
+    let rehearsal = run(&["--dry-run", "--forward", "a@b.example"]);
+    assert!(
+        rehearsal.starts_with("This is a rehearsal in "),
+        "{rehearsal}"
+    );
+    assert!(rehearsal.contains("/chapar.toml\n"), "{rehearsal}");
+    assert_eq!(std::fs::read_dir(dir.path()).expect("list").count(), before);
+
+    let shown = run(&["--forward", "a@b.example"]);
+    for line in [
+        "example.org. 3600 IN TXT \"v=spf1 include:_spf.other.example a:mx.example.org -all\"",
+        "Mail to example.org goes to mail.other.example now. With the MX record above it comes here \
+         instead; to only send from here, remove domains/example.org and run setup without --forward.",
+        "example.org has the SPF record \"v=spf1 include:_spf.other.example \
+         include:_spf.other.example -all\": replace it by the one above, which contains it.",
+        "The PTR record of 192.0.2.1 is static.hoster.example. and must be mx.example.org.: set it at \
+         the hoster, or use that name: --hostname static.hoster.example in a new setup.",
+    ] {
+        assert!(
+            shown.lines().any(|shown| shown == line),
+            "{line}\nis not in\n{shown}"
+        );
+    }
+    let config = std::fs::read_to_string(dir.path().join("chapar.toml")).expect("configuration");
+    assert!(config.contains(&format!("[dns]\nservers = [\"{}\"]\n", dns.address())));
+
+    dns.txt("example.org", "v=spf1 mx -all");
+    let shown = run(&[]);
+    let two = "example.org has 2 SPF records, which receivers take for an error: leave the one above alone.";
+    assert!(shown.lines().any(|line| line == two), "{shown}");
+}
+
+#[test]
+fn ports_that_others_have_are_told() {
+    let dir = tempfile::tempdir().expect("directory");
+    let at = dir.path().to_str().expect("path");
+    stdout(&chapar(&["setup", "example.org", "--dir", at]));
+    let other = std::net::TcpListener::bind("127.0.0.1:0").expect("socket");
+    let address = other.local_addr().expect("address");
+    let file = dir.path().join("chapar.toml");
+    let config = std::fs::read_to_string(&file).expect("configuration");
+    let more = format!("{config}\n[web]\nhttp = [\"{address}\"]\n");
+    std::fs::write(&file, more).expect("configuration");
+    let shown = stdout(&chapar(&["setup", "example.org", "--dir", at]));
+    let line = format!(
+        "{address} is taken by another program (`ss -ltnp` shows which): stop it, or change the \
+         address in chapar.toml."
+    );
+    assert!(shown.lines().any(|shown| shown == line), "{shown}");
 }

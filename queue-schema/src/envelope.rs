@@ -11,6 +11,9 @@ use crate::{Millis, QueueId};
 pub struct Envelope {
     /// `local@domain` of MAIL FROM without brackets; empty for the null reverse-path `<>`.
     pub reverse_path: String,
+    /// The reverse-path under which it leaves us for others, where that is not its own: SRS of
+    /// forwarded mail. Bounces of ours go to `reverse_path` all the same.
+    pub forwarded_as: Option<String>,
     /// Who it goes to, in order, without repeats.
     pub recipients: Vec<Recipient>,
     /// What the client declared, or what was found, about bytes over 127.
@@ -38,6 +41,13 @@ pub struct DeliverBy {
     pub at: Millis,
     /// What follows then: true, the message is returned; false, its sender is told.
     pub give_up: bool,
+}
+
+impl Envelope {
+    /// What MAIL FROM says to servers of others.
+    pub fn mail_from(&self) -> &str {
+        self.forwarded_as.as_deref().unwrap_or(&self.reverse_path)
+    }
 }
 
 /// One RCPT TO, or one target of an alias.
@@ -112,7 +122,8 @@ pub enum Origin {
     Outside {
         /// The client's address.
         client: IpAddr,
-        /// Whether SPF passed for the reverse-path, so that a bounce reaches who sent it.
+        /// Whether SPF passed for the reverse-path or its domain signed the message, so that a
+        /// bounce reaches who sent it.
         verified: bool,
     },
     /// We wrote it ourselves: a DSN about another message.

@@ -189,17 +189,29 @@ async fn refused(actor: Addr<Authenticator>, failed: Failed) -> Result<String, A
     Err(AuthError::Wrong)
 }
 
-/// Gives a user whose password was just right the verifier it lacks.
+/// Gives a user whose password was just right the verifier it lacks, and a hash of ours where it
+/// has one of another server.
 fn complete(files: &AuthFiles, address: &str, known: &User, password: &str) {
     let Ok(verifier) = password::scram(password.as_bytes()) else {
         return;
     };
-    let set = edit::set_scram(&files.dir, address, &known.password, &verifier.to_string());
+    let set = match password::is_imported(&known.password) {
+        true => match password::hash(password.as_bytes()) {
+            Ok(hash) => {
+                let scram = verifier.to_string();
+                let secrets = password::Secrets { hash, scram };
+                edit::rehash(&files.dir, address, &known.password, &secrets)
+            }
+            // Too short for us to make one: it stays as it is.
+            Err(_) => return,
+        },
+        false => edit::set_scram(&files.dir, address, &known.password, &verifier.to_string()),
+    };
     match set {
-        Ok(()) => tracing::info!(target: "auth", user = address, "SCRAM verifier written"),
+        Ok(()) => tracing::info!(target: "auth", user = address, "verifier written"),
         // The directory may well be read-only for the daemon.
         Err(error) => {
-            tracing::debug!(target: "auth", user = address, %error, "SCRAM verifier not written")
+            tracing::debug!(target: "auth", user = address, %error, "verifier not written")
         }
     }
 }

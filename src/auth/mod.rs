@@ -10,6 +10,7 @@
 mod actor;
 pub mod bans;
 mod guessers;
+mod imported;
 pub mod password;
 mod quota;
 mod state;

@@ -8,6 +8,7 @@ use argon2::password_hash::{PasswordHasher, PasswordVerifier};
 use argon2::{Algorithm, Argon2, Params, Version};
 use ring::rand::{SecureRandom, SystemRandom};
 
+use super::imported;
 use crate::smtp::scram;
 
 /// Memory of one hash, KiB (OWASP's first choice for argon2id).
@@ -25,8 +26,8 @@ pub const MOST_MEMORY: u32 = 256 * 1024;
 /// Most passes that a hash in a file may ask for.
 pub const MOST_PASSES: u32 = 16;
 
-/// A hash with our parameters whose password nobody knows.
-const NOBODY: &str = "$argon2id$v=19$m=19456,t=2,p=1$bm9ib2R5bm9ib2R5bm9ubw$\
+/// A hash with our parameters whose password nobody knows: that of users who only receive.
+pub const NOBODY: &str = "$argon2id$v=19$m=19456,t=2,p=1$bm9ib2R5bm9ib2R5bm9ubw$\
                       AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
 
 /// A password or a hash that can not be used.
@@ -36,7 +37,9 @@ pub enum PasswordError {
     #[error("a password has {SHORTEST} to {LONGEST} octets and no control characters")]
     Unfit,
     /// Not `$argon2id$v=19$m=...,t=...,p=...$salt$hash`.
-    #[error("this is no argon2id hash of version 19 in PHC form")]
+    #[error(
+        "this is no argon2id hash of version 19 in PHC form, nor scrypt, bcrypt or crypt(3) of SHA"
+    )]
     NoHash,
     /// A hash that would take too much of the machine at each login.
     #[error("this hash asks for more than {MOST_MEMORY} KiB or {MOST_PASSES} passes")]
@@ -96,6 +99,9 @@ pub fn verify(password: &[u8], hash: &str) -> bool {
     if password.len() > LONGEST || check(hash).is_err() {
         return false;
     }
+    if is_imported(hash) {
+        return imported::verify(password, hash);
+    }
     let Ok(parsed) = PasswordHash::new(hash) else {
         return false;
     };
@@ -109,8 +115,16 @@ pub fn verify_nobody(password: &[u8]) -> bool {
     false
 }
 
+/// Whether `hash` is of another kind than [`hash`] makes, and should be replaced.
+pub fn is_imported(hash: &str) -> bool {
+    imported::check(hash).is_some()
+}
+
 /// Whether `hash` can be verified with at bounded cost.
 pub fn check(hash: &str) -> Result<(), PasswordError> {
+    if let Some(checked) = imported::check(hash) {
+        return checked;
+    }
     let parsed = PasswordHash::new(hash).map_err(|_| PasswordError::NoHash)?;
     let ours = Algorithm::Argon2id.ident();
     let well = parsed.algorithm == ours

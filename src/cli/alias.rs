@@ -38,7 +38,8 @@ pub(super) enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Print where mail to an address goes, one address a line; exit code 67 if nowhere
+    /// Print where mail to an address goes, one address a line, and on standard error each step that
+    /// led there; exit code 67 if nowhere
     #[command(after_help = "Example:\n  chapar alias resolve info@example.org")]
     Resolve {
         /// The address.
@@ -95,7 +96,19 @@ fn list(config: &Config, only: Option<&str>, as_json: bool) -> anyhow::Result<()
 }
 
 fn resolve(config: &Config, address: &str) -> anyhow::Result<ExitCode> {
-    match Identity::load(&config.dir, &config.postmaster)?.resolve(address) {
+    let (resolution, steps) = Identity::load(&config.dir, &config.postmaster)?.explain(address);
+    for step in steps {
+        eprintln!("{step}");
+    }
+    match resolution {
+        Resolution::Targets(targets) if targets.is_empty() => {
+            eprintln!("Mail to {address} is taken and thrown away.");
+            Ok(ExitCode::SUCCESS)
+        }
+        Resolution::Rejected(text) => {
+            eprintln!("chapar: mail to {address} is refused: {text}");
+            Ok(exit::NO_USER.into())
+        }
         Resolution::Targets(targets) => {
             for target in targets {
                 say!("{target}");

@@ -7,9 +7,10 @@ use anyhow::Context as _;
 use serde_json::json;
 
 use super::exit::Wrong;
-use crate::config::Config;
+use crate::config::{Config, Service, TlsMode};
 use crate::identity::{Identity, Mode};
 use crate::signing::keys::PrivateKey;
+use crate::web;
 
 /// Time to live of what is pasted, seconds: short enough to correct a mistake.
 const TTL: u32 = 3600;
@@ -134,6 +135,16 @@ pub(super) fn of(config: &Config, domain: &str, ips: &[IpAddr]) -> anyhow::Resul
             "SPF: for bounces from this host",
         );
     }
+    let srs = config.forwarding.srs_domain.as_str();
+    if !srs.is_empty() && srs != domain {
+        // Its bounces must find us, and its SPF record is what receivers of forwarded mail ask for.
+        let srs = format!("{srs}.");
+        let why = "bounces of forwarded mail come here";
+        add(&srs, "MX", Data::Plain(format!("10 {host}")), why);
+        let spf = format!("v=spf1 a:{} -all", config.hostname);
+        let why = "SPF: this host forwards under this domain";
+        add(&srs, "TXT", Data::Text(spf), why);
+    }
     for selector in &found.selectors {
         let key = PrivateKey::load(&config.dir, domain, selector)
             .with_context(|| format!("no record for selector {selector}"))?;
@@ -158,7 +169,54 @@ pub(super) fn of(config: &Config, domain: &str, ips: &[IpAddr]) -> anyhow::Resul
         Data::Text(dmarc),
         "DMARC: what to do with forgeries",
     );
+    if found.mode == Mode::Forward {
+        let why = "TLS-RPT: others report how their deliveries to this host fared";
+        let report = format!("v=TLSRPTv1; rua=mailto:postmaster@{domain}");
+        add(
+            &format!("_smtp._tls.{name}"),
+            "TXT",
+            Data::Text(report),
+            why,
+        );
+    }
+    // Without a listener for https nobody could fetch the policy.
+    if !config.web.https.is_empty()
+        && let Some(policy) = web::policy(config, &identity, domain)
+    {
+        let why = "MTA-STS: where the policy is";
+        add(
+            &format!("mta-sts.{name}"),
+            "CNAME",
+            Data::Plain(host.clone()),
+            why,
+        );
+        let id = format!("v=STSv1; id={}", web::policy_id(&policy));
+        let why = "MTA-STS: there is a policy; the id changes with it";
+        add(&format!("_mta-sts.{name}"), "TXT", Data::Text(id), why);
+    }
+    if config
+        .listeners
+        .iter()
+        .any(|listen| listen.service == Service::Submission && listen.tls == TlsMode::Implicit)
+    {
+        let why = "mail clients find the submission port (RFC 6186, RFC 8314)";
+        let target = Data::Plain(format!("0 1 465 {host}"));
+        add(&format!("_submissions._tcp.{name}"), "SRV", target, why);
+    }
     Ok(records)
+}
+
+/// Replaces the SPF record of `domain`.
+pub(super) fn set_spf(records: &mut [Record], domain: &str, spf: &str) {
+    let name = format!("{domain}.");
+    for record in records {
+        if let Data::Text(text) = &mut record.data
+            && record.name == name
+            && text.starts_with("v=spf1 ")
+        {
+            *text = spf.to_owned();
+        }
+    }
 }
 
 /// Prints records as zone-file lines, or one JSON object a line.

@@ -55,12 +55,7 @@ pub struct NewConfig {
 impl NewConfig {
     /// The listeners of every mail host, on all its addresses.
     pub fn usual_listeners() -> Vec<Listen> {
-        // A kernel without IPv6 can not bind [::], one with it takes IPv4 there too.
-        let any = if std::net::TcpListener::bind("[::]:0").is_ok() {
-            "[::]"
-        } else {
-            "0.0.0.0"
-        };
+        let any = NewConfig::any_address();
         [
             (25, Service::Mx, TlsMode::Starttls),
             (587, Service::Submission, TlsMode::Starttls),
@@ -74,6 +69,16 @@ impl NewConfig {
             disable: Vec::new(),
         })
         .collect()
+    }
+
+    /// All addresses of this host: a kernel without IPv6 can not bind [::], one with it takes IPv4
+    /// there too.
+    pub fn any_address() -> &'static str {
+        if std::net::TcpListener::bind("[::]:0").is_ok() {
+            "[::]"
+        } else {
+            "0.0.0.0"
+        }
     }
 
     fn text(&self) -> String {

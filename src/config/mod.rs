@@ -5,6 +5,7 @@
 //! directory of the file.
 
 mod check;
+mod choices;
 pub mod files;
 mod sections;
 mod table;
@@ -18,9 +19,14 @@ use serde::Deserialize;
 use crate::smtp::extension::Extension;
 
 pub use check::Via;
-pub use sections::{Delivery, Dns, Limits, Retry, Smtp, Timeouts, Tls};
+pub use choices::{
+    AcmeChallenge, Dmarc, DnsTrouble, DomainName, HttpsUrl, MtaSts, Rewrite, SpfFail,
+};
+pub use sections::{
+    Acme, Delivery, Dns, Forwarding, Incoming, Limits, Retry, Smtp, Timeouts, Tls, Web,
+};
 pub use table::{Row, defaults};
-pub use units::{Network, Size, Span};
+pub use units::{Network, Size, Span, Steps};
 
 /// The whole of `chapar.toml`.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -61,6 +67,12 @@ pub struct Config {
     /// Timeouts of our client.
     #[serde(default)]
     pub timeouts: Timeouts,
+    /// What is asked about mail from outside.
+    #[serde(default)]
+    pub incoming: Incoming,
+    /// Mail from outside to addresses elsewhere.
+    #[serde(default)]
+    pub forwarding: Forwarding,
     /// What one client, message or connection may take.
     #[serde(default)]
     pub limits: Limits,
@@ -70,6 +82,12 @@ pub struct Config {
     /// TLS of both sides.
     #[serde(default)]
     pub tls: Tls,
+    /// The certificate's CA.
+    #[serde(default)]
+    pub acme: Acme,
+    /// What others fetch from us.
+    #[serde(default)]
+    pub web: Web,
     /// The directory of the file this was read from; set by the loader.
     #[serde(skip)]
     pub dir: PathBuf,

@@ -8,7 +8,10 @@ use std::net::{IpAddr, SocketAddr};
 use serde::Deserialize;
 
 use super::table::{Row, Shown};
-use super::{Family, Size, Span, TlsVersion};
+use super::{
+    AcmeChallenge, Dmarc, DnsTrouble, DomainName, Family, HttpsUrl, MtaSts, Rewrite, Size, Span,
+    SpfFail, Steps, TlsVersion,
+};
 use crate::smtp::extension::Extension;
 
 macro_rules! sections {
@@ -77,6 +80,8 @@ sections! {
 
     /// `[retry]`: `delay(n) = min(first * factor^n, longest)`, give or take a tenth.
     retry: Retry {
+        /// Waits as a list such as "1m, 5m*2, 1h*3, 4h", the last one for ever; in place of first, factor and longest.
+        steps: Steps = Steps::NONE,
         /// Wait after the first failed attempt.
         first: Span = Span::mins(5),
         /// Each wait is this times the one before.
@@ -103,6 +108,36 @@ sections! {
         data: Span = Span::mins(3),
         /// For the reply to the final dot; shorter makes duplicates.
         final_dot: Span = Span::mins(10),
+    }
+
+    /// `[incoming]`: what is asked about mail from outside, and what follows; `domain.toml` may say otherwise for one domain.
+    incoming: Incoming {
+        /// Failing mail that is refused: none, what its author's domain wants rejected, or also what it wants quarantined (RFC 9989).
+        dmarc: Dmarc = Dmarc::Reject,
+        /// Whether a fail of SPF alone refuses a message (RFC 7208 section 8.4).
+        spf_fail: SpfFail = SpfFail::Accept,
+        /// What is done while the DNS does not answer and the verdict depends on it.
+        dns_trouble: DnsTrouble = DnsTrouble::Defer,
+        /// How long the DNS may take for one message, twice (RFC 7208 section 4.6.4 asks for 20 s).
+        dns_time: Span = Span::secs(20),
+        /// Whether a Received-SPF field is added (RFC 7208 section 9.1).
+        received_spf: bool = false,
+        /// Whether clients with loopback or private addresses are judged like others (labs); a proxy or NAT before us hides who they are.
+        judge_private: bool = false,
+    }
+
+    /// `[forwarding]` of mail from outside to addresses elsewhere.
+    forwarding: Forwarding {
+        /// Whose reverse-path becomes one of ours (SRS): always, only of mail without a passing DKIM signature of its author, or never.
+        rewrite: Rewrite = Rewrite::Always,
+        /// The domain of rewritten reverse-paths; empty: that of the alias.
+        srs_domain: DomainName = DomainName::default(),
+        /// How long a bounce to a rewritten reverse-path is taken, at most 255d.
+        srs_valid: Span = Span::days(21),
+        /// Whether an ARC set with our verdicts is added (RFC 8617).
+        seal: bool = true,
+        /// Whether X-Forwarded-For and X-Forwarded-To are added.
+        trace_headers: bool = false,
     }
 
     /// `[limits]`.
@@ -133,8 +168,10 @@ sections! {
         error_delay: Span = Span::secs(1),
         /// Commands of one connection.
         commands: usize = 100_000,
-        /// Messages of one connection; told with the LIMITS extension. Not for `relay_networks`.
+        /// Messages of one connection; told with the LIMITS extension.
         transactions: usize = 1000,
+        /// The same for clients in `relay_networks`, which send whole queues.
+        relay_transactions: usize = 999_999,
         /// Chunks (BDAT) of one message.
         chunks: usize = 10_000,
         /// Failed logins of one connection before it is closed.
@@ -169,6 +206,8 @@ sections! {
         handshake: Span = Span::secs(60),
         /// Below it new mail gets 452.
         free_space: Size = Size::gib(1),
+        /// Free inodes of the file system of data_dir; below it new mail gets 452.
+        free_inodes: usize = 1000,
         /// Bytes of bodies kept in memory for a first attempt.
         memory_bodies: Size = Size::mib(64),
         /// How long a stopping daemon waits for sessions and attempts under way.
@@ -191,5 +230,35 @@ sections! {
         ca_file: String = String::new(),
         /// The oldest version that is spoken.
         min_version: TlsVersion = TlsVersion::V12,
+    }
+
+    /// `[acme]`: the certificate of `hostname` from a CA (RFC 8555), renewed at two thirds of its life.
+    acme: Acme {
+        /// Whether `secrets/tls/` is kept up by ACME; who turns it on agrees to the CA's terms of service.
+        enabled: bool = false,
+        /// The CA.
+        directory: HttpsUrl = HttpsUrl::fixed("https://acme-v02.api.letsencrypt.org/directory"),
+        /// How the CA is shown that a name is ours: over port 80, or in a handshake on port 443.
+        challenge: AcmeChallenge = AcmeChallenge::Http01,
+        /// More names for the certificate; the host name and those of MTA-STS policies are in it.
+        names: Vec<DomainName> = Vec::new(),
+        /// Where another web server on port 80 takes files from; empty: `web.http` answers.
+        webroot: String = String::new(),
+    }
+
+    /// `[web]`: what others fetch from this host over http and https.
+    web: Web {
+        /// Addresses for http: answers to the CA, such as "[::]:80"; empty: none.
+        http: Vec<SocketAddr> = Vec::new(),
+        /// Addresses for https: MTA-STS policies, such as "[::]:443"; empty: none.
+        https: Vec<SocketAddr> = Vec::new(),
+        /// What the MTA-STS policies of our domains ask of others (RFC 8461).
+        mta_sts: MtaSts = MtaSts::Testing,
+        /// How long others may remember a policy.
+        mta_sts_age: Span = Span::days(7),
+        /// Connections at the same time.
+        connections: usize = 200,
+        /// How long a connection may last.
+        connection: Span = Span::secs(30),
     }
 }

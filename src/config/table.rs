@@ -3,7 +3,10 @@
 use std::fmt::Display;
 use std::net::{IpAddr, SocketAddr};
 
-use super::{Family, Size, Span, TlsVersion, sections};
+use super::{
+    AcmeChallenge, Dmarc, DnsTrouble, DomainName, Family, HttpsUrl, MtaSts, Rewrite, Size, Span,
+    SpfFail, Steps, TlsVersion, sections,
+};
 use crate::smtp::extension::Extension;
 
 /// One key of `chapar.toml`.
@@ -157,16 +160,42 @@ macro_rules! shown {
 shown! {
     Span, "time", value => quoted(value);
     Size, "bytes", value => quoted(value);
+    Steps, "times", value => quoted(value);
     usize, "count", value => value.to_string();
     u16, "port", value => value.to_string();
     f64, "factor", value => format!("{value:?}");
     bool, "true | false", value => value.to_string();
     String, "file", value => quoted(value);
+    DomainName, "domain", value => quoted(value.as_str());
     Family, "auto | ipv4 | ipv6", value => quoted(match value {
         Family::Auto => "auto",
         Family::Ipv4 => "ipv4",
         Family::Ipv6 => "ipv6",
     });
+    Dmarc, "ignore | reject | quarantine", value => quoted(match value {
+        Dmarc::Ignore => "ignore",
+        Dmarc::Reject => "reject",
+        Dmarc::Quarantine => "quarantine",
+    });
+    SpfFail, "accept | reject", value => quoted(match value {
+        SpfFail::Accept => "accept",
+        SpfFail::Reject => "reject",
+    });
+    DnsTrouble, "defer | accept", value => quoted(match value {
+        DnsTrouble::Defer => "defer",
+        DnsTrouble::Accept => "accept",
+    });
+    Rewrite, "always | without-dkim | never", value => quoted(match value {
+        Rewrite::Always => "always",
+        Rewrite::WithoutDkim => "without-dkim",
+        Rewrite::Never => "never",
+    });
+    AcmeChallenge, "http-01 | tls-alpn-01", value => quoted(value.name());
+    MtaSts, "none | testing | enforce", value => quoted(value.name());
+    HttpsUrl, "https://...", value => quoted(value.as_str());
+    Vec<DomainName>, "domains", value => {
+        list(&value.iter().map(DomainName::as_str).collect::<Vec<_>>())
+    };
     TlsVersion, "1.2 | 1.3", value => quoted(match value {
         TlsVersion::V12 => "1.2",
         TlsVersion::V13 => "1.3",

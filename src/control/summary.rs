@@ -104,6 +104,7 @@ mod tests {
             "d@two.example",
         ];
         let envelope = Envelope {
+            forwarded_as: None,
             reverse_path: String::new(),
             recipients: to.iter().map(|to| recipient(to)).collect(),
             body: BodyKind::SevenBit,

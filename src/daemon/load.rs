@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use crate::config::{Config, ConfigError, TlsMode};
 use crate::identity::{Identity, IdentityError};
+use crate::intake::outside::Outside;
+use crate::intake::srs;
 use crate::signing::{Keys, KeysError};
 use crate::tls::server::{self, CertificateError};
 
@@ -16,6 +18,8 @@ pub struct Loaded {
     pub identity: Arc<Identity>,
     /// `secrets/dkim/`.
     pub keys: Keys,
+    /// `secrets/srs.key`.
+    pub outside: Arc<Outside>,
     /// `secrets/tls/`; `None` where no listener speaks TLS.
     pub tls: Option<Arc<rustls::ServerConfig>>,
 }
@@ -32,6 +36,9 @@ pub enum LoadError {
     /// A DKIM key.
     #[error(transparent)]
     Keys(#[from] KeysError),
+    /// The keys of SRS.
+    #[error(transparent)]
+    Srs(#[from] srs::KeysError),
     /// The certificate.
     #[error(transparent)]
     Certificate(#[from] CertificateError),
@@ -52,10 +59,12 @@ pub fn load(file: &Path) -> Result<Loaded, LoadError> {
     } else {
         None
     };
+    let outside = Outside::new(srs::Keys::load(&config.dir)?);
     Ok(Loaded {
         config: Arc::new(config),
         identity: Arc::new(identity),
         keys,
+        outside: Arc::new(outside),
         tls,
     })
 }

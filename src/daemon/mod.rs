@@ -1,10 +1,11 @@
 //! The daemon: starts the actors in the order of the journey reversed, so that nobody is asked
 //! before it is there, and stops them in that of the journey, so that what was accepted is kept.
 //!
-//! Listens to signals: SIGHUP reloads, SIGTERM and SIGINT drain, a second one ends at once.
+//! Listens to signals: SIGHUP reloads, as does a changed file; SIGTERM and SIGINT drain, a second one ends at once.
 
 mod load;
 mod start;
+mod watch;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -15,6 +16,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 pub use load::{LoadError, Loaded, load};
 use start::Running;
+use watch::Watch;
 
 /// sysexits.h: the configuration is wrong.
 pub const EX_CONFIG: u8 = 78;
@@ -74,9 +76,20 @@ async fn serve(file: &Path, loaded: Loaded) -> Result<(), start::StartError> {
     let _ = sd_notify::notify(&[NotifyState::Ready]);
     tracing::info!(target: "daemon", version = env!("CARGO_PKG_VERSION"), pid = std::process::id(), "ready");
     let mut watchdog = watchdog();
+    let mut watch = Watch::new(file).await;
+    let mut look = tokio::time::interval(watch::PERIOD);
+    look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tokio::select! {
-            _ = signals.hangup.recv() => reload(file, &mut running).await,
+            _ = signals.hangup.recv() => {
+                watch.loaded().await;
+                reload(file, &mut running).await;
+            }
+            _ = look.tick() => {
+                if watch.changed().await {
+                    reload(file, &mut running).await;
+                }
+            }
             _ = signals.terminate.recv() => break,
             _ = signals.interrupt.recv() => break,
             _ = watchdog.tick() => {

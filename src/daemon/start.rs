@@ -8,15 +8,19 @@ use futures_util::future::join_all;
 use hickory_resolver::TokioResolver;
 
 use super::Loaded;
+use crate::auth::password::NOBODY;
 use crate::auth::{self, AuthFiles, Authenticator};
 use crate::config::Config;
 use crate::control::{self, Control};
 use crate::delivery::{self, Dispatcher, DispatcherError};
 use crate::dns::{Resolver, ResolverError};
 use crate::identity::{Identity, Resolution};
+use crate::intake::outside::Outside;
 use crate::listener::{self, BindError, Inherited, Listener, Shared};
 use crate::queue::{self, Leads};
 use crate::signing::{self, Signer};
+use crate::tls::acme::{self, Certificates, Challenges};
+use crate::web::{self, Web, WebError};
 
 /// How long the queue may take to answer the watchdog.
 const ANSWER: Duration = Duration::from_secs(10);
@@ -33,6 +37,9 @@ pub enum StartError {
     /// A listener.
     #[error(transparent)]
     Bind(#[from] BindError),
+    /// An address of the web.
+    #[error(transparent)]
+    Web(#[from] WebError),
     /// The resolver.
     #[error(transparent)]
     Resolver(#[from] ResolverError),
@@ -60,8 +67,11 @@ pub struct Running {
     dispatcher: Addr<Dispatcher>,
     auth: Addr<Authenticator>,
     signer: Addr<Signer>,
+    outside: Arc<Outside>,
     resolver: TokioResolver,
     listeners: Vec<Addr<Listener>>,
+    web: Addr<Web>,
+    certificates: Addr<Certificates>,
     _control: Addr<Control>,
 }
 
@@ -92,6 +102,7 @@ pub async fn start(loaded: Loaded) -> Result<Running, StartError> {
         identity,
         keys,
         tls,
+        outside,
     } = loaded;
     let resolver = Resolver::new(&config.dns)?;
     let pool = pool()?;
@@ -102,6 +113,8 @@ pub async fn start(loaded: Loaded) -> Result<Running, StartError> {
         .iter()
         .map(|listen| Ok((listen, listener::bind(listen, &mut inherited)?)))
         .collect::<Result<Vec<_>, BindError>>()?;
+
+    let bound = web::bind(&config)?;
 
     let signer = Signer::new(keys, pool.clone()).start();
     let opened = queue::open(&config)?;
@@ -122,14 +135,33 @@ pub async fn start(loaded: Loaded) -> Result<Running, StartError> {
         .send(queue::Connect(dispatcher.clone().recipient()))
         .await?;
     queue.resume = Some(dispatcher.clone().recipient());
+    queue.suspended = Some(dispatcher.clone().recipient());
+    let suspended = queue.addr.send(queue::Suspended).await?;
+    dispatcher.send(delivery::Suspensions(suspended)).await?;
     let control = control::start(&config.data_dir, queue.clone()).map_err(StartError::Control)?;
 
+    let (challenges, answers) = Challenges::new();
+    let site = web::Site {
+        config: config.clone(),
+        identity: identity.clone(),
+        tls: tls.clone(),
+    };
+    let web = Web::new(site, answers, bound).start();
+    let given = acme::Given {
+        config: config.clone(),
+        identity: identity.clone(),
+    };
+    let certificates = Certificates::new(given, resolver.hickory().clone(), challenges).start();
+
     let mut running = Running {
+        web,
+        certificates,
         config: config.clone(),
         queue,
         dispatcher,
         auth,
         signer,
+        outside,
         resolver: resolver.hickory().clone(),
         listeners: Vec::new(),
         _control: control,
@@ -152,7 +184,7 @@ fn leads(identity: Arc<Identity>) -> Leads {
     Arc::new(move |address| match identity.resolve(address) {
         Resolution::Remote => vec![address.to_owned()],
         Resolution::Targets(targets) => targets,
-        Resolution::Unknown | Resolution::Refused(_) => Vec::new(),
+        Resolution::Unknown | Resolution::Rejected(_) | Resolution::Refused(_) => Vec::new(),
     })
 }
 
@@ -162,7 +194,12 @@ impl Running {
         identity: Arc<Identity>,
         tls: Option<Arc<rustls::ServerConfig>>,
     ) -> Arc<Shared> {
+        let scram = identity
+            .domains()
+            .flat_map(|(_, domain)| domain.users())
+            .all(|(_, user)| user.scram.is_some() || user.password == NOBODY);
         Arc::new(Shared {
+            scram,
             config: self.config.clone(),
             identity,
             tls,
@@ -170,6 +207,8 @@ impl Running {
             signer: self.signer.clone(),
             queue: self.queue.addr.clone().recipient(),
             ids: self.queue.ids.clone(),
+            outside: self.outside.clone(),
+            arrivals: self.queue.arrivals.clone(),
             resolver: self.resolver.clone(),
             spool: self.queue.spool.clone(),
         })
@@ -189,14 +228,33 @@ impl Running {
             identity,
             keys,
             tls,
+            outside,
         } = loaded;
+        self.outside = outside;
         if config.listeners != self.config.listeners || config.data_dir != self.config.data_dir {
             tracing::warn!(
                 target: "daemon",
                 "listeners and data_dir change with `systemctl restart chapar` only"
             );
         }
+        if config.web.http != self.config.web.http || config.web.https != self.config.web.https {
+            tracing::warn!(
+                target: "daemon",
+                "web.http and web.https change with `systemctl restart chapar` only"
+            );
+        }
         self.config = config.clone();
+        let site = web::Site {
+            config: config.clone(),
+            identity: identity.clone(),
+            tls: tls.clone(),
+        };
+        let _ = self.web.send(web::Reload(site)).await;
+        let given = acme::Given {
+            config: config.clone(),
+            identity: identity.clone(),
+        };
+        let _ = self.certificates.send(acme::Reload(given)).await;
         let shared = self.shared(identity.clone(), tls);
         let leads = leads(identity.clone());
         // An actor that is gone has said why; the others are told all the same.

@@ -280,7 +280,7 @@ impl Connection {
             Err(verdict) => return self.settle(session, part, verdict).await,
         };
         let mail = Mail {
-            reverse_path: &message.envelope.reverse_path,
+            reverse_path: message.envelope.mail_from(),
             size: content.len(),
             eight_bit: message.envelope.body == BodyKind::EightBit,
             smtputf8: message.envelope.smtputf8,
@@ -312,7 +312,11 @@ impl Connection {
             judged
         });
         let permit = self.permit().await;
-        let record = part.settle(verdicts, &session.remote, &session.tls);
+        let mut record = part.settle(verdicts, &session.remote, &session.tls);
+        let notifies = session.client().extensions().dsn;
+        for attempt in &mut record.attempts {
+            attempt.notifies = notifies;
+        }
         part.reporter().send(record, permit);
         Sent::Reported(grade)
     }

@@ -53,6 +53,7 @@ fn job(recipients: &[&str]) -> Job {
             client: Ipv4Addr::LOCALHOST.into(),
         },
         envelope: Envelope {
+            forwarded_as: None,
             reverse_path: "sender@example.org".to_owned(),
             recipients: recipients.iter().map(of).collect(),
             body: BodyKind::SevenBit,
@@ -75,6 +76,7 @@ fn job(recipients: &[&str]) -> Job {
         states: recipients.iter().map(|_| RecipientState::new(0)).collect(),
         warned: false,
         held: false,
+        story: Vec::new(),
     };
     Job {
         recipients: (0..).take(recipients.len()).collect(),

@@ -2,7 +2,8 @@
 //!
 //! `#` begins a comment at the start of a line or after white space. A name is a local part in any
 //! case, or `*` for every address that is neither an alias nor a plus-address of one. A target is
-//! an address, or a local part of the same domain.
+//! an address, a local part of the same domain, `*@other` for the same local part elsewhere,
+//! `!discard`, or `!reject TEXT`, which stands alone: its text goes on to the end of the line.
 
 use std::collections::BTreeMap;
 
@@ -58,6 +59,40 @@ pub(crate) fn without_comment(line: &str) -> &str {
     line
 }
 
+/// What a target means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind<'a> {
+    /// An address.
+    Address(&'a str),
+    /// The same local part at this domain.
+    SameAt(&'a str),
+    /// The message is thrown away.
+    Discard,
+    /// It is refused, with this text.
+    Reject(&'a str),
+}
+
+/// What a client is told where `!reject` has no text.
+const REJECTED: &str = "This address takes no mail";
+
+impl<'a> Kind<'a> {
+    /// Of a target that [`target`] made.
+    pub(crate) fn of(target: &'a str) -> Kind<'a> {
+        if let Some(domain) = target.strip_prefix("*@") {
+            return Kind::SameAt(domain);
+        }
+        match target.strip_prefix('!') {
+            Some("discard") => Kind::Discard,
+            Some(reject) => match reject.strip_prefix("reject").map(str::trim) {
+                Some("") => Kind::Reject(REJECTED),
+                Some(text) => Kind::Reject(text),
+                None => Kind::Address(target),
+            },
+            None => Kind::Address(target),
+        }
+    }
+}
+
 /// A target as it is kept: with a domain, in lower case.
 pub(crate) fn target(text: &str, domain: &str) -> Result<String, String> {
     match text.chars().next() {
@@ -68,7 +103,28 @@ pub(crate) fn target(text: &str, domain: &str) -> Result<String, String> {
                  not supported"
             ));
         }
-        Some('*') => return Err(format!("'{text}' has a wildcard; write a whole address")),
+        Some('*') => {
+            let domain = text.strip_prefix("*@").map(str::to_ascii_lowercase);
+            return match domain.filter(|domain| address::is_domain(domain)) {
+                Some(domain) => Ok(format!("*@{domain}")),
+                None => Err(format!(
+                    "'{text}' has a wildcard; write a whole address, or *@DOMAIN"
+                )),
+            };
+        }
+        Some('!') => {
+            let reject = text.strip_prefix("!reject");
+            let well = text == "!discard"
+                || reject.is_some_and(|rest| {
+                    rest.is_empty() || rest.starts_with(' ') && !rest.contains(char::is_control)
+                });
+            return match well {
+                true => Ok(text.to_owned()),
+                false => Err(format!(
+                    "'{text}' is no target; write !discard or !reject TEXT"
+                )),
+            };
+        }
         Some(_) => {}
     }
     let full = match text.rsplit_once('@') {
@@ -104,8 +160,15 @@ fn parse_line(line: &str, domain: &str) -> Result<Option<(String, Vec<String>)>,
         .split_once(':')
         .ok_or_else(|| format!("'{line}' has no colon; write name: user@example.org"))?;
     let mut targets: Vec<String> = Vec::new();
-    for text in right.split(',') {
+    let whole = right.trim().starts_with("!reject").then_some(right);
+    for text in whole
+        .into_iter()
+        .chain(right.split(',').filter(|_| whole.is_none()))
+    {
         let target = target(text.trim(), domain)?;
+        if whole.is_none() && matches!(Kind::of(&target), Kind::Reject(_)) {
+            return Err("!reject stands alone; remove the other targets".into());
+        }
         if !targets.contains(&target) {
             targets.push(target);
         }
@@ -152,7 +215,9 @@ mod tests {
             ("a: | /usr/bin/cmd", 1, "not supported"),
             ("a: :include:/list", 1, "not supported"),
             ("a: /var/mail/a", 1, "not supported"),
-            ("*: *@other.example", 1, "wildcard"),
+            ("*: *@", 1, "wildcard"),
+            ("a: !drop", 1, "!discard or !reject"),
+            ("a: b, !reject x", 1, "stands alone"),
             ("a@example.org: b", 1, "write only 'a'"),
             (
                 "a@example.net: b",

@@ -84,6 +84,19 @@ pub fn set_password(dir: &Path, address: &str, secrets: &Secrets) -> Result<(), 
     })
 }
 
+/// Gives a user whose password stays another hash of it; unless the password is not any more the
+/// one that `hash` was made of.
+pub fn rehash(dir: &Path, address: &str, hash: &str, secrets: &Secrets) -> Result<(), EditError> {
+    change_users(dir, address, |document, key| {
+        let entry = entry(document, key).ok_or_else(|| missing(address))?;
+        if entry.get("password").and_then(Item::as_str) == Some(hash) {
+            put(entry, "password", &secrets.hash);
+            put(entry, "scram", &secrets.scram);
+        }
+        Ok(())
+    })
+}
+
 /// Gives a user whose password stays a SCRAM verifier; unless the password is not any more the one
 /// that `hash` was made of.
 pub fn set_scram(dir: &Path, address: &str, hash: &str, scram: &str) -> Result<(), EditError> {

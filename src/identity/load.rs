@@ -11,7 +11,13 @@ use toml::Spanned;
 
 use super::{Domain, Identity, IdentityError, Mode, User, address, aliases};
 use crate::auth::password;
+use crate::config::{Dmarc, SpfFail};
 use crate::smtp::scram::Verifier;
+
+/// What may part a tag from a name (RFC 5233 leaves it to us).
+const SEPARATORS: &str = "+-_=#";
+/// What does where nothing is said.
+const DEFAULT_SEPARATORS: &str = "+";
 
 /// `domain.toml`.
 #[derive(Debug, Default, Deserialize)]
@@ -21,13 +27,22 @@ struct DomainFile {
     mode: Mode,
     #[serde(default)]
     selectors: Vec<Spanned<String>>,
+    dmarc: Option<Dmarc>,
+    spf_fail: Option<SpfFail>,
+    #[serde(default)]
+    subdomains: bool,
+    separators: Option<Spanned<String>>,
+    #[serde(default)]
+    ignore_dots: bool,
 }
 
 /// One value of `users.toml`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct UserEntry {
-    password: Spanned<String>,
+    password: Option<Spanned<String>>,
+    #[serde(default)]
+    receive_only: bool,
     #[serde(default)]
     scram: Option<Spanned<String>>,
     #[serde(default)]
@@ -86,6 +101,20 @@ fn domain(dir: &Path, name: &str) -> Result<Domain, IdentityError> {
         }
         selectors.push(selector.into_inner());
     }
+    let separators = match file.separators {
+        None => DEFAULT_SEPARATORS.to_owned(),
+        Some(separators) => {
+            if !separators.as_ref().chars().all(|c| SEPARATORS.contains(c)) {
+                let problem = format!(
+                    "'{}' are no separators; choose among {SEPARATORS}",
+                    separators.as_ref()
+                );
+                let line = line_of(&text, separators.span());
+                return Err(IdentityError::at(&path, line, problem));
+            }
+            separators.into_inner()
+        }
+    };
     let path = dir.join("users.toml");
     let users = match read(&path)? {
         Some(text) => {
@@ -99,16 +128,32 @@ fn domain(dir: &Path, name: &str) -> Result<Domain, IdentityError> {
             .map_err(|(line, why)| IdentityError::at(&path, line, why))?,
         None => Vec::new(),
     };
-    let aliases = entries
+    let aliases: BTreeMap<_, _> = entries
         .into_iter()
         .map(|entry| (entry.name, entry.targets))
         .collect();
     Ok(Domain {
         mode: file.mode,
         selectors,
+        subdomains: file.subdomains,
+        separators,
+        without_dots: match file.ignore_dots {
+            true => without_dots(&aliases),
+            false => BTreeMap::new(),
+        },
+        dmarc: file.dmarc,
+        spf_fail: file.spf_fail,
         users,
         aliases,
     })
+}
+
+/// Names without their dots, and as they are.
+pub(super) fn without_dots(aliases: &BTreeMap<String, Vec<String>>) -> BTreeMap<String, String> {
+    let names = aliases.keys();
+    names
+        .map(|name| (name.replace('.', ""), name.clone()))
+        .collect()
 }
 
 /// The users in `file`, the text of the `users.toml` of `domain`.
@@ -134,13 +179,29 @@ pub(super) fn parse_users(
             );
             return Err((line, problem));
         }
-        let at = line_of(file, entry.password.span());
-        password::check(entry.password.as_ref()).map_err(|error| {
-            (
-                at,
-                format!("{error}; `chapar user passwd {written}` sets a new one"),
-            )
-        })?;
+        let password = match (&entry.password, entry.receive_only) {
+            (Some(password), false) => {
+                password::check(password.as_ref()).map_err(|error| {
+                    let at = line_of(file, password.span());
+                    let remedy = format!("`chapar user passwd {written}` sets a new one");
+                    (at, format!("{error}; {remedy}"))
+                })?;
+                password.as_ref().clone()
+            }
+            // A login takes as long as any other, and fails.
+            (None, true) => password::NOBODY.to_owned(),
+            (Some(_), true) => {
+                let problem = format!("'{written}' is receive_only; remove its password");
+                return Err((line, problem));
+            }
+            (None, false) => {
+                let problem = format!(
+                    "'{written}' has no password; `chapar user passwd {written}` sets one, or \
+                     write receive_only = true"
+                );
+                return Err((line, problem));
+            }
+        };
         let mut send_as = Vec::new();
         for pattern in entry.send_as {
             let at = line_of(file, pattern.span());
@@ -159,7 +220,7 @@ pub(super) fn parse_users(
         };
         let user = User {
             scram,
-            password: entry.password.into_inner(),
+            password,
             send_as,
         };
         if users.insert(local, user).is_some() {

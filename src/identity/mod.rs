@@ -4,8 +4,10 @@
 //! an `Arc` of the one that was current when they began. No I/O outside [`Identity::load`] and
 //! [`edit`], which the command line uses.
 //!
-//! Domains are compared without case. Local parts of our own domains are, too; those of others keep
-//! theirs. `user+tag` means `user` unless it is an alias or a user itself.
+//! Domains are compared without case and as A-labels. Local parts of our own domains are compared
+//! without case, in Unicode's form NFC as they came; those of others keep theirs. `user+tag` means
+//! `user` unless it is an alias or a user itself; `separators` in `domain.toml` says what may stand
+//! for the `+`.
 
 pub(crate) mod address;
 mod aliases;
@@ -20,6 +22,8 @@ use std::path::Path;
 
 use serde::Deserialize;
 
+use crate::config::{Dmarc, Incoming, SpfFail};
+use crate::intake::policy::Policy;
 use crate::smtp::scram::Verifier;
 
 pub use resolve::{ALIAS_DEPTH, ALIAS_TARGETS};
@@ -39,6 +43,16 @@ pub struct Domain {
     pub mode: Mode,
     /// DKIM selectors to sign with; each has a key in `secrets/dkim/DOMAIN/`.
     pub selectors: Vec<String>,
+    /// Which failing mail DMARC refuses; none: as the configuration says.
+    pub dmarc: Option<Dmarc>,
+    /// What a fail of SPF alone does; none: as the configuration says.
+    pub spf_fail: Option<SpfFail>,
+    /// Whether sub-domains take the same mail.
+    pub subdomains: bool,
+    /// What may part a tag from the name before it.
+    separators: String,
+    /// With `ignore_dots`: names of aliases without their dots, and as they are.
+    without_dots: BTreeMap<String, String>,
     /// Users by local part in lower case.
     users: BTreeMap<String, User>,
     /// Targets by local part in lower case; `*` is the catch-all.
@@ -86,6 +100,8 @@ pub enum Resolution {
     Targets(Vec<String>),
     /// The domain is ours and knows no such address: 550 5.1.1.
     Unknown,
+    /// The address takes no mail, and says why: 550 5.1.1.
+    Rejected(String),
     /// Aliases lead in a circle, to too many targets or to an address of ours that does not exist:
     /// 554 5.4.6, with the reason.
     Refused(String),
@@ -130,9 +146,24 @@ impl Identity {
         load::load(dir, postmaster)
     }
 
-    /// The domain of this name (lower case A-labels), if it is ours.
+    /// The domain of this name (lower case A-labels), if it is ours: its own, or one above it that
+    /// takes the mail of its sub-domains.
     pub fn domain(&self, name: &str) -> Option<&Domain> {
-        self.domains.get(name)
+        self.covering(name).map(|(_, domain)| domain)
+    }
+
+    fn covering(&self, name: &str) -> Option<(&str, &Domain)> {
+        if let Some((name, found)) = self.domains.get_key_value(name) {
+            return Some((name, found));
+        }
+        let mut rest = name;
+        while let Some((_, above)) = rest.split_once('.') {
+            if let Some((name, found)) = self.domains.get_key_value(above) {
+                return found.subdomains.then_some((name.as_str(), found));
+            }
+            rest = above;
+        }
+        None
     }
 
     /// Every domain of ours, by name.
@@ -140,6 +171,12 @@ impl Identity {
         self.domains
             .iter()
             .map(|(name, domain)| (name.as_str(), domain))
+    }
+
+    /// Whether mail to this domain ends here or at our aliases.
+    pub fn takes_mail_for(&self, domain: &str) -> bool {
+        let found = self.domain(&domain.to_ascii_lowercase());
+        found.is_some_and(|found| found.mode != Mode::SendOnly)
     }
 
     /// The user with this address; the local part in any case.
@@ -155,6 +192,11 @@ impl Identity {
         resolve::resolve(self, address)
     }
 
+    /// The same, and a sentence for each step.
+    pub fn explain(&self, address: &str) -> (Resolution, Vec<String>) {
+        resolve::explain(self, address, true)
+    }
+
     /// Whether the user who logged in as `user` may use `address` as reverse-path or in From: its
     /// own address, also with a `+tag`, and what its `send_as` lists.
     pub fn may_send_as(&self, user: &str, address: &str) -> bool {
@@ -166,10 +208,12 @@ impl Identity {
         else {
             return false;
         };
-        let base = local
-            .split_once('+')
-            .map_or(local.as_str(), |(base, _)| base);
-        if domain == own_domain && (local == own || base == own) {
+        let found = self.domains.get(&own_domain);
+        let tagged = local
+            .strip_prefix(own.as_str())
+            .and_then(|tag| tag.chars().next())
+            .is_some_and(|c| found.is_some_and(|found| found.separators.contains(c)));
+        if domain == own_domain && (local == own || tagged) {
             return true;
         }
         entry
@@ -200,12 +244,25 @@ impl Identity {
     fn with_aliases(mut self, domain: &str, entries: Vec<aliases::Entry>) -> Identity {
         if let Some(found) = self.domains.get_mut(domain) {
             found.aliases = entries.into_iter().map(|e| (e.name, e.targets)).collect();
+            if !found.without_dots.is_empty() {
+                found.without_dots = load::without_dots(&found.aliases);
+            }
         }
         self
     }
 }
 
 impl Domain {
+    /// What is done with failing mail to it: its own word, else the configuration's.
+    pub fn policy(&self, incoming: &Incoming) -> Policy {
+        let common = Policy::from(incoming);
+        Policy {
+            dmarc: self.dmarc.unwrap_or(common.dmarc),
+            spf_fail: self.spf_fail.unwrap_or(common.spf_fail),
+            ..common
+        }
+    }
+
     /// Its users by local part in lower case.
     pub fn users(&self) -> impl Iterator<Item = (&str, &User)> {
         self.users

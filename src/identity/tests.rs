@@ -399,3 +399,100 @@ fn edits_keep_comments_and_order() {
     assert!(load(&dir).may_send_as("new@example.org", "x@example.org"));
     assert!(load(&dir).user("me@example.org").is_none());
 }
+
+/// A directory with `domain.toml` and `aliases` of example.org.
+fn small(domain: &str, aliases: &str) -> Identity {
+    let dir = tempfile::tempdir().expect("directory");
+    let folder = dir.path().join("domains/example.org");
+    std::fs::create_dir_all(&folder).expect("directory");
+    std::fs::write(folder.join("domain.toml"), domain).expect("domain");
+    std::fs::write(folder.join("aliases"), aliases).expect("aliases");
+    Identity::load(dir.path(), "").expect("identity")
+}
+
+fn to(targets: &[&str]) -> Resolution {
+    Resolution::Targets(targets.iter().map(|t| (*t).to_owned()).collect())
+}
+
+#[test]
+fn c156_separators_part_tags_and_open_nothing_else() {
+    let identity = small(
+        "mode = \"forward\"\nseparators = \"+-\"\n",
+        "dora: d@x.example\ndo: z@x.example\ndora-work: w@x.example\n",
+    );
+    for (address, expected) in [
+        ("dora+shop", to(&["d@x.example"])),
+        ("dora-shop", to(&["d@x.example"])),
+        ("dora+", to(&["d@x.example"])),
+        ("do+ra", to(&["z@x.example"])),
+        ("dora-work", to(&["w@x.example"])),
+        ("dora-work+x", to(&["w@x.example"])),
+        ("+shop", Resolution::Unknown),
+        ("nobody+x", Resolution::Unknown),
+    ] {
+        let address = format!("{address}@example.org");
+        assert_eq!(identity.resolve(&address), expected, "{address}");
+    }
+}
+
+#[test]
+fn dots_sub_domains_and_other_kinds_of_targets() {
+    let identity = small(
+        "mode = \"forward\"\nignore_dots = true\nsubdomains = true\n",
+        "first.last: a@x.example\nold: !reject Gone, write to new@example.org\nsink: !discard\n\
+         *: *@Other.example\n",
+    );
+    for (address, expected) in [
+        ("f.irstlast@example.org", to(&["a@x.example"])),
+        ("firstlast+tag@sub.sub.example.org", to(&["a@x.example"])),
+        (
+            "Any.One+tag@example.org",
+            to(&["any.one+tag@other.example"]),
+        ),
+        ("sink@example.org", to(&[])),
+        (
+            "old@example.org",
+            Resolution::Rejected("Gone, write to new@example.org".into()),
+        ),
+        ("a@notexample.org", Resolution::Remote),
+    ] {
+        assert_eq!(identity.resolve(address), expected, "{address}");
+    }
+    assert!(identity.takes_mail_for("sub.example.org"));
+    let (_, steps) = identity.explain("firstlast+tag@sub.example.org");
+    assert_eq!(
+        steps,
+        [
+            "firstlast+tag@example.org: an alias of the part before a separator, leads to a@x.example"
+        ]
+    );
+}
+
+#[test]
+fn users_without_a_password_only_receive() {
+    let dir = tempfile::tempdir().expect("directory");
+    let folder = dir.path().join("domains/example.org");
+    std::fs::create_dir_all(&folder).expect("directory");
+    let write = |text: &str| std::fs::write(folder.join("users.toml"), text).expect("users");
+    write("\"in@example.org\" = { receive_only = true }\n");
+    let identity = Identity::load(dir.path(), "").expect("identity");
+    let user = identity.user("in@example.org").expect("a user");
+    assert!(!crate::auth::password::verify(
+        b"correct horse",
+        &user.password
+    ));
+    for (text, part) in [
+        ("\"in@example.org\" = { }\n", "has no password"),
+        (
+            "\"in@example.org\" = { password = \"x\", receive_only = true }\n",
+            "receive_only",
+        ),
+    ] {
+        write(text);
+        let error = Identity::load(dir.path(), "").expect_err(text);
+        assert!(
+            error.line == Some(1) && error.problem.contains(part),
+            "{error}"
+        );
+    }
+}

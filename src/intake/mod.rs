@@ -1,10 +1,14 @@
 //! What a message is and where it goes: decisions between the last byte of data and the signer.
 //!
 //! Receives the envelope and header block of a transaction; gives the header block as it goes on,
-//! the envelope with aliases expanded, and whose DKIM key signs. Pure, except [`verify`], which
-//! asks the DNS. Never changes a byte below the header (I12), never accepts mail for others from
+//! the envelope with aliases expanded, and whose DKIM key signs. Mail from outside is judged by
+//! [`outside`]. Pure, except [`verify`], which asks the DNS. Never changes a byte below the header (I12), never accepts mail for others from
 //! strangers (I11).
 
+pub mod outside;
+pub mod policy;
+pub mod results;
+pub mod srs;
 pub mod verify;
 
 use std::collections::HashSet;
@@ -69,21 +73,36 @@ fn may_send_as(identity: &Identity, user: &str, address: &str) -> Result<(), Rep
     Err(replies::not_yours(&format!("{user}{also}")))
 }
 
-/// RCPT TO: where it leads, or why it is refused.
+/// RCPT TO: where it leads, or why it is refused. An address of ours that SRS made leads back to
+/// whom it was made for: `bounce` ([`outside::Outside::bounce`]).
 pub fn recipient(
     identity: &Identity,
     client: Client<'_>,
     to: &Address,
+    bounce: Option<Result<Vec<String>, Reply>>,
 ) -> Result<Vec<String>, Reply> {
+    if let Some(bounce) = bounce {
+        return bounce;
+    }
+    match identity.resolve(to.as_str()) {
+        Resolution::Remote if client == Client::Outside => {
+            match identity.domain(to.domain()).map(|domain| domain.mode) {
+                Some(Mode::SendOnly) => Err(replies::SEND_ONLY),
+                _ => Err(replies::RELAY_DENIED),
+            }
+        }
+        _ => leads(identity, to),
+    }
+}
+
+/// Where an address leads, ours or not.
+fn leads(identity: &Identity, to: &Address) -> Result<Vec<String>, Reply> {
     match identity.resolve(to.as_str()) {
         Resolution::Targets(targets) => Ok(targets),
         Resolution::Unknown => Err(replies::UNKNOWN_RECIPIENT),
+        Resolution::Rejected(text) => Err(Reply::new(550, "5.1.1", text)),
         Resolution::Refused(why) => Err(replies::bad_alias(why)),
-        Resolution::Remote if client != Client::Outside => Ok(vec![to.to_string()]),
-        Resolution::Remote => match identity.domain(to.domain()).map(|domain| domain.mode) {
-            Some(Mode::SendOnly) => Err(replies::SEND_ONLY),
-            _ => Err(replies::RELAY_DENIED),
-        },
+        Resolution::Remote => Ok(vec![to.to_string()]),
     }
 }
 
@@ -92,7 +111,7 @@ pub fn recipient(
 pub struct Header {
     /// The block with its empty line; our trace and signatures go on top.
     pub head: Vec<u8>,
-    /// Whose DKIM key signs; `None` for mail from outside.
+    /// Whose DKIM key signs.
     pub sign_for: Option<String>,
 }
 
@@ -111,7 +130,8 @@ pub struct Received<'a> {
     pub at: Millis,
 }
 
-/// Checks the header block and, for users, completes it.
+/// Checks the header block of users and networks and, for users, completes it. Mail from outside is
+/// [`outside`]'s.
 pub fn header(
     identity: &Identity,
     client: Client<'_>,
@@ -120,12 +140,6 @@ pub fn header(
 ) -> Result<Header, Reply> {
     let fields = headers::fields(&head).map_err(|_| replies::BAD_HEADER)?;
     loops(&fields, received)?;
-    if client == Client::Outside {
-        return Ok(Header {
-            head,
-            sign_for: None,
-        });
-    }
     let mut from = fields.iter().filter(|field| field.is("From"));
     let authors = match (from.next(), from.next()) {
         (Some(field), None) => author::addresses(field.value),
@@ -170,8 +184,8 @@ fn senders(fields: &[Field<'_>]) -> Result<Vec<String>, Reply> {
     }
 }
 
-/// Refuses what goes round in circles: too many hops in all, too many through us, or one that we
-/// wrote for the same recipient.
+/// Refuses what goes round in circles: too many hops in all, too many through us, one that we wrote
+/// for the same recipient, or a mark that it was delivered to it before (RFC 5321 section 6.3).
 fn loops(fields: &[Field<'_>], received: &Received<'_>) -> Result<(), Reply> {
     let traces: Vec<&Field<'_>> = fields.iter().filter(|field| field.is("Received")).collect();
     if traces.len() >= received.limits.hops {
@@ -190,6 +204,14 @@ fn loops(fields: &[Field<'_>], received: &Received<'_>) -> Result<(), Reply> {
                 .any(|rcpt| rcpt.to.as_str() == recipient)
         });
         if again || own >= received.limits.own_hops {
+            return Err(replies::OWN_LOOP);
+        }
+    }
+    for field in fields.iter().filter(|field| field.is("Delivered-To")) {
+        let mark = String::from_utf8_lossy(field.value);
+        let mark = mark.trim();
+        let mut recipients = received.recipients.iter();
+        if recipients.any(|rcpt| rcpt.to.as_str().eq_ignore_ascii_case(mark)) {
             return Err(replies::OWN_LOOP);
         }
     }
@@ -227,6 +249,7 @@ pub fn envelope(
         || recipients.iter().any(|rcpt| !rcpt.address.is_ascii());
     Envelope {
         reverse_path: from.map(Address::to_string).unwrap_or_default(),
+        forwarded_as: None,
         recipients,
         body: if eight_bit {
             BodyKind::EightBit

@@ -31,8 +31,9 @@ const ME: Client<'_> = Client::User("me@example.org");
 #[test]
 fn i11_mail_for_others_is_accepted_only_from_users_and_networks() {
     let identity = identity();
-    let judge =
-        |client, to| recipient(&identity, client, &address(to)).map_err(|r| (r.code, r.enhanced));
+    let judge = |client, to| {
+        recipient(&identity, client, &address(to), None).map_err(|r| (r.code, r.enhanced))
+    };
     let stranger = "x@elsewhere.example";
     assert_eq!(judge(Client::Outside, stranger), Err((550, "5.7.1")));
     assert_eq!(judge(ME, stranger), Ok(vec![stranger.to_owned()]));
@@ -143,15 +144,9 @@ fn headers_of_users_are_checked_and_completed() {
 }
 
 #[test]
-fn mail_from_outside_keeps_its_header_until_it_loops() {
-    let head = "From: a@b.example\r\nFrom: c@d.example\r\nBcc: x@y.example\r\n\r\n";
-    let header = header_of(Client::Outside, head).expect("header");
-    assert_eq!(
-        (header.head.as_slice(), header.sign_for),
-        (head.as_bytes(), None)
-    );
+fn mail_goes_on_until_it_loops() {
     let loops = format!("{}\r\n", "Received: x\r\n".repeat(50));
-    assert_eq!(header_of(Client::Outside, &loops), Err((554, "5.4.6")));
+    assert_eq!(header_of(Client::Network, &loops), Err((554, "5.4.6")));
     let own = |name: &str, to: &str| {
         format!(
             "Received: from a.example ([192.0.2.1])\r\n\tby {name} with ESMTP id 1\r\n\t\
@@ -159,19 +154,19 @@ fn mail_from_outside_keeps_its_header_until_it_loops() {
         )
     };
     let once = format!("{}\r\n", own("MX.example.org", "b@example.org"));
-    assert_eq!(header_of(Client::Outside, &once), Err((554, "5.4.6")));
+    assert_eq!(header_of(Client::Network, &once), Err((554, "5.4.6")));
     for pass in [
         own("mx.example.org", "c@example.org"),
         own("mx.example.net", "b@example.org"),
         own("mx.example.org", "c@example.org").repeat(4),
     ] {
-        assert!(header_of(Client::Outside, &format!("{pass}\r\n")).is_ok());
+        assert!(header_of(Client::Network, &format!("{pass}\r\n")).is_ok());
     }
     let often = own("mx.example.org", "c@example.org").repeat(5);
     let often = format!("{often}\r\n");
-    assert_eq!(header_of(Client::Outside, &often), Err((554, "5.4.6")));
+    assert_eq!(header_of(Client::Network, &often), Err((554, "5.4.6")));
     let nearly = format!("{}\r\n", "Received: x\r\n".repeat(49));
-    assert!(header_of(Client::Outside, &nearly).is_ok());
+    assert!(header_of(Client::Network, &nearly).is_ok());
 }
 
 #[test]

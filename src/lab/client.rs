@@ -2,7 +2,7 @@
 //! certificate.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use base64::Engine as _;
@@ -11,7 +11,7 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, HandshakeKind, SignatureScheme};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_util::either::Either;
@@ -42,6 +42,21 @@ impl Client {
         })
     }
 
+    /// Connects in clear from an address of this machine.
+    pub async fn connect_from(from: IpAddr, server: SocketAddr) -> io::Result<Client> {
+        let socket = match from {
+            IpAddr::V4(_) => TcpSocket::new_v4()?,
+            IpAddr::V6(_) => TcpSocket::new_v6()?,
+        };
+        socket.bind((from, 0).into())?;
+        let tcp = socket.connect(server).await?;
+        tcp.set_nodelay(true)?;
+        Ok(Client {
+            stream: Either::Left(tcp),
+            input: Vec::new(),
+        })
+    }
+
     /// Connects with TLS from the first byte; the greeting is still to be read.
     pub async fn connect_tls(server: SocketAddr, host: &str) -> io::Result<Client> {
         Client::connect(server).await?.into_tls(host).await
@@ -52,14 +67,19 @@ impl Client {
         let Either::Left(tcp) = self.stream else {
             return Err(io::Error::other("TLS is already active"));
         };
-        let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
-        let tls = TlsConnector::from(Arc::new(trusting()?))
-            .connect(name, tcp)
-            .await?;
         Ok(Client {
-            stream: Either::Right(Box::new(tls)),
+            stream: Either::Right(Box::new(tls(tcp, host).await?)),
             input: Vec::new(),
         })
+    }
+
+    /// The server's own certificate, DER; `None` in clear.
+    pub fn certificate(&self) -> Option<Vec<u8>> {
+        let Either::Right(tls) = &self.stream else {
+            return None;
+        };
+        let chain = tls.get_ref().1.peer_certificates()?;
+        chain.first().map(|certificate| certificate.to_vec())
     }
 
     /// Sends bytes as they are.
@@ -217,6 +237,14 @@ impl Resuming {
         client.rest().await;
         Ok(resumed)
     }
+}
+
+/// A handshake that trusts whoever answers.
+pub async fn tls(tcp: TcpStream, host: &str) -> io::Result<TlsStream<TcpStream>> {
+    let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
+    TlsConnector::from(Arc::new(trusting()?))
+        .connect(name, tcp)
+        .await
 }
 
 fn wanted(answer: Answer, code: u16, what: &str) -> io::Result<Answer> {

@@ -2,12 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use hickory_proto::op::{Metadata, ResponseCode};
-use hickory_proto::rr::rdata::{A, AAAA, CNAME, MX, SOA, TXT};
+use hickory_proto::rr::rdata::{A, AAAA, CNAME, MX, PTR, SOA, TXT};
 use hickory_proto::rr::{LowerName, Name, RData, Record, RecordType};
 use hickory_server::Server;
 use hickory_server::server::{Request, RequestHandler, ResponseHandler, ResponseInfo};
@@ -36,6 +36,8 @@ struct Zones(Arc<Mutex<Data>>);
 struct Data {
     records: BTreeMap<LowerName, Vec<RData>>,
     failing: BTreeSet<LowerName>,
+    /// Answers SERVFAIL for types it has no record of.
+    partly_failing: BTreeSet<LowerName>,
     queries: u64,
 }
 
@@ -119,12 +121,33 @@ impl DnsServer {
         self.zones.lock().failing.insert(name(owner).into());
     }
 
+    /// Adds a PTR record.
+    pub fn ptr(&self, address: IpAddr, host: &str) {
+        self.ptr_at(&Name::from(address).to_ascii(), host);
+    }
+
+    /// Adds a PTR record at a name.
+    pub fn ptr_at(&self, owner: &str, host: &str) {
+        self.add(owner, RData::PTR(PTR(name(host))));
+    }
+
+    /// Adds a TXT record of these strings, which may hold any byte.
+    pub fn txt_strings(&self, owner: &str, strings: &[&[u8]]) {
+        self.add(owner, RData::TXT(TXT::from_bytes(strings.to_vec())));
+    }
+
+    /// Answers SERVFAIL for a name from now on, but for the types it has records of.
+    pub fn servfail_otherwise(&self, owner: &str) {
+        self.zones.lock().partly_failing.insert(name(owner).into());
+    }
+
     /// Forgets everything about a name.
     pub fn remove(&self, owner: &str) {
         let owner = LowerName::from(name(owner));
         let mut data = self.zones.lock();
         data.records.remove(&owner);
         data.failing.remove(&owner);
+        data.partly_failing.remove(&owner);
     }
 
     fn add(&self, owner: &str, rdata: RData) {
@@ -150,6 +173,13 @@ impl Zones {
         // A chain of CNAMEs is followed for so long; a loop ends with what was found.
         for _ in 0..8 {
             if data.failing.contains(&owner) {
+                return (ResponseCode::ServFail, Vec::new());
+            }
+            let has = |kind: RecordType| {
+                let records = data.records.get(&owner).into_iter().flatten();
+                records.into_iter().any(|data| data.record_type() == kind)
+            };
+            if data.partly_failing.contains(&owner) && !has(kind) && !has(RecordType::CNAME) {
                 return (ResponseCode::ServFail, Vec::new());
             }
             let Some(records) = data.records.get(&owner) else {
@@ -239,7 +269,9 @@ async fn bind() -> io::Result<(UdpSocket, TcpListener)> {
 
 /// A name as callers write it. One that can not be a name is the root, which nobody asks for.
 fn name(text: &str) -> Name {
-    let mut name = Name::from_ascii(text).unwrap_or_else(|_| Name::root());
+    let labels = text.strip_suffix('.').unwrap_or(text).split('.');
+    let labels = labels.map(str::as_bytes).filter(|label| !label.is_empty());
+    let mut name = Name::from_labels(labels).unwrap_or_else(|_| Name::root());
     name.set_fqdn(true);
     name
 }

@@ -10,7 +10,7 @@ mod mx;
 mod script;
 mod session;
 
-pub use client::{Answer, Client, Resuming};
+pub use client::{Answer, Client, Resuming, tls};
 pub use dns::DnsServer;
 pub use mx::{Line, Mx, MxConfig, Received};
 pub use script::{Act, Stage};

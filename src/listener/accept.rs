@@ -2,18 +2,22 @@
 //! `250`, after the queue's `Ok` (I1).
 
 use bytes::Bytes;
-use queue_schema::{Origin, QueueId};
+use queue_schema::{Envelope, Origin, QueueId};
 
 use super::convert::{self, NotConverted};
 use super::receive::{self, Message, Receiver};
-use super::session::Session;
+use super::session::{Session, Shared};
+use crate::intake::outside::Arrival;
 use crate::intake::{self, Client};
 use crate::message::Content;
 use crate::message::reencode::Rule;
 use crate::message::trace::{self, Trace};
 use crate::queue::{Accept, AcceptError};
-use crate::signing::Sign;
+use crate::signing::{Seal, Sign};
 use crate::smtp::replies::{self, Reply};
+
+/// Envelope, origin and bytes of a message, and what is to be put on top of them.
+type Judged = (Envelope, Origin, Content, Bytes);
 
 impl Session {
     /// The one reply to a message that came.
@@ -34,6 +38,12 @@ impl Session {
                 return Err(reply);
             }
         };
+        if accept.envelope.recipients.is_empty() {
+            // Every recipient leads to !discard.
+            receive::forget(body).await;
+            tracing::info!(target: "session", id = %accept.id, "discarded");
+            return Ok(accept.id);
+        }
         match self.shared.queue.send(accept).await {
             Ok(Ok(id)) => Ok(id),
             Ok(Err(AcceptError::DiskFull)) => Err(replies::DISK_FULL),
@@ -44,21 +54,45 @@ impl Session {
 
     /// What the queue is to make durable, or the reply that refuses it.
     async fn prepare(&mut self, message: Message) -> Result<Accept, Reply> {
-        let shared = self.shared.clone();
-        let config = &shared.config;
         let at = crate::time::now();
         let id = message.id;
+        let (work, name) = (Box::pin(self.judged(message, at)), self.client_name());
+        let (judged, name) = tokio::join!(work, name);
+        let (envelope, origin, mut content, signature) = judged?;
+        let trace = self.trace(id, at, envelope.smtputf8, name.as_deref());
+        content.head = [trace.as_bytes(), &signature, &content.head]
+            .concat()
+            .into();
+        Ok(Accept {
+            id,
+            arrived: at,
+            origin,
+            envelope,
+            content,
+        })
+    }
+
+    async fn judged(&self, message: Message, at: u64) -> Result<Judged, Reply> {
+        match self.client() {
+            Client::Outside => self.outside(message, at).await,
+            _ => self.inside(message, at).await,
+        }
+    }
+
+    /// Mail of users and trusted networks: checked, completed, signed.
+    async fn inside(&self, message: Message, at: u64) -> Result<Judged, Reply> {
+        let config = &self.shared.config;
         let Content { head, body } = message.content;
         let transaction = self.server.transaction().ok_or(replies::MAIL_FIRST)?;
         let header = intake::header(
-            &shared.identity,
+            &self.shared.identity,
             self.client(),
             head.into(),
             &intake::Received {
                 limits: &config.limits,
                 hostname: &config.hostname,
                 recipients: &transaction.recipients,
-                id,
+                id: message.id,
                 at,
             },
         )?;
@@ -74,7 +108,8 @@ impl Session {
             };
             let too_long = message.longest_line > rule.line;
             if too_long || (rule.seven_bit && eight_bit) {
-                let spool = (&shared.spool, config.limits.memory_body.bytes(), id);
+                let memory = config.limits.memory_body.bytes();
+                let spool = (&self.shared.spool, memory, message.id);
                 match convert::convert(content.clone(), rule, spool).await {
                     Ok((converted, ascii)) => {
                         content = converted;
@@ -89,26 +124,66 @@ impl Session {
                 }
             }
         }
-        let transaction = self.server.transaction().ok_or(replies::MAIL_FIRST)?;
         let eight_bit = eight_bit || !content.head.is_ascii();
         let envelope = intake::envelope(transaction, &self.targets, &content.head, eight_bit, at);
         self.spend(envelope.recipients.len()).await?;
-        let (origin, name) = tokio::join!(self.origin(), self.client_name());
-        let trace = self.trace(id, at, envelope.smtputf8, name.as_deref());
         let signature = match header.sign_for {
             Some(domain) => self.sign(domain, &content).await?,
             None => Bytes::new(),
         };
-        content.head = [trace.as_bytes(), &signature, &content.head]
-            .concat()
-            .into();
-        Ok(Accept {
-            id,
-            arrived: at,
-            origin,
-            envelope,
-            content,
-        })
+        let client = self.peer.ip().to_canonical();
+        let origin = match self.client() {
+            Client::User(user) => Origin::User {
+                user: user.to_owned(),
+                client,
+            },
+            _ => Origin::Network { client },
+        };
+        Ok((envelope, origin, content, signature))
+    }
+
+    /// Mail of strangers: judged, marked, sealed where it goes on.
+    async fn outside(&self, message: Message, at: u64) -> Result<Judged, Reply> {
+        let Shared {
+            config,
+            identity,
+            resolver,
+            outside,
+            ..
+        } = &*self.shared;
+        let client = self.peer.ip().to_canonical();
+        let hello = self.server.hello();
+        let arrival = Arrival {
+            client,
+            hello: hello.map(|hello| hello.name.as_str()).unwrap_or_default(),
+            transaction: self.server.transaction().ok_or(replies::MAIL_FIRST)?,
+            targets: &self.targets,
+            content: message.content,
+            eight_bit: message.eight_bit,
+            id: message.id,
+            at,
+        };
+        let passed = outside.receive(config, identity, resolver, arrival).await?;
+        let seal = match passed.seal {
+            Some(seal) => self.seal(seal).await,
+            None => Bytes::new(),
+        };
+        let origin = Origin::Outside {
+            client,
+            verified: passed.verified,
+        };
+        Ok((passed.envelope, origin, passed.content, seal))
+    }
+
+    /// A seal helps, but mail without one is better than none.
+    async fn seal(&self, seal: Seal) -> Bytes {
+        let failed: String = match self.shared.signer.send(seal).await {
+            Ok(Ok(set)) => return set,
+            Ok(Err(error)) => error.to_string(),
+            Err(error) => error.to_string(),
+        };
+        tracing::error!(target: "session", error = failed, "forwarded without a seal");
+        Bytes::new()
     }
 
     /// The name of a client whose address the trace tells.
@@ -146,35 +221,6 @@ impl Session {
             },
             at,
         })
-    }
-
-    async fn origin(&self) -> Origin {
-        let client = self.peer.ip().to_canonical();
-        let transaction = self.server.transaction();
-        let sender = transaction.and_then(|open| open.mail.from.as_ref());
-        match (self.client(), sender) {
-            (Client::User(user), _) => Origin::User {
-                user: user.to_owned(),
-                client,
-            },
-            (Client::Network, _) => Origin::Network { client },
-            (Client::Outside, None) => Origin::Outside {
-                client,
-                verified: false,
-            },
-            (Client::Outside, Some(from)) => {
-                let hello = self
-                    .server
-                    .hello()
-                    .map(|hello| hello.name.as_str())
-                    .unwrap_or_default();
-                let hostname = &self.shared.config.hostname;
-                let resolver = &self.shared.resolver;
-                let verified =
-                    intake::verify::spf_passes(resolver, client, hello, hostname, from).await;
-                Origin::Outside { client, verified }
-            }
-        }
     }
 
     async fn sign(&self, domain: String, content: &Content) -> Result<Bytes, Reply> {

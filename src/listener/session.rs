@@ -26,12 +26,13 @@ use super::{Listener, proxied};
 use crate::auth::{AuthError, Authenticate, Authenticator, FindVerifier, Proved, Spend};
 use crate::config::{Config, Listen, Service, TlsMode};
 use crate::identity::Identity;
+use crate::intake::outside::Outside;
 use crate::intake::{self, Client};
 use crate::queue::store::Spool;
-use crate::queue::{Accept, IdSource};
+use crate::queue::{Accept, Arrival, Arrivals, IdSource};
 use crate::signing::Signer;
 use crate::smtp::address::Address;
-use crate::smtp::extension::Extensions;
+use crate::smtp::extension::{Extension, Extensions};
 use crate::smtp::params::Rcpt;
 use crate::smtp::replies::{self, Reply};
 use crate::smtp::server::{Bounds, Options, Server, Step, Xclient};
@@ -42,6 +43,9 @@ pub struct Shared {
     pub config: Arc<Config>,
     /// Our domains, users and aliases.
     pub identity: Arc<Identity>,
+    /// Whether every user can log in with SCRAM. A client chooses the strongest way to log in that
+    /// it is offered, and few try another after a refusal.
+    pub scram: bool,
     /// Certificate and TLS settings; `None`: no certificate, so no TLS.
     pub tls: Option<Arc<rustls::ServerConfig>>,
     /// Verifies passwords.
@@ -52,10 +56,14 @@ pub struct Shared {
     pub queue: Recipient<Accept>,
     /// Issues queue ids.
     pub ids: IdSource,
-    /// For SPF.
+    /// Judges mail from outside.
+    pub outside: Arc<Outside>,
+    /// For SPF, DKIM, DMARC and ARC.
     pub resolver: TokioResolver,
     /// Where long bodies go as they arrive.
     pub spool: Spool,
+    /// Where the queue hears of transactions.
+    pub arrivals: Arrivals,
 }
 
 type Stream = Either<TcpStream, Box<TlsStream<TcpStream>>>;
@@ -100,6 +108,8 @@ pub(super) struct Session {
     out: Vec<u8>,
     /// A message that comes in chunks.
     receiver: Option<Box<Receiver>>,
+    /// As long as a transaction is open.
+    arrival: Option<Arrival>,
 }
 
 /// Why a session ended before QUIT.
@@ -154,12 +164,15 @@ impl Start {
     fn session(self) -> Session {
         let config = &self.shared.config;
         let limits = &config.limits;
+        let trusted = intake::is_trusted(&config.relay_networks, self.peer.ip());
+        let scram = (!self.shared.scram).then_some(&Extension::Scram);
         let disabled = config.smtp.disable.iter().chain(&self.listen.disable);
+        let disabled = disabled.chain(scram);
         let server = Server::new(Options {
             hostname: config.hostname.clone(),
             submission: self.listen.service == Service::Submission,
             starttls: self.listen.tls == TlsMode::Starttls && self.tls.is_some(),
-            trusted: intake::is_trusted(&config.relay_networks, self.peer.ip()),
+            trusted,
             xclient: intake::is_trusted(&config.xclient_networks, self.peer.ip()),
             extensions: Extensions::without(disabled),
             limits: Bounds {
@@ -169,7 +182,10 @@ impl Start {
                 errors: limits.errors,
                 idle_commands: limits.idle_commands,
                 commands: limits.commands,
-                transactions: limits.transactions,
+                transactions: match trusted {
+                    true => limits.relay_transactions,
+                    false => limits.transactions,
+                },
                 chunks: limits.chunks,
                 auth_attempts: limits.auth_attempts,
                 future_release: limits.future_release.0.as_secs(),
@@ -187,6 +203,7 @@ impl Start {
             input: BytesMut::new(),
             out: Vec::new(),
             receiver: None,
+            arrival: None,
         }
     }
 }
@@ -265,6 +282,9 @@ impl Session {
             }
             if self.server.transaction().is_none() {
                 self.receiver = None;
+                self.arrival = None;
+            } else if self.arrival.is_none() {
+                self.arrival = Some(self.shared.arrivals.begin());
             }
         }
     }
@@ -413,7 +433,12 @@ impl Session {
     }
 
     fn recipient(&mut self, rcpt: Rcpt) {
-        let verdict = match intake::recipient(&self.shared.identity, self.client(), &rcpt.to) {
+        let Shared {
+            config, identity, ..
+        } = &*self.shared;
+        let now = crate::time::now();
+        let bounce = self.shared.outside.bounce(config, identity, &rcpt.to, now);
+        let verdict = match intake::recipient(identity, self.client(), &rcpt.to, bounce) {
             Ok(targets) => {
                 self.targets.push(targets);
                 Ok(())

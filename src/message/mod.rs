@@ -2,12 +2,15 @@
 //!
 //! What this module does not change keeps its bytes (invariant I12). No I/O, no clock.
 
+pub mod arc;
 pub mod author;
+pub mod canonical;
 pub mod collect;
 pub mod complete;
 mod content;
 pub mod headers;
 pub mod reencode;
+pub mod tags;
 pub mod trace;
 
 pub use content::{Body, Content, SpoolFile};

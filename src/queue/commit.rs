@@ -1,4 +1,7 @@
 //! Changes on their way to the disk: one batch at a time, gathered while the last one syncs.
+//!
+//! A batch shares the sync of the next message that is accepted, if one comes within [`GROUP`].
+//! What an operator or a notification waits for goes at once.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -7,11 +10,16 @@ use queue_schema::{Change, Message, QueueId, Status};
 use tokio::sync::oneshot;
 
 use super::actor::{Event, Inbox, Queue};
-use super::store::{Action, ChangeKind, Store, StoreError, failpoint};
+use super::store::{Action, Apply, ChangeKind, Store, StoreError, failpoint};
 use crate::message::Content;
 
 /// How long to wait when there is no space even for outcomes.
 const FULL_PAUSE: Duration = Duration::from_secs(2);
+/// How long outcomes gather that come soon after others. A crash may repeat what gathers, so it
+/// is short; it spares most of the syncs that outcomes would need of their own.
+const GROUP: Duration = Duration::from_millis(2);
+/// Changes that do not gather any longer.
+const GROUP_FULL: usize = 32;
 
 /// Hears when a change is durable, or why it is not.
 pub(super) type Waiter = oneshot::Sender<Result<(), StoreError>>;
@@ -25,9 +33,12 @@ pub(super) struct Item {
     waiter: Option<Waiter>,
 }
 
+/// An item without its action, which is with the store.
+type Answered = (QueueId, Option<Content>, Option<Waiter>);
+
 /// A batch that the store answered.
 pub(super) struct Committed {
-    items: Vec<(QueueId, Option<Content>, Option<Waiter>)>,
+    items: Vec<Answered>,
     result: Result<Vec<Arc<Message>>, super::store::ApplyError>,
 }
 
@@ -36,6 +47,10 @@ pub(super) struct Committed {
 pub(super) struct Commits {
     items: Vec<Item>,
     under_way: bool,
+    /// Somebody waits for one of `items`.
+    awaited: bool,
+    /// When the last batch went to the store.
+    last: Option<Instant>,
     retry_at: Option<Instant>,
 }
 
@@ -45,33 +60,70 @@ impl Commits {
         self.items.is_empty() && !self.under_way
     }
 
-    /// When a batch is tried again that found no space.
-    pub fn retry_in(&self) -> Option<Duration> {
-        self.retry_at
-            .map(|at| at.saturating_duration_since(Instant::now()))
+    fn push(&mut self, item: Item) {
+        self.awaited |= item.waiter.is_some() || item.notice.is_some();
+        self.items.push(item);
     }
 
-    /// Sends what waits to the store, unless it has not answered the last batch.
-    pub fn submit(&mut self, store: &Store, inbox: &Inbox) {
-        let early = self.retry_at.is_some_and(|at| at > Instant::now());
-        if self.under_way || self.items.is_empty() || early {
+    /// When [`Commits::submit`] has something to do by itself.
+    pub fn due_in(&self) -> Option<Duration> {
+        if self.under_way || self.items.is_empty() {
+            return None;
+        }
+        let now = Instant::now();
+        let grouped = self.last.map(|last| last + GROUP);
+        let at = self.retry_at.or(grouped).unwrap_or(now);
+        Some(at.saturating_duration_since(now))
+    }
+
+    /// Sends what waits to the store, unless it has not answered the last batch. Outcomes that
+    /// nobody waits for gather for [`GROUP`] after a batch; a lone one goes `at_once`.
+    pub fn submit(&mut self, store: &Store, inbox: &Inbox, at_once: bool) {
+        let urgent = at_once || self.awaited || self.items.len() >= GROUP_FULL;
+        let gathering = !urgent && self.last.is_some_and(|last| last.elapsed() < GROUP);
+        if !self.can_go() || gathering {
             return;
         }
-        self.retry_at = None;
-        self.under_way = true;
-        failpoint("before-record-sync");
-        let mut actions = Vec::with_capacity(self.items.len());
-        let mut items = Vec::with_capacity(self.items.len());
-        for item in self.items.drain(..) {
-            actions.push(item.action);
-            items.push((item.id, item.notice, item.waiter));
-        }
+        let (actions, items) = self.take();
         let (store, inbox) = (store.clone(), inbox.clone());
         actix_rt::spawn(async move {
             let result = store.apply(actions).await;
             failpoint("after-record-sync");
             inbox.push(Event::Committed(Committed { items, result }));
         });
+    }
+
+    /// What waits, to share the sync of a message that is being accepted.
+    pub fn ride(&mut self, inbox: &Inbox) -> Option<Apply> {
+        if !self.can_go() {
+            return None;
+        }
+        let (actions, items) = self.take();
+        let (apply, answer) = Store::prepare(actions);
+        let inbox = inbox.clone();
+        actix_rt::spawn(async move {
+            let result = answer.await;
+            failpoint("after-record-sync");
+            inbox.push(Event::Committed(Committed { items, result }));
+        });
+        Some(apply)
+    }
+
+    fn can_go(&self) -> bool {
+        let early = self.retry_at.is_some_and(|at| at > Instant::now());
+        !self.under_way && !self.items.is_empty() && !early
+    }
+
+    fn take(&mut self) -> (Vec<Action>, Vec<Answered>) {
+        self.retry_at = None;
+        self.awaited = false;
+        self.under_way = true;
+        self.last = Some(Instant::now());
+        failpoint("before-record-sync");
+        let items = self.items.drain(..);
+        items
+            .map(|item| (item.action, (item.id, item.notice, item.waiter)))
+            .unzip()
     }
 }
 
@@ -130,7 +182,7 @@ impl Queue {
             }
             None => (action, None),
         };
-        self.commits.items.push(Item {
+        self.commits.push(Item {
             id,
             action,
             notice,
@@ -152,6 +204,7 @@ impl Queue {
                     waiter,
                 });
                 self.commits.items.splice(0..0, again);
+                self.commits.awaited = true;
                 self.commits.retry_at = Some(Instant::now() + FULL_PAUSE);
                 return;
             }

@@ -6,14 +6,16 @@ use std::io::Read;
 use std::path::Path;
 
 use bytes::Bytes;
-use mail_auth::common::crypto::{Ed25519Key, RsaKey, Sha256};
+use mail_auth::common::crypto::{Ed25519Key, RsaKey, Sha256, SigningKey as _};
 use mail_auth::common::headers::HeaderWriter;
 use mail_auth::dkim::{Canonicalization, DkimSigner, Done, Signature};
 use rustls::pki_types::PrivateKeyDer;
 
+use super::arc::{self, SEALED, Sealer};
 use super::keys::{Algorithm, KeyError, PrivateKey};
-use super::messages::SignError;
+use super::messages::{Seal, SignError};
 use crate::identity::Identity;
+use crate::message::canonical::{BodyHash, Form};
 use crate::message::{Body, Content};
 
 /// What is signed. Named twice: fields that may occur once only (RFC 5322 section 3.6) and those
@@ -139,6 +141,48 @@ impl Keys {
     }
 }
 
+impl Keys {
+    /// The ARC set for forwarded mail; blocking.
+    pub fn seal(&self, request: &Seal) -> Result<Bytes, SignError> {
+        let failed = |reason: String| SignError {
+            domain: request.domain.clone(),
+            reason,
+        };
+        let keys = self.of(&request.domain).unwrap_or_default().iter();
+        let Some(signer) = keys.filter_map(Key::rsa).next() else {
+            return Ok(Bytes::new());
+        };
+        let mut hash = BodyHash::new(Form::Relaxed);
+        feed_body(&request.content, |block| hash.write(block))
+            .map_err(|error| failed(error.to_string()))?;
+        let sealer = Sealer {
+            sign: &|text| signer.key.sign(text).map_err(|error| error.to_string()),
+            domain: &signer.template.d,
+            selector: &signer.template.s,
+            names: &SEALED,
+            now: request.now,
+        };
+        let head = &request.content.head;
+        let set = arc::seal(
+            &sealer,
+            head,
+            request.state,
+            &request.results,
+            &hash.finish(),
+        );
+        set.map(Bytes::from).map_err(failed)
+    }
+}
+
+impl Key {
+    fn rsa(&self) -> Option<&DkimSigner<RsaKey<Sha256>, Done>> {
+        match self {
+            Key::Rsa(signer) => Some(signer),
+            Key::Ed25519(_) => None,
+        }
+    }
+}
+
 fn prepare(key: &PrivateKey, domain: &str, selector: &str) -> Result<Key, String> {
     let broken = |error: mail_auth::Error| error.to_string();
     match key.algorithm() {
@@ -167,6 +211,10 @@ fn relaxed<T: mail_auth::common::crypto::SigningKey>(
 /// Gives the message block by block, a spooled body from its file.
 fn feed(content: &Content, mut write: impl FnMut(&[u8])) -> std::io::Result<()> {
     write(&content.head);
+    feed_body(content, write)
+}
+
+fn feed_body(content: &Content, mut write: impl FnMut(&[u8])) -> std::io::Result<()> {
     match &content.body {
         Body::Memory(bytes) => write(bytes),
         Body::Spool(file) => {

@@ -3,6 +3,7 @@
 use actix::Message as ActorMessage;
 use bytes::Bytes;
 
+use super::arc::ChainState;
 use crate::message::Content;
 
 /// Sign for `domain` with every key it has.
@@ -16,6 +17,25 @@ pub struct Sign {
     pub domain: String,
     /// The message as it goes out, without the signature.
     pub content: Content,
+}
+
+/// Seal forwarded mail with the RSA key of `domain` (RFC 8617).
+///
+/// The answer is the three fields of our set, to put on top; empty if the domain has no RSA key, or
+/// the chain must not grow.
+#[derive(Debug, ActorMessage)]
+#[rtype(result = "Result<Bytes, SignError>")]
+pub struct Seal {
+    /// Whose key, in lower case A-labels.
+    pub domain: String,
+    /// The message as it goes out, without the set.
+    pub content: Content,
+    /// The state of the chain as it was found.
+    pub state: ChainState,
+    /// Our authserv-id and what was found out.
+    pub results: String,
+    /// Seconds since 1970.
+    pub now: u64,
 }
 
 /// Signing failed although the domain has a key.

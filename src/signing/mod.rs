@@ -1,9 +1,10 @@
 //! The signer: the only holder of private DKIM keys (RFC 6376, 8301, 8463).
 //!
-//! Receives [`Sign`] and [`Reload`]; sends nothing. RSA runs on a pool with one thread a core.
+//! Receives [`Sign`], [`Seal`] and [`Reload`]; sends nothing. RSA runs on a pool with one thread a core.
 //! Never sees a socket, never signs with `l=`, and never lets a message of a domain with a key
 //! leave unsigned: an error is an error.
 
+pub mod arc;
 mod dkim;
 pub mod keys;
 mod messages;
@@ -15,7 +16,7 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 
 pub use dkim::{Keys, KeysError};
-pub use messages::{Sign, SignError};
+pub use messages::{Seal, Sign, SignError};
 
 /// The actor.
 pub struct Signer {
@@ -57,16 +58,36 @@ impl Handler<Sign> for Signer {
         if !self.keys.covers(&request.domain) {
             return Box::pin(async { Ok(Bytes::new()) });
         }
-        let keys = self.keys.clone();
         let domain = request.domain.clone();
-        let (answer, signed) = oneshot::channel();
+        self.compute(domain, move |keys| {
+            keys.sign(&request.domain, &request.content)
+        })
+    }
+}
+
+impl Handler<Seal> for Signer {
+    type Result = ResponseFuture<Result<Bytes, SignError>>;
+
+    fn handle(&mut self, request: Seal, _: &mut Self::Context) -> Self::Result {
+        let domain = request.domain.clone();
+        self.compute(domain, move |keys| keys.seal(&request))
+    }
+}
+
+impl Signer {
+    fn compute(
+        &self,
+        domain: String,
+        work: impl FnOnce(&Keys) -> Result<Bytes, SignError> + Send + 'static,
+    ) -> ResponseFuture<Result<Bytes, SignError>> {
+        let keys = self.keys.clone();
+        let (answer, made) = oneshot::channel();
         self.pool.spawn(move || {
-            let signature = keys.sign(&request.domain, &request.content);
             // Whoever asked may be gone: then nobody needs the answer.
-            let _ = answer.send(signature);
+            let _ = answer.send(work(&keys));
         });
         Box::pin(async move {
-            signed.await.unwrap_or_else(|_| {
+            made.await.unwrap_or_else(|_| {
                 Err(SignError {
                     domain,
                     reason: "the signing thread panicked".into(),

@@ -11,6 +11,9 @@ use idna::uts46::{DnsLength, Hyphens, Uts46};
 
 /// Longest local part in bytes (RFC 5321 section 4.5.3.1.1).
 pub const MAX_LOCAL: usize = 64;
+/// Longest local part that SRS made of another address; forwarders have to exceed the limit, and
+/// RFC 5321 section 4.5.3.1 asks receivers to bear it.
+pub const MAX_SRS_LOCAL: usize = 200;
 /// Longest domain in bytes: RFC 5321 section 4.5.3.1.2 says 255, but the DNS has no name of more
 /// than 253 (RFC 1035 section 3.1, less its length bytes).
 pub const MAX_DOMAIN: usize = 253;
@@ -87,7 +90,11 @@ impl Address {
             [] => return Err(AddressError::NoDomain),
             _ => return Err(AddressError::Local),
         };
-        if local.len() > MAX_LOCAL || domain.len() > 4 * MAX_DOMAIN {
+        let srs = local
+            .get(..4)
+            .is_some_and(|p| p.eq_ignore_ascii_case("srs0") || p.eq_ignore_ascii_case("srs1"));
+        let longest = if srs { MAX_SRS_LOCAL } else { MAX_LOCAL };
+        if local.len() > longest || domain.len() > 4 * MAX_DOMAIN {
             return Err(AddressError::TooLong);
         }
         if domain.is_empty() {

@@ -209,6 +209,8 @@ replies! {
     BAD_HEADER = 550 "5.6.0" "The header is malformed: each line needs a name and a colon, and an empty line ends it";
     /// No From, or several.
     BAD_FROM = 550 "5.6.0" "The message needs exactly one From header";
+    /// From is missing, repeated or unreadable in mail from outside.
+    NO_AUTHOR = 550 "5.7.1" "The message needs exactly one From header, with an address";
     /// Several Sender fields, or one that is no address.
     BAD_SENDER_FIELD = 550 "5.6.0" "The message may have one Sender header with one address";
     /// limits.message.

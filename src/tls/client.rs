@@ -55,6 +55,12 @@ fn roots(config: &Config) -> Result<RootCertStore, RootsError> {
 /// A connector that goes on only if the certificate is valid for the host's name and leads to a
 /// trusted one; `None` where nothing is trusted, because the system has no certificates.
 pub fn verified(config: &Config) -> Result<Option<TlsConnector>, RootsError> {
+    let client = trusting(config)?;
+    Ok(client.map(|client| TlsConnector::from(Arc::new(client))))
+}
+
+/// The same for other protocols.
+pub fn trusting(config: &Config) -> Result<Option<ClientConfig>, RootsError> {
     let roots = roots(config)?;
     if roots.is_empty() {
         return Ok(None);
@@ -66,8 +72,9 @@ pub fn verified(config: &Config) -> Result<Option<TlsConnector>, RootsError> {
     let Ok(builder) = builder else {
         return Ok(None);
     };
-    let client = builder.with_root_certificates(roots).with_no_client_auth();
-    Ok(Some(TlsConnector::from(Arc::new(client))))
+    Ok(Some(
+        builder.with_root_certificates(roots).with_no_client_auth(),
+    ))
 }
 
 /// Whether a handshake failed because of the certificate, not of the network.

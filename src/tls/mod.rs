@@ -1,5 +1,7 @@
 //! Certificates and what is made of them.
 
+pub mod acme;
+pub mod certificate;
 pub mod client;
 pub mod self_signed;
 pub mod server;

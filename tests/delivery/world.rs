@@ -152,6 +152,7 @@ impl World {
                 client: Ipv4Addr::LOCALHOST.into(),
             },
             envelope: Envelope {
+                forwarded_as: None,
                 reverse_path: "sender@example.org".to_owned(),
                 recipients: recipients.collect(),
                 body: BodyKind::SevenBit,
@@ -174,6 +175,7 @@ impl World {
             states: to.iter().map(|_| RecipientState::new(now)).collect(),
             warned: false,
             held: false,
+            story: Vec::new(),
         }
     }
 

@@ -1,8 +1,13 @@
 //! The real binary against scripted peers, real peers and a real DNS server, all on loopback.
 
+mod acme;
+mod cases;
 mod crash;
+mod disk;
 mod durability;
+mod forward;
 mod hostile;
+mod invariants;
 mod journey;
 mod oracle;
 mod peers;

@@ -60,3 +60,24 @@ print(valid, count)
         numbers.next().expect("count"),
     )
 }
+
+/// `message` with a DKIM signature of dkimpy on top, made with the RSA key in PEM.
+pub fn dkimpy_signs(message: &[u8], pem: &str, forms: (&str, &str)) -> Vec<u8> {
+    let script = r#"
+import sys, dkim
+pem, header, body = sys.argv[1].encode(), sys.argv[2].encode(), sys.argv[3].encode()
+message = sys.stdin.buffer.read()
+signature = dkim.sign(message, b"s", b"src.example", pem, canonicalize=(header, body))
+sys.stdout.buffer.write(signature + message)
+"#;
+    let mut child = Command::new(python())
+        .args(["-c", script, pem, forms.0, forms.1])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("python runs");
+    let mut stdin = child.stdin.take().expect("stdin");
+    stdin.write_all(message).expect("message");
+    drop(stdin);
+    child.wait_with_output().expect("dkimpy answers").stdout
+}

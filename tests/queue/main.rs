@@ -1,9 +1,15 @@
 //! The queue actor between a scripted dispatcher and a scripted signer, on a real store.
 
 mod bounces;
+mod cases;
+mod clock;
+mod fair;
+mod peer_faults;
 mod steering;
 mod support;
 mod tool;
+mod transfer;
+mod verbs;
 
 use std::time::Duration;
 
@@ -115,6 +121,25 @@ async fn an_outcome_counts_once() {
         world.messages().await.is_empty(),
         "no bounce for what was delivered"
     );
+    world.stop().await;
+}
+
+#[actix::test]
+async fn outcomes_that_come_together_share_syncs() {
+    let mut world = World::start(|_| {}).await;
+    let mut jobs = Vec::new();
+    for _ in 0..100 {
+        world.accept(&["b@example.net"]).await;
+        jobs.push(world.job().await);
+    }
+    let before = world.handle().view.stats().syncs;
+    let reports = jobs
+        .iter()
+        .map(|job| world.report(job, Outcome::Delivered, 250));
+    futures_util::future::join_all(reports).await;
+    world.until("they are gone", |all| all.is_empty()).await;
+    let syncs = world.handle().view.stats().syncs - before;
+    assert!((1..=40).contains(&syncs), "{syncs} syncs for 100 outcomes");
     world.stop().await;
 }
 
@@ -249,6 +274,7 @@ async fn i7_a_full_disk_is_told_and_the_spool_file_goes() {
             client: [127, 0, 0, 1].into(),
         },
         envelope: queue_schema::Envelope {
+            forwarded_as: None,
             reverse_path: String::new(),
             recipients: vec![recipient("b@example.net")],
             body: queue_schema::BodyKind::SevenBit,

@@ -5,11 +5,11 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use chapar::lab::{Mx, MxConfig};
+use chapar::lab::{Client, Mx, MxConfig};
 
 use crate::world::{DOMAIN, HOST, PASSWORD, PATIENCE, USER, World, write};
 
-pub const SCRAM_USER: &str = "bob@example.org";
+const SCRAM_USER: &str = "bob@example.org";
 
 pub async fn world() -> (World, Mx) {
     let remote = Mx::start(MxConfig::default()).await.expect("MX");
@@ -211,11 +211,11 @@ async fn mutt_submits_over_its_own_smtp() {
                  set use_from = yes\n\
                  set use_envelope_from = yes\n\
                  set copy = no\n\
+                 set send_charset = \"utf-8\"\n\
                  set record = \"\"\n\
                  set smtp_url = \"{scheme}://{user}@127.0.0.1:{}/\"\n\
                  set smtp_pass = \"{PASSWORD}\"\n\
                  set smtp_authenticators = \"{method}\"\n\
-                 set send_charset = \"utf-8\"\n\
                  set ssl_force_tls = yes\n\
                  set ssl_verify_host = no\n\
                  set ssl_ca_certificates_file = \"{}\"\n\
@@ -281,4 +281,39 @@ async fn nodemailer_submits_over_465_and_587() {
         let message = with_subject(&messages, subject);
         assert!(message.len() > 400_000, "{} bytes", message.len());
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn scram_is_offered_once_every_user_can_use_it() {
+    let mut world = World::new(25, "").await;
+    let users = world.dir.path().join("domains").join(DOMAIN);
+    let users = users.join("users.toml");
+    let hash = chapar::auth::password::hash(PASSWORD.as_bytes()).expect("hash");
+    let text = std::fs::read_to_string(&users).expect("users");
+    let old = format!("\"{SCRAM_USER}\" = {{ password = \"{hash}\" }}\n");
+    write(users, &format!("{text}{old}"), 0o600);
+    world.start().await;
+    let mut client = world.user().await;
+    let offered = client.expect("EHLO client.example.org", 250).await;
+    let offered = offered.expect("EHLO").text;
+    assert!(offered.contains("250-AUTH PLAIN LOGIN\r\n"), "{offered}");
+    // A login in clear inside TLS makes what SCRAM needs, and the changed file is loaded.
+    let port = world.daemon().port("submission/implicit");
+    let mut other = Client::connect_tls(port, HOST).await.expect("TLS");
+    other.reply().await.expect("greeting");
+    other
+        .expect("EHLO client.example.org", 250)
+        .await
+        .expect("EHLO");
+    let answer = other.auth_plain(SCRAM_USER, PASSWORD).await;
+    assert_eq!(answer.expect("login").code, 235);
+    world.daemon().event("daemon", "reloaded").await;
+    let mut client = Client::connect_tls(port, HOST).await.expect("TLS");
+    client.reply().await.expect("greeting");
+    let offered = client.expect("EHLO client.example.org", 250).await;
+    let offered = offered.expect("EHLO").text;
+    assert!(
+        offered.contains("250-AUTH SCRAM-SHA-256-PLUS SCRAM-SHA-256 PLAIN LOGIN\r\n"),
+        "{offered}"
+    );
 }

@@ -8,15 +8,14 @@ use std::time::Duration;
 
 use chapar::lab::Client;
 
-use crate::interop::{SCRAM_USER, arrived, certificate, port, world};
+use crate::interop::{arrived, certificate, port, world};
 use crate::world::{HOST, PASSWORD, PATIENCE, USER, World};
 
 /// A running mail server, which ends with all its processes when this is dropped.
 struct Relay {
     child: Child,
     address: SocketAddr,
-    /// What it said, and what it wrote into its own logs.
-    logs: [PathBuf; 3],
+    log: PathBuf,
 }
 
 impl Drop for Relay {
@@ -24,15 +23,13 @@ impl Drop for Relay {
         let _ = self.child.kill();
         let _ = self.child.wait();
         if std::thread::panicking() {
-            for log in &self.logs {
-                eprintln!("{}", std::fs::read_to_string(log).unwrap_or_default());
-            }
+            eprintln!("{}", std::fs::read_to_string(&self.log).unwrap_or_default());
         }
     }
 }
 
 impl Relay {
-    fn start(name: &str, user: &str, world: &World, tls: &str) -> Relay {
+    fn start(name: &str, world: &World, tls: &str) -> Relay {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
         let bin = std::env::var_os("CHAPAR_PEERS").map(PathBuf::from);
         let bin = bin.unwrap_or_else(|| root.join("target/peers/bin"));
@@ -55,7 +52,7 @@ impl Relay {
             .env("HOST", HOST)
             .env("TO_PORT", port(world, &format!("submission/{tls}")))
             .env("TLS", tls)
-            .env("AUTH_USER", user)
+            .env("AUTH_USER", USER)
             .env("AUTH_PASSWORD", PASSWORD)
             .env("CA", certificate(world))
             .stdin(Stdio::null())
@@ -66,11 +63,7 @@ impl Relay {
         Relay {
             child,
             address,
-            logs: [
-                log,
-                state.join("var/log/postfix.log"),
-                state.join("var/log/exim4/mainlog"),
-            ],
+            log,
         }
     }
 
@@ -94,20 +87,25 @@ impl Relay {
     }
 }
 
-async fn relays(name: &str, user: &str) {
+async fn relays(name: &str) {
+    if std::env::var_os("CHAPAR_RELAYS").is_some_and(|said| said == "none") {
+        // tests/run says so where it finds out.
+        println!("{name} is not run: nobody may mount here");
+        return;
+    }
     let (world, remote) = world().await;
     for (count, tls) in [(1, "starttls"), (2, "implicit")] {
-        let mut relay = Relay::start(name, user, &world, tls);
+        let mut relay = Relay::start(name, &world, tls);
         let mut client = relay.client().await;
         client
             .expect("EHLO client.example.org", 250)
             .await
             .expect("EHLO");
         let message = format!(
-            "From: {user}\r\nTo: you@box.example\r\nSubject: {tls}\r\n\r\n.dot\r\nGrüße\r\n"
+            "From: {USER}\r\nTo: you@box.example\r\nSubject: {tls}\r\n\r\n.dot\r\nGrüße\r\n"
         );
         let to = ["you@box.example", "too@box.example"];
-        let answer = client.send(user, &to, message.as_bytes()).await;
+        let answer = client.send(USER, &to, message.as_bytes()).await;
         assert_eq!(answer.expect("message").code, 250);
         let messages = arrived(&remote, count).await;
         let subject = format!("\r\nSubject: {tls}\r\n");
@@ -122,18 +120,17 @@ async fn relays(name: &str, user: &str) {
     assert!(refused.is_empty(), "{refused:?}");
 }
 
-/// Its SASL library takes the strongest mechanism offered, so its user has a SCRAM verifier.
 #[tokio::test(flavor = "multi_thread")]
 async fn postfix_relays_over_tls_with_a_login() {
-    relays("postfix", SCRAM_USER).await;
+    relays("postfix").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn opensmtpd_relays_over_tls_with_a_login() {
-    relays("opensmtpd", USER).await;
+    relays("opensmtpd").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn exim_relays_over_tls_with_a_login() {
-    relays("exim", USER).await;
+    relays("exim").await;
 }

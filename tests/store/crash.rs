@@ -11,12 +11,12 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use chapar::queue::store::{Options, Store};
+use chapar::queue::store::{Options, Recovered, Store};
 use queue_schema::{QueueId, Status};
 
 use crate::support::*;
 
-const CHILD: &str = "CHAPAR_STORE_CHILD";
+pub const CHILD: &str = "CHAPAR_STORE_CHILD";
 
 fn body(id: u64) -> Vec<u8> {
     let mut state = id;
@@ -77,7 +77,15 @@ fn child() {
             })
         })
         .collect();
-    runtime.block_on(futures_util::future::join_all(tasks));
+    let all = futures_util::future::join_all(tasks);
+    match std::env::var("CHAPAR_CHILD_TIME") {
+        Ok(millis) => {
+            std::thread::sleep(Duration::from_millis(millis.parse().unwrap()));
+            // Nothing is closed: the end comes as it would from a kill.
+            std::process::exit(0);
+        }
+        Err(_) => drop(runtime.block_on(all)),
+    }
 }
 
 #[derive(Default, Clone, Copy, Debug)]
@@ -89,7 +97,7 @@ struct Known {
 
 /// What was acknowledged so far.
 #[derive(Default)]
-struct Ledger {
+pub struct Ledger {
     known: BTreeMap<u64, Known>,
     finished: u64,
 }
@@ -134,7 +142,7 @@ impl Ledger {
         }
     }
 
-    fn note(&mut self, line: &str) {
+    pub fn note(&mut self, line: &str) {
         let mut words = line.split(' ');
         let (Some(word), Some(id)) = (words.next(), words.next().and_then(|w| w.parse().ok()))
         else {
@@ -152,15 +160,20 @@ impl Ledger {
         }
     }
 
-    /// Compares the store with what was acknowledged.
+    /// Compares the store with what was acknowledged; its index must be sound.
     fn check(&mut self, what: &str, place: &Place) {
-        let (store, recovered) = Store::open(&place.options).unwrap();
+        let recovered = self.compare(what, place);
         assert!(
             recovered.damage.is_empty(),
             "{what}: {:?}",
             recovered.damage
         );
         assert_eq!(recovered.rebuilt, None, "{what}: the index was not sound");
+    }
+
+    /// Compares the store with what was acknowledged, whatever opening it found.
+    pub fn compare(&mut self, what: &str, place: &Place) -> Recovered {
+        let (store, recovered) = Store::open(&place.options).unwrap();
         let here: BTreeMap<u64, Arc<_>> = all(&store)
             .into_iter()
             .map(|message| (message.id.0, message))
@@ -186,6 +199,7 @@ impl Ledger {
         self.known
             .retain(|id, known| !known.done && here.contains_key(id));
         store.close();
+        recovered
     }
 }
 

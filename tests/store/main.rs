@@ -2,6 +2,7 @@
 
 mod crash;
 mod damage;
+mod power;
 mod space;
 mod support;
 

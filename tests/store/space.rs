@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use chapar::queue::store::StoreError;
+use chapar::queue::store::{Store, StoreError};
 use queue_schema::Status;
 
 use crate::support::*;
@@ -140,5 +140,65 @@ fn one_sync_serves_many_and_a_lone_message_waits_for_none() {
     let syncs = store.stats().syncs - 1;
     assert!(syncs < 200, "{syncs} syncs for 400 messages");
     assert_eq!(ids(&store).len(), 401);
+    store.close();
+}
+
+#[test]
+fn one_sync_serves_what_comes_while_several_transactions_are_open() {
+    let place = Place::new();
+    let (store, _) = place.open();
+    let open: Vec<_> = (0..40).map(|_| store.arrivals().begin()).collect();
+    let store = Arc::new(store);
+    // Twenty clients, each of which sends the next message when the last one is durable.
+    place.runtime.block_on(async {
+        let clients: Vec<_> = (0..20)
+            .map(|client| {
+                let store = store.clone();
+                tokio::spawn(async move {
+                    for n in 1..=20 {
+                        let id = client * 20 + n;
+                        store.accept(message(id), content(id, b"y")).await.unwrap();
+                    }
+                })
+            })
+            .collect();
+        for client in clients {
+            client.await.unwrap();
+        }
+    });
+    let syncs = store.stats().syncs;
+    assert!(syncs <= 100, "{syncs} syncs for 400 messages of 20 clients");
+    drop(open);
+    assert_eq!(store.arrivals().count(), 0);
+    store.close();
+}
+
+#[test]
+fn changes_share_the_sync_of_the_message_they_come_with_and_outlive_its_refusal() {
+    let mut place = Place::new();
+    let (store, _) = place.open();
+    let first = place.accept(&store, 1, b"x");
+    let second = place.accept(&store, 2, b"x");
+    let syncs = store.stats().syncs;
+    let (apply, applied) = Store::prepare(vec![done(&first)]);
+    place.runtime.block_on(async {
+        let accept = store.accept_with(message(3), content(3, b"y"), Some(apply));
+        let (accepted, applied) = tokio::join!(accept, applied);
+        accepted.unwrap();
+        assert!(applied.unwrap().is_empty());
+    });
+    assert_eq!(store.stats().syncs, syncs + 1);
+    store.close();
+
+    place.options.free_space = u64::MAX;
+    let (store, _) = place.open();
+    let (apply, applied) = Store::prepare(vec![done(&second)]);
+    place.runtime.block_on(async {
+        let accept = store.accept_with(message(4), content(4, b"y"), Some(apply));
+        let (accepted, applied) = tokio::join!(accept, applied);
+        assert_eq!(accepted.unwrap_err(), StoreError::Full);
+        assert!(applied.unwrap().is_empty());
+    });
+    assert_eq!(ids(&store), [3]);
     store.close();
 }

@@ -81,6 +81,7 @@ pub fn message(id: u64) -> Message {
         orcpt: None,
     };
     let envelope = Envelope {
+        forwarded_as: None,
         reverse_path: "a@example.org".into(),
         recipients: vec![recipient("b@example.net"), recipient("c@example.com")],
         body: BodyKind::SevenBit,

@@ -2,7 +2,7 @@
 //!
 //! It takes everything that waits in its channel, writes it in one go, syncs once, makes it known
 //! to readers and answers everyone. A lone request waits for no timer; under load one sync serves
-//! many. It is the one place where the order of events is decided.
+//! many: while several transactions are open it waits a moment for them. It is the one place where the order of events is decided.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -11,10 +11,11 @@ use std::time::{Duration, Instant};
 use queue_schema::{BodyPlace, Kind, Location, Message, QueueId, Spooled, frame, record};
 use tokio::sync::{mpsc, oneshot};
 
+use super::arrivals::Arrivals;
 use super::index::Index;
 use super::journal::Journal;
 use super::layout::sync_dir;
-use super::request::{Action, ApplyError, ChangeKind, Relocation, Request};
+use super::request::{Action, Apply, ApplyError, ChangeKind, Relocation, Request};
 use super::shared::{Shared, State};
 use super::space::Space;
 use super::{Options, StoreError, failpoint};
@@ -24,6 +25,12 @@ use crate::message::{Body, Content};
 const BATCH_BYTES: u64 = 4 << 20;
 /// Requests in one batch.
 const BATCH_REQUESTS: usize = 1024;
+/// Open transactions, besides those that wait to be written, for which it is worth to wait.
+const SIBLINGS: usize = 4;
+/// How often is looked what has come meanwhile.
+const MOMENT: Duration = Duration::from_micros(150);
+/// How many such moments at most: about a millisecond in all.
+const MOMENTS: usize = 6;
 /// Changes not yet in the index at which the committer waits for the flusher.
 const MAX_DIRTY: usize = 400_000;
 /// How long the flusher may take before the index counts as hanging.
@@ -67,6 +74,7 @@ pub struct Committer {
     index: Index,
     journal: Journal,
     options: Options,
+    arrivals: Arrivals,
     space: Space,
     /// Segments up to this one have given messages away; a message that claims to be in one may
     /// be elsewhere.
@@ -78,8 +86,15 @@ pub struct Committer {
 
 impl Committer {
     /// A committer that goes on at the journal's end.
-    pub fn new(shared: Arc<Shared>, index: Index, journal: Journal, options: Options) -> Self {
+    pub fn new(
+        shared: Arc<Shared>,
+        index: Index,
+        journal: Journal,
+        options: Options,
+        arrivals: Arrivals,
+    ) -> Self {
         Committer {
+            arrivals,
             shared,
             index,
             journal,
@@ -99,6 +114,7 @@ impl Committer {
             if requests.blocking_recv_many(&mut waiting, BATCH_REQUESTS) == 0 {
                 break;
             }
+            self.gather(&mut requests, &mut waiting);
             let mut stop = false;
             let mut batch = waiting.drain(..).peekable();
             while batch.peek().is_some() && !stop {
@@ -124,7 +140,29 @@ impl Committer {
         self.journal.close();
     }
 
-    fn take(&mut self, request: Request, stop: &mut bool) {
+    /// Waits a little where several more messages may be about to come: their sync is spared.
+    fn gather(&self, requests: &mut mpsc::Receiver<Request>, waiting: &mut Vec<Request>) {
+        let is_accept = |request: &&Request| matches!(request, Request::Accept { .. });
+        for _ in 0..MOMENTS {
+            let accepts = waiting.iter().filter(is_accept).count();
+            if accepts == 0 || self.arrivals.count() < accepts + SIBLINGS {
+                return;
+            }
+            std::thread::sleep(MOMENT);
+            while waiting.len() < BATCH_REQUESTS
+                && let Ok(request) = requests.try_recv()
+            {
+                waiting.push(request);
+            }
+        }
+    }
+
+    fn take(&mut self, mut request: Request, stop: &mut bool) {
+        if let Request::Accept { with, .. } = &mut request
+            && let Some(apply) = with.take()
+        {
+            self.take(Request::Apply(apply), stop);
+        }
         if matches!(request, Request::Stop) {
             *stop = true;
             return;
@@ -132,7 +170,10 @@ impl Committer {
         let refusal = if *stop {
             Some(StoreError::Closed)
         } else {
-            self.shared.failure()
+            match &request {
+                Request::Apply { .. } => self.shared.journal_failure(),
+                _ => self.shared.failure(),
+            }
         };
         if let Some(error) = refusal {
             return request.refuse(error);
@@ -155,6 +196,7 @@ impl Committer {
                 message,
                 content,
                 ack,
+                with: _,
             } => {
                 let mark = self.mark();
                 match self.accept(*message, &content, false) {
@@ -165,7 +207,7 @@ impl Committer {
                     }
                 }
             }
-            Request::Apply { actions, ack } => {
+            Request::Apply(Apply { actions, ack }) => {
                 let mark = self.mark();
                 let mut accepted = Vec::new();
                 let done = actions
@@ -211,7 +253,7 @@ impl Committer {
             return Ok(());
         }
         self.commit();
-        if let Some(error) = self.shared.failure() {
+        if let Some(error) = self.shared.journal_failure() {
             return Err(error);
         }
         self.journal.rotate(&self.shared)

@@ -72,6 +72,30 @@ pub struct Relocation {
     pub body: Bytes,
 }
 
+/// Actions on their way to the committer.
+pub struct Apply {
+    /// In this order.
+    pub actions: Vec<Action>,
+    /// Answered when all are durable, with the messages that were accepted among them.
+    pub ack: oneshot::Sender<Applied>,
+}
+
+/// The answer to [`Apply`].
+pub type Applied = Result<Vec<Arc<Message>>, ApplyError>;
+
+impl Apply {
+    /// Answers without doing it.
+    pub fn refuse(self, error: StoreError) {
+        let actions = self.actions;
+        // Whoever asked may be gone.
+        let _ = self.ack.send(Err(ApplyError { error, actions }));
+    }
+
+    fn bytes(&self) -> u64 {
+        self.actions.iter().map(Action::bytes).sum()
+    }
+}
+
 /// What the committer is asked.
 pub enum Request {
     /// Make a new message durable.
@@ -82,14 +106,11 @@ pub enum Request {
         content: Content,
         /// Answered when it is durable.
         ack: oneshot::Sender<Result<Arc<Message>, StoreError>>,
+        /// What shares its sync, whatever becomes of the message itself.
+        with: Option<Apply>,
     },
     /// Make these durable together with whatever else waits.
-    Apply {
-        /// In this order.
-        actions: Vec<Action>,
-        /// Answered when all are durable, with the messages that were accepted among them.
-        ack: oneshot::Sender<Result<Vec<Arc<Message>>, ApplyError>>,
-    },
+    Apply(Apply),
     /// Copy messages to the end of the journal.
     Relocate {
         /// Which.
@@ -105,8 +126,10 @@ impl Request {
     /// Bytes it will take in the journal, roughly.
     pub fn bytes(&self) -> u64 {
         match self {
-            Request::Accept { content, .. } => content_bytes(content),
-            Request::Apply { actions, .. } => actions.iter().map(Action::bytes).sum(),
+            Request::Accept { content, with, .. } => {
+                content_bytes(content) + with.as_ref().map_or(0, Apply::bytes)
+            }
+            Request::Apply(apply) => apply.bytes(),
             Request::Relocate { items, .. } => items
                 .iter()
                 .map(|item| (item.head.len() + item.body.len() + 512) as u64)
@@ -118,8 +141,13 @@ impl Request {
     /// Answers without doing it.
     pub fn refuse(self, error: StoreError) {
         match self {
-            Request::Accept { ack, .. } => drop(ack.send(Err(error))),
-            Request::Apply { actions, ack } => drop(ack.send(Err(ApplyError { error, actions }))),
+            Request::Accept { ack, with, .. } => {
+                if let Some(apply) = with {
+                    apply.refuse(error.clone());
+                }
+                drop(ack.send(Err(error)));
+            }
+            Request::Apply(apply) => apply.refuse(error),
             Request::Relocate { ack, .. } => drop(ack.send(Err(error))),
             Request::Stop => {}
         }
@@ -130,7 +158,10 @@ impl Action {
     fn bytes(&self) -> u64 {
         match self {
             Action::Accept(_, content) => content_bytes(content),
-            Action::Change { change, .. } => 128 + 256 * change.recipients.len() as u64,
+            Action::Change { change, .. } => {
+                let parts = change.recipients.len() + change.story.len();
+                128 + 512 * parts as u64
+            }
             Action::Group(actions) => actions.iter().map(Action::bytes).sum(),
         }
     }

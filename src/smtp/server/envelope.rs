@@ -23,7 +23,7 @@ impl Server {
                 Some(_) => replies::CHUNKS_UNDER_WAY,
                 None => replies::NESTED_MAIL,
             }
-        } else if !self.options.trusted && self.counts.transactions >= limits.transactions {
+        } else if self.counts.transactions >= limits.transactions {
             return self.closed(replies::TOO_MANY_TRANSACTIONS, out);
         } else if let Some(refusal) = self.unfit(&mail) {
             refusal

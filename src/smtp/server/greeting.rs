@@ -44,8 +44,6 @@ impl Server {
             Size => format!("SIZE {}", limits.message),
             Auth => format!("AUTH {}", self.offer().mechanisms()),
             FutureRelease => self.future_release(),
-            // A relay of ours may send as many messages as it likes.
-            Limits if self.options.trusted => format!("LIMITS RCPTMAX={}", limits.recipients),
             Limits => format!(
                 "LIMITS MAILMAX={} RCPTMAX={}",
                 limits.transactions, limits.recipients

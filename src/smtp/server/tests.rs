@@ -29,28 +29,6 @@ fn options(submission: bool) -> Options {
     }
 }
 
-#[test]
-fn a_trusted_relay_sends_any_number_of_messages() {
-    for (trusted, all) in [(true, vec![250; 40]), (false, vec![250; 10])] {
-        let mut server = Server::new(Options {
-            trusted,
-            ..options(false)
-        });
-        let (told, _) = talk(&mut server, b"EHLO c.example\r\n");
-        assert_eq!(told.contains("MAILMAX=5"), !trusted, "{told}");
-        assert!(told.contains("RCPTMAX=3"), "{told}");
-        // RSET alone moves no mail: few enough of them for the limit of those.
-        let mut input = Vec::new();
-        for _ in 0..20 {
-            input.extend_from_slice(b"MAIL FROM:<a@b.example>\r\nRSET\r\n");
-        }
-        let (replies, _) = talk(&mut server, &input);
-        let codes = codes(&replies);
-        assert_eq!(&codes[..all.len()], all);
-        assert_eq!(codes.contains(&421), !trusted, "{replies}");
-    }
-}
-
 /// A submission server, its client greeted over TLS.
 fn submission() -> Server {
     let mut server = Server::new(options(true));

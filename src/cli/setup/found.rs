@@ -1,0 +1,113 @@
+//! What the DNS and this host say before anything is set up: nothing is changed by looking, and
+//! what can not be found out is left out.
+
+use std::io;
+use std::net::{IpAddr, TcpListener};
+use std::time::Duration;
+
+use hickory_resolver::proto::rr::{RData, RecordType};
+
+use crate::config::{Config, Dns};
+use crate::delivery::mx::Lookup;
+use crate::dns::Resolver;
+
+/// How long all questions together may take.
+const PATIENCE: Duration = Duration::from_secs(6);
+
+/// What was found.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    /// Hosts that take the domain's mail now.
+    pub mx: Vec<String>,
+    /// Its SPF records: more than one is a mistake that receivers punish.
+    pub spf: Vec<String>,
+    /// Names of our addresses that lead back to them.
+    pub ptr: Vec<(IpAddr, String)>,
+}
+
+/// Asks about `domain` and `ips`.
+pub(super) fn look(dns: &Dns, domain: &str, ips: &[IpAddr]) -> Found {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    let (Ok(runtime), Ok(resolver)) = (runtime, Resolver::new(dns)) else {
+        return Found::default();
+    };
+    runtime.block_on(async {
+        let ask = async {
+            let (mx, spf) = tokio::join!(mx(&resolver, domain), spf(&resolver, domain));
+            let mut ptr = Vec::new();
+            for ip in ips {
+                let names = names(&resolver, *ip).await;
+                ptr.extend(names.into_iter().map(|name| (*ip, name)));
+            }
+            Found { mx, spf, ptr }
+        };
+        tokio::time::timeout(PATIENCE, ask)
+            .await
+            .unwrap_or_default()
+    })
+}
+
+async fn mx(resolver: &Resolver, domain: &str) -> Vec<String> {
+    match resolver.mx(&format!("{domain}.")).await.0 {
+        Lookup::Records(records) => records.into_iter().map(|record| record.host).collect(),
+        _ => Vec::new(),
+    }
+}
+
+async fn spf(resolver: &Resolver, domain: &str) -> Vec<String> {
+    let Ok(found) = resolver
+        .hickory()
+        .lookup(format!("{domain}."), RecordType::TXT)
+        .await
+    else {
+        return Vec::new();
+    };
+    let texts = found
+        .answers()
+        .iter()
+        .filter_map(|record| match &record.data {
+            RData::TXT(text) => {
+                let parts = text.txt_data.concat();
+                String::from_utf8(parts).ok()
+            }
+            _ => None,
+        });
+    let is_spf = |text: &String| text == "v=spf1" || text.starts_with("v=spf1 ");
+    texts.filter(is_spf).collect()
+}
+
+async fn names(resolver: &Resolver, ip: IpAddr) -> Vec<String> {
+    let Ok(found) = resolver.hickory().reverse_lookup(ip).await else {
+        return Vec::new();
+    };
+    let mut good = Vec::new();
+    for record in found.answers() {
+        let RData::PTR(name) = &record.data else {
+            continue;
+        };
+        let name = name.to_string().trim_end_matches('.').to_ascii_lowercase();
+        let back = resolver.hickory().lookup_ip(format!("{name}.")).await;
+        if back.is_ok_and(|back| back.iter().any(|address| address == ip)) {
+            good.push(name);
+        }
+    }
+    good
+}
+
+/// Addresses of `config` that another program has.
+pub(super) fn taken(config: &Config) -> Vec<String> {
+    let mail = config.listeners.iter().map(|listen| listen.address.clone());
+    let web = config
+        .web
+        .http
+        .iter()
+        .chain(&config.web.https)
+        .map(ToString::to_string);
+    let is_taken = |address: &String| {
+        let bound = TcpListener::bind(address.as_str());
+        bound.is_err_and(|error| error.kind() == io::ErrorKind::AddrInUse)
+    };
+    mail.chain(web).filter(is_taken).collect()
+}

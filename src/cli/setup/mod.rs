@@ -1,0 +1,370 @@
+//! `chapar setup`: from nothing to a configuration that serves.
+
+use std::fs;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::SystemTime;
+
+use anyhow::Context as _;
+
+mod found;
+mod spf;
+
+use super::exit::Wrong;
+use super::site::{Did, NewConfig, Site};
+use super::{password, records};
+use crate::config::{Config, HttpsUrl};
+use crate::control;
+use crate::identity::{Mode, address};
+use crate::intake::srs;
+use found::Found;
+
+/// Where the queue lies on a host that runs chapar as its service.
+const DATA_DIR: &str = "/var/lib/chapar";
+
+/// Write configuration, keys and a first user for a domain, and print its DNS records
+///
+/// A certificate, too, if none is given. Run again, it makes what is missing and changes nothing
+/// that exists.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  \
+    chapar setup example.org --forward me@gmail.example --acme\n  \
+    chapar setup example.org --dir ~/chapar --hostname mx.example.org\n\n\
+    With --dir everything lies below DIR, the queue too: no privilege is needed but for ports below\n\
+    1024. --cert and --key are copied; run setup again with them after a renewal.")]
+pub(super) struct Args {
+    /// The domain to send mail for.
+    domain: String,
+    /// Put chapar.toml and everything else into DIR.
+    #[arg(long)]
+    dir: Option<PathBuf>,
+    /// Where mail to any address of the domain goes; without it the domain is send-only.
+    #[arg(long, value_name = "ADDRESS")]
+    forward: Option<String>,
+    /// The name of this host, as in the PTR of its address; default: mx.DOMAIN.
+    #[arg(long, value_name = "NAME")]
+    hostname: Option<String>,
+    /// An address of this host for its DNS records (repeat it for more); default: found out.
+    #[arg(long, value_name = "ADDRESS", num_args = 1..)]
+    ip: Vec<IpAddr>,
+    /// A certificate chain for the host name, PEM; default: self-signed.
+    #[arg(long, value_name = "FILE", requires = "key")]
+    cert: Option<PathBuf>,
+    /// Its private key, PEM.
+    #[arg(long, value_name = "FILE", requires = "cert")]
+    key: Option<PathBuf>,
+    /// Have the certificate from Let's Encrypt, renewed by itself; this agrees to its terms of
+    /// service. Ports 80 and 443 of this host must be free and reachable.
+    #[arg(long, conflicts_with = "cert")]
+    acme: bool,
+    /// Another CA that speaks ACME.
+    #[arg(long, value_name = "URL", requires = "acme")]
+    acme_directory: Option<HttpsUrl>,
+    /// Where the queue lives; default: /var/lib/chapar, or DIR/data with --dir.
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// The first user: the part before the @.
+    #[arg(long, value_name = "NAME", default_value = "me")]
+    user: String,
+    /// Ask this DNS server, now and later (repeat it for more); default: the system's, and with
+    /// --dir none now.
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    resolver: Vec<SocketAddr>,
+    /// Show what would be done and change nothing.
+    #[arg(long)]
+    dry_run: bool,
+    /// Take the first user's password from standard input instead of making one.
+    #[arg(long)]
+    password_stdin: bool,
+    /// A rehearsal of a setup that would ask the system's DNS servers.
+    #[arg(skip)]
+    asks: bool,
+}
+
+pub(super) fn run(config: &Path, args: Args) -> anyhow::Result<ExitCode> {
+    if args.dry_run {
+        return rehearse(config, args);
+    }
+    let domain = args.domain.to_ascii_lowercase();
+    address::check_domain(&domain).map_err(Wrong)?;
+    let user = format!("{}@{domain}", args.user.to_lowercase());
+    for address in args.forward.iter().chain([&user]) {
+        address::check(address).map_err(Wrong)?;
+    }
+    let forward = args.forward.as_deref();
+    if forward.is_some_and(|to| {
+        to.rsplit_once('@')
+            .is_some_and(|(_, own)| own.eq_ignore_ascii_case(&domain))
+    }) {
+        return Err(
+            Wrong("--forward must lead to another domain, where the mail is read".into()).into(),
+        );
+    }
+    let given = given(&args)?;
+
+    let file = args
+        .dir
+        .as_ref()
+        .map_or(config.to_path_buf(), |dir| dir.join("chapar.toml"));
+    let mut site = Site::new(&file);
+    let data_dir = match (&args.data_dir, &args.dir) {
+        (Some(dir), _) => std::path::absolute(dir)?,
+        (None, Some(_)) => PathBuf::from("data"),
+        (None, None) => PathBuf::from(DATA_DIR),
+    };
+    let new = NewConfig {
+        hostname: args
+            .hostname
+            .as_deref()
+            .unwrap_or(&format!("mx.{domain}"))
+            .to_ascii_lowercase(),
+        data_dir,
+        postmaster: args.forward.clone().unwrap_or_else(|| user.clone()),
+        listeners: NewConfig::usual_listeners(),
+        rest: acme(&args) + &dns(&args.resolver),
+    };
+    let config = site.config(&new)?;
+    let ips = records::addresses(&config, &args.ip);
+    // A directory of one's own is a lab until it is told whom to ask.
+    let asks = args.asks || args.dir.is_none() || !args.resolver.is_empty();
+    let found = match asks {
+        true => found::look(&config.dns, &domain, &ips),
+        false => Found::default(),
+    };
+    let mode = site.domain(&domain, forward, Some(&args.user.to_lowercase()))?;
+    site.certificate(&config.hostname, given, SystemTime::now())?;
+    srs::Keys::load(&config.dir)?;
+    let mut made = None;
+    let first = site.first_user(&domain, &user, || {
+        let (hash, password) = password::new(args.password_stdin)?;
+        made = password;
+        Ok(hash)
+    })?;
+
+    report(&site);
+    if args.acme && !config.acme.enabled {
+        say!(
+            "{} was kept and has no ACME; for a certificate from a CA add:\n{}",
+            file.display(),
+            acme(&args)
+        );
+    }
+    if args
+        .hostname
+        .as_ref()
+        .is_some_and(|name| !name.eq_ignore_ascii_case(&config.hostname))
+    {
+        say!(
+            "{} says hostname = \"{}\"; it was kept.",
+            file.display(),
+            config.hostname
+        );
+    }
+    if forward.is_some() && mode == Mode::SendOnly {
+        say!("{domain} is send-only by its domain.toml; that was kept, --forward changed nothing.");
+    }
+    if first {
+        say!("");
+        password::show(&user, made.as_deref());
+    }
+    say!("\nDNS records of {domain}:");
+    let mut records = records::of(&config, &domain, &ips)?;
+    if let Some(present) = found.spf.first() {
+        records::set_spf(
+            &mut records,
+            &domain,
+            &spf::merge(present, &config.hostname),
+        );
+    }
+    records::print(&records, false);
+    say!("");
+    for remark in remarks(&config, &domain, mode, &found, &ips) {
+        say!("{remark}");
+    }
+    say!(
+        "Then: chapar check --config {0} && chapar serve --config {0}",
+        file.display()
+    );
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What the operator should know of what was found.
+fn remarks(
+    config: &Config,
+    domain: &str,
+    mode: Mode,
+    found: &Found,
+    ips: &[IpAddr],
+) -> Vec<String> {
+    let host = &config.hostname;
+    let mut remarks = Vec::new();
+    let elsewhere: Vec<&str> = found
+        .mx
+        .iter()
+        .map(|mx| mx.trim_end_matches('.'))
+        .filter(|mx| !mx.eq_ignore_ascii_case(host))
+        .collect();
+    if !elsewhere.is_empty() {
+        let mx = elsewhere.join(", ");
+        remarks.push(match mode {
+            Mode::SendOnly => format!(
+                "Mail to {domain} goes to {mx} and goes on doing so: {domain} is send-only here."
+            ),
+            _ => format!(
+                "Mail to {domain} goes to {mx} now. With the MX record above it comes here instead; \
+                 to only send from here, remove domains/{domain} and run setup without --forward."
+            ),
+        });
+    }
+    match found.spf.as_slice() {
+        [] => {}
+        [present] => {
+            let merged = spf::merge(present, host);
+            if merged != *present {
+                remarks.push(format!(
+                    "{domain} has the SPF record \"{present}\": replace it by the one above, which \
+                     contains it."
+                ));
+            }
+            let lookups = spf::lookups(&merged);
+            if lookups > spf::MOST_LOOKUPS {
+                remarks.push(format!(
+                    "It asks the DNS {lookups} times and may {}: receivers take it for an error; \
+                     remove senders that you no longer use.",
+                    spf::MOST_LOOKUPS
+                ));
+            }
+        }
+        several => remarks.push(format!(
+            "{domain} has {} SPF records, which receivers take for an error: leave the one above alone.",
+            several.len()
+        )),
+    }
+    let wrong: Vec<&IpAddr> = ips
+        .iter()
+        .filter(|ip| !found.ptr.iter().any(|(of, name)| of == *ip && name == host))
+        .collect();
+    for ip in &wrong {
+        remarks.push(match found.ptr.iter().find(|(of, _)| of == *ip) {
+            Some((_, name)) => format!(
+                "The PTR record of {ip} is {name}. and must be {host}.: set it at the hoster, or use \
+                 that name: --hostname {name} in a new setup."
+            ),
+            None => format!(
+                "The PTR record of {ip} must be {host}.; the hoster of the address sets it."
+            ),
+        });
+    }
+    if ips.is_empty() {
+        remarks.push(format!(
+            "The PTR record of this host's addresses must be {host}.; their hoster sets it."
+        ));
+    }
+    if !control::socket(&config.data_dir).exists() {
+        for address in found::taken(config) {
+            remarks.push(format!(
+                "{address} is taken by another program (`ss -ltnp` shows which): stop it, or change \
+                 the address in chapar.toml."
+            ));
+        }
+    }
+    remarks
+}
+
+/// Does everything in a copy that is thrown away.
+fn rehearse(config: &Path, mut args: Args) -> anyhow::Result<ExitCode> {
+    let file = args
+        .dir
+        .as_ref()
+        .map_or(config.to_path_buf(), |dir| dir.join("chapar.toml"));
+    let from = super::directory(&file);
+    let copy = tempfile::tempdir()?;
+    for part in ["chapar.toml", ".gitignore", "domains", "secrets"] {
+        copy_tree(&from.join(part), &copy.path().join(part))?;
+    }
+    say!(
+        "This is a rehearsal in {}: nothing is changed, and the password and keys shown are for it alone.\n",
+        copy.path().display()
+    );
+    args.dry_run = false;
+    if args.dir.is_none() {
+        // As without --dir, but for the place.
+        args.data_dir.get_or_insert(PathBuf::from(DATA_DIR));
+        args.asks = true;
+    }
+    args.dir = Some(copy.path().to_owned());
+    run(config, args)
+}
+
+fn copy_tree(from: &Path, to: &Path) -> anyhow::Result<()> {
+    if from.is_dir() {
+        crate::config::files::create_dir(to, 0o700)?;
+        for entry in fs::read_dir(from)? {
+            let name = entry?.file_name();
+            copy_tree(&from.join(&name), &to.join(&name))?;
+        }
+    } else if from.exists() {
+        // With its mode.
+        fs::copy(from, to).with_context(|| format!("{} can not be read", from.display()))?;
+    }
+    Ok(())
+}
+
+/// What `--resolver` adds to the configuration.
+fn dns(servers: &[SocketAddr]) -> String {
+    if servers.is_empty() {
+        return String::new();
+    }
+    let servers: Vec<String> = servers
+        .iter()
+        .map(|server| format!("\"{server}\""))
+        .collect();
+    format!("\n[dns]\nservers = [{}]\n", servers.join(", "))
+}
+
+/// What `--acme` adds to the configuration.
+fn acme(args: &Args) -> String {
+    if !args.acme {
+        return String::new();
+    }
+    let any = NewConfig::any_address();
+    let directory = args.acme_directory.as_ref().map_or(String::new(), |url| {
+        format!("directory = \"{}\"\n", url.as_str())
+    });
+    format!(
+        "\n# The certificate comes from this CA and is renewed by itself.\n\
+         [acme]\nenabled = true\n{directory}\n\
+         # The CA looks on port 80; other servers fetch the MTA-STS policy on port 443.\n\
+         [web]\nhttp = [\"{any}:80\"]\nhttps = [\"{any}:443\"]\n"
+    )
+}
+
+fn given(args: &Args) -> anyhow::Result<Option<(Vec<u8>, Vec<u8>)>> {
+    let (Some(cert), Some(key)) = (&args.cert, &args.key) else {
+        return Ok(None);
+    };
+    let read =
+        |path: &Path| fs::read(path).with_context(|| format!("{} can not be read", path.display()));
+    let pair = (read(cert)?, read(key)?);
+    super::certificate::check(&pair.0, &pair.1)
+        .map_err(|why| Wrong(format!("{}: {why}", cert.display())))?;
+    Ok(Some(pair))
+}
+
+fn report(site: &Site) {
+    let wrote: Vec<_> = site
+        .steps()
+        .iter()
+        .filter(|(_, did)| *did == Did::Wrote)
+        .collect();
+    for (path, _) in &wrote {
+        say!("wrote {}", path.display());
+    }
+    let kept = site.steps().len() - wrote.len();
+    match (wrote.len(), kept) {
+        (_, 0) => {}
+        (0, _) => say!("Nothing was missing: all {kept} files were kept as they are."),
+        (_, _) => say!("kept {kept} files that exist"),
+    }
+}

@@ -1,0 +1,238 @@
+//! Certificates from a CA: Pebble, with a root, a DNS server and ports of its own.
+
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, SystemTime};
+
+use chapar::lab::Client;
+use chapar::tls::certificate::Facts;
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::world::{HOST, World, write};
+
+/// Seconds a certificate of this CA is valid: it is renewed after eight.
+const VALID: u64 = 12;
+
+/// A CA that runs until it is dropped.
+struct Pebble {
+    child: Child,
+    port: u16,
+}
+
+impl Drop for Pebble {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn free_port() -> u16 {
+    let socket = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("socket");
+    socket.local_addr().expect("address").port()
+}
+
+impl Pebble {
+    /// Its own https certificate comes from a CA in `dir/ca.pem`.
+    fn start(dir: &Path, dns: SocketAddr, http: u16, https: u16) -> Pebble {
+        let ca_key = KeyPair::generate().expect("key");
+        let mut params = CertificateParams::new(Vec::new()).expect("parameters");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let ca = params.self_signed(&ca_key).expect("CA");
+        let issuer = Issuer::new(params, ca_key);
+        let key = KeyPair::generate().expect("key");
+        let params = CertificateParams::new(vec!["localhost".to_owned()]).expect("parameters");
+        let own = params.signed_by(&key, &issuer).expect("certificate");
+        write(dir.join("ca.pem"), &ca.pem(), 0o644);
+        write(dir.join("pebble.crt"), &own.pem(), 0o644);
+        write(dir.join("pebble.key"), &key.serialize_pem(), 0o600);
+        let port = free_port();
+        let config = serde_json::json!({ "pebble": {
+            "listenAddress": format!("127.0.0.1:{port}"),
+            "managementListenAddress": format!("127.0.0.1:{}", free_port()),
+            "certificate": dir.join("pebble.crt"),
+            "privateKey": dir.join("pebble.key"),
+            "httpPort": http,
+            "tlsPort": https,
+            "ocspResponderURL": "",
+            "externalAccountBindingRequired": false,
+            "certificateValidityPeriod": VALID,
+        }});
+        let file = dir.join("pebble.json");
+        write(file.clone(), &config.to_string(), 0o644);
+        let child = Command::new("pebble")
+            .args(["-dnsserver", &dns.to_string(), "-config"])
+            .arg(&file)
+            .env("PEBBLE_VA_NOSLEEP", "1")
+            .env("PEBBLE_WFE_NONCEREJECT", "0")
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("pebble; tests/run installs it");
+        Pebble { child, port }
+    }
+
+    async fn ready(&self) {
+        while TcpStream::connect((Ipv4Addr::LOCALHOST, self.port))
+            .await
+            .is_err()
+        {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+/// A world whose certificate is `challenge`'s, and its CA.
+async fn world(challenge: &str) -> (World, Pebble, u16) {
+    let (http, https) = (free_port(), free_port());
+    let mut world = World::new(25, "").await;
+    let pebble = Pebble::start(world.dir.path(), world.dns.address(), http, https);
+    let toml = std::fs::read_to_string(world.config()).expect("configuration");
+    let more = format!(
+        "[acme]\nenabled = true\ndirectory = \"https://localhost:{}/dir\"\n\
+         challenge = \"{challenge}\"\n\
+         [web]\nhttp = [\"127.0.0.1:{http}\"]\nhttps = [\"127.0.0.1:{https}\"]\n\
+         [tls]\nca_file = \"ca.pem\"\n",
+        pebble.port
+    );
+    write(world.config(), &(toml + &more), 0o644);
+    for name in [HOST, "mta-sts.example.org"] {
+        world.dns.a(name, Ipv4Addr::LOCALHOST);
+    }
+    pebble.ready().await;
+    world.start().await;
+    (world, pebble, https)
+}
+
+fn on_disk(world: &World) -> Facts {
+    let file = world
+        .dir
+        .path()
+        .join("secrets/tls")
+        .join(HOST)
+        .join("fullchain.pem");
+    Facts::of_pem(&std::fs::read(file).expect("chain")).expect("certificate")
+}
+
+/// The name of the issuer that a client of port 465 is shown.
+async fn shown(world: &World) -> Vec<u8> {
+    let port = world.daemon().port("submission/implicit");
+    let mut client = Client::connect_tls(port, HOST).await.expect("handshake");
+    client.reply().await.expect("greeting");
+    client.certificate().expect("certificate")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_comes_by_http_and_is_renewed_under_load_without_a_failed_handshake() {
+    let (mut world, _pebble, https) = world("http-01").await;
+    let daemon = world.daemon();
+    daemon
+        .event("certificate", "a new certificate is in place")
+        .await;
+    daemon.event("daemon", "reloaded").await;
+    let facts = on_disk(&world);
+    assert!(!facts.self_signed);
+    assert_eq!(facts.names, [HOST, "mta-sts.example.org"]);
+    let first = shown(&world).await;
+
+    let stop = Arc::new(AtomicBool::new(false));
+    let server = world.daemon().port("submission/implicit");
+    let clients: Vec<_> = (0..4)
+        .map(|_| {
+            let stop = stop.clone();
+            tokio::spawn(async move {
+                let mut handshakes = 0;
+                while !stop.load(Ordering::Relaxed) {
+                    let mut client = Client::connect_tls(server, HOST).await.expect("handshake");
+                    client.reply().await.expect("greeting");
+                    client.expect("QUIT", 221).await.expect("QUIT");
+                    handshakes += 1;
+                }
+                handshakes
+            })
+        })
+        .collect();
+    let deadline = SystemTime::now() + Duration::from_secs(VALID * 2);
+    let renewed = loop {
+        let now = shown(&world).await;
+        if now != first {
+            break true;
+        }
+        if SystemTime::now() > deadline {
+            break false;
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    };
+    stop.store(true, Ordering::Relaxed);
+    for client in clients {
+        assert!(client.await.expect("no handshake failed") > 10);
+    }
+    assert!(renewed, "the certificate was not renewed");
+    assert!(on_disk(&world).begins > facts.begins);
+
+    // The policy is served under its name, with a certificate for it (RFC 8461 section 3.3).
+    let answer = get(https, "mta-sts.example.org", "/.well-known/mta-sts.txt").await;
+    let (head, body) = answer.split_once("\r\n\r\n").expect("answer");
+    assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
+    assert_eq!(
+        body,
+        "version: STSv1\r\nmode: testing\r\nmx: mx.example.org\r\nmax_age: 604800\r\n"
+    );
+    let answer = get(https, "mta-sts.example.com", "/.well-known/mta-sts.txt").await;
+    assert!(answer.starts_with("HTTP/1.1 404 Not Found\r\n"), "{answer}");
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_comes_in_a_handshake() {
+    let (mut world, _pebble, _) = world("tls-alpn-01").await;
+    world
+        .daemon()
+        .event("certificate", "a new certificate is in place")
+        .await;
+    assert_eq!(on_disk(&world).names, [HOST, "mta-sts.example.org"]);
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn i8_a_ca_that_fails_changes_nothing_and_is_told() {
+    let (mut world, pebble, _) = world("http-01").await;
+    world
+        .daemon()
+        .event("certificate", "a new certificate is in place")
+        .await;
+    world.stop().await;
+    let before = on_disk(&world);
+    // It is old enough to be renewed, and the CA is gone.
+    drop(pebble);
+    tokio::time::sleep(Duration::from_secs(VALID)).await;
+    world.start().await;
+    let daemon = world.daemon();
+    let alarm = daemon
+        .event_containing("certificate", "ALARM: the certificate ends soon")
+        .await;
+    assert_eq!(alarm["level"], "ERROR");
+    let failed = daemon
+        .event_containing("certificate", "no new certificate, the old one stays")
+        .await;
+    assert_eq!(failed["next_try_minutes"], 5);
+    assert_eq!(on_disk(&world), before);
+    shown(&world).await;
+    world.stop().await;
+}
+
+async fn get(port: u16, host: &str, path: &str) -> String {
+    let tcp = TcpStream::connect((Ipv4Addr::LOCALHOST, port))
+        .await
+        .expect("connection");
+    let mut stream = chapar::lab::tls(tcp, host).await.expect("handshake");
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.expect("request");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.expect("answer");
+    answer
+}
