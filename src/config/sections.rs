@@ -170,6 +170,8 @@ sections! {
         commands: usize = 100_000,
         /// Messages of one connection; told with the LIMITS extension.
         transactions: usize = 1000,
+        /// The same for clients in `relay_networks`, which send whole queues.
+        relay_transactions: usize = 999_999,
         /// Chunks (BDAT) of one message.
         chunks: usize = 10_000,
         /// Failed logins of one connection before it is closed.
