@@ -18,7 +18,7 @@ use tokio::sync::{Notify, Semaphore, oneshot};
 use super::budget::Budget;
 use super::clock::{self, Clock};
 use super::commit::Commits;
-use super::due::DueIndex;
+use super::due::{DueIndex, Lane, Lanes};
 use super::messages::{
     Accept, AcceptError, Adopt, Connect, Fetch, FetchError, Ping, Record, Reload, Stop,
 };
@@ -133,17 +133,13 @@ pub struct Queue {
     pub(super) due: DueIndex,
     pub(super) slots: HashMap<QueueId, Slot>,
     /// New messages with their bytes, as far as the budget went.
-    pub(super) fresh: VecDeque<(QueueId, Content)>,
+    pub(super) fresh: Lanes<(QueueId, Content)>,
     /// Messages that were due and are in memory again.
     pub(super) backlog: VecDeque<QueueId>,
     /// Slots with recipients that are busy.
     pub(super) active: usize,
     /// Whose turn it is when both `fresh` and `backlog` wait.
     pub(super) backlog_next: bool,
-    /// Whose turn it is among those that are due: the last one's, or the first one's.
-    pub(super) latest_next: bool,
-    /// The same for new messages.
-    pub(super) newest_next: bool,
     /// The dispatcher has not answered the last batch yet.
     pub(super) sending: bool,
     /// Messages being read because they are due.
@@ -200,8 +196,9 @@ impl Queue {
     ) -> Queue {
         let mut due = DueIndex::default();
         let clock = Clock::new(opened.jumps);
-        for (at, id) in &opened.recovered.waiting {
-            due.set(*id, clock.look_at(*id, *at));
+        let waiting = opened.recovered.waiting.iter();
+        for ((at, id), lane) in waiting.zip(&opened.recovered.lanes) {
+            due.set(*id, clock.look_at(*id, *at), *lane);
         }
         Queue {
             readers: opened.store.readers(),
@@ -215,12 +212,10 @@ impl Queue {
             inbox: Inbox::default(),
             due,
             slots: HashMap::new(),
-            fresh: VecDeque::new(),
+            fresh: Lanes::default(),
             backlog: VecDeque::new(),
             active: 0,
             backlog_next: false,
-            latest_next: false,
-            newest_next: false,
             sending: false,
             loading: 0,
             paused_until: None,
@@ -369,7 +364,7 @@ impl Queue {
                 if let Some(due) = self.clock.message_due(&message, crate::time::now())
                     && !self.slots.contains_key(&message.id)
                 {
-                    self.due.set(message.id, due);
+                    self.due.set(message.id, due, Lane::of(&message));
                 }
             }
         }
@@ -380,8 +375,9 @@ impl Queue {
         let id = message.id;
         self.feed.accepted(&message);
         let first = schedule::released(&message);
+        let lane = Lane::of(&message);
         if first > crate::time::now() {
-            self.due.set(id, first);
+            self.due.set(id, first, lane);
             return;
         }
         // Beyond the budget, and when too much waits already, it is read back when its turn comes.
@@ -396,9 +392,9 @@ impl Queue {
                 let slot = self.slots.entry(id).or_default();
                 slot.message.get_or_insert(message);
                 slot.queued = true;
-                self.fresh.push_back((id, content));
+                self.fresh.push(lane, (id, content));
             }
-            None => self.due.set(id, first),
+            None => self.due.set(id, first, lane),
         }
     }
 }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use queue_schema::{Change, Message, Millis, QueueId, Status};
 
 use super::actor::{Event, Loaded, Purpose, Queue, Slot};
+use super::due::Lane;
 use super::messages::{Attempt, Job, Outcome, Record};
 use crate::delivery::Wake;
 
@@ -42,7 +43,7 @@ impl Queue {
         while self.loading < LOAD
             && self.backlog.len() < BATCH
             && self.has_room()
-            && let Some(id) = self.next_due(now)
+            && let Some(id) = self.due.take(now)
         {
             match self.slots.get_mut(&id) {
                 // In memory already: some of its recipients are under way, others are due.
@@ -60,16 +61,6 @@ impl Queue {
         }
         if !wanted.is_empty() {
             self.load(wanted, Purpose::Due);
-        }
-    }
-
-    /// In turns the one that waits longest and the one that became due last: however many wait for
-    /// a destination that takes little, what is due for another is not behind them (I10).
-    fn next_due(&mut self, now: Millis) -> Option<QueueId> {
-        self.latest_next = !self.latest_next;
-        match self.latest_next {
-            true => self.due.take_latest(now),
-            false => self.due.take(now),
         }
     }
 
@@ -117,8 +108,8 @@ impl Queue {
                 Err(error) => {
                     tracing::error!(%id, %error, "a message can not be read; tried again");
                     self.slots.remove(&id);
-                    self.due
-                        .set(id, crate::time::now().saturating_add(UNREADABLE));
+                    let again = crate::time::now().saturating_add(UNREADABLE);
+                    self.due.set(id, again, Lane::default());
                 }
             }
         }
@@ -145,7 +136,7 @@ impl Queue {
             let next = if backlog && let Some(id) = self.backlog.pop_front() {
                 Some((id, None))
             } else {
-                self.next_fresh().map(|(id, content)| (id, Some(content)))
+                self.fresh.pop().map(|(id, content)| (id, Some(content)))
             };
             match next {
                 Some((id, content)) => jobs.extend(self.job(id, content, now)),
@@ -166,16 +157,6 @@ impl Queue {
             let taken = dispatcher.send(Wake(jobs)).await.is_ok();
             inbox.push(Event::Sent(named, taken));
         });
-    }
-
-    /// The oldest new message; while many wait, in turns the newest, so that a burst for one
-    /// destination keeps no other waiting (I10).
-    fn next_fresh(&mut self) -> Option<(QueueId, crate::message::Content)> {
-        self.newest_next = !self.newest_next && self.fresh.len() > BATCH;
-        match self.newest_next {
-            true => self.fresh.pop_back(),
-            false => self.fresh.pop_front(),
-        }
     }
 
     fn job(
@@ -329,7 +310,7 @@ impl Queue {
             .min()
             .filter(|_| !message.held && !slot.ended);
         match next {
-            Some(due) => self.due.set(id, due),
+            Some(due) => self.due.set(id, due, Lane::of(message)),
             None => self.due.remove(id),
         }
         if slot.busy.is_empty() {

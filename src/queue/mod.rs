@@ -16,7 +16,7 @@ mod clock;
 mod commit;
 mod dispatch;
 mod dsn;
-mod due;
+pub mod due;
 mod feed;
 mod ids;
 mod kept;
