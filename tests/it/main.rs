@@ -2,6 +2,7 @@
 
 mod acme;
 mod crash;
+mod doctor;
 mod durability;
 mod forward;
 mod hostile;
