@@ -11,6 +11,7 @@ mod alias;
 mod auth;
 mod certificate;
 mod check;
+mod completions;
 mod config;
 mod demo;
 mod dns;
@@ -69,6 +70,8 @@ enum Command {
     #[command(subcommand)]
     Auth(auth::Command),
     Queue(queue::QueueCommand),
+    Completions(completions::Args),
+    Man(completions::ManArgs),
 }
 
 /// Runs the command line of this process.
@@ -100,6 +103,8 @@ pub fn main() -> ExitCode {
         Command::User(command) => user::run(config, command),
         Command::Alias(command) => alias::run(config, command),
         Command::Auth(command) => auth::run(config, command),
+        Command::Completions(args) => completions::run(args),
+        Command::Man(args) => completions::man(args),
         Command::Queue(command) => return queue::run(command, config),
     };
     result.unwrap_or_else(|error| exit::report(&error))

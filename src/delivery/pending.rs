@@ -194,6 +194,7 @@ impl Pending {
                     remote: remote.to_owned(),
                 },
                 tls: tls.to_owned(),
+                notifies: false,
             });
         Record {
             attempts: attempts.collect(),

@@ -20,6 +20,16 @@ impl DueIndex {
         self.order.insert((due, id));
     }
 
+    /// The clock was set: everything is due so much later.
+    pub fn shift(&mut self, by: i64) {
+        let before = std::mem::take(&mut self.order);
+        for (due, id) in before {
+            let due = due.saturating_add_signed(by);
+            self.order.insert((due, id));
+            self.times.insert(id, due);
+        }
+    }
+
     /// Forgets a message.
     pub fn remove(&mut self, id: QueueId) {
         if let Some(due) = self.times.remove(&id) {
@@ -34,6 +44,14 @@ impl DueIndex {
             return None;
         }
         self.order.pop_first();
+        self.times.remove(&id);
+        Some(id)
+    }
+
+    /// Takes the message that became due last.
+    pub fn take_latest(&mut self, now: Millis) -> Option<QueueId> {
+        let (due, id) = *self.order.range(..=(now, QueueId(u64::MAX))).next_back()?;
+        self.order.remove(&(due, id));
         self.times.remove(&id);
         Some(id)
     }
@@ -57,9 +75,19 @@ mod tests {
         assert_eq!(due.next(), Some(5));
         assert_eq!(due.take(4), None);
         assert_eq!(due.take(10), Some(QueueId(1)));
+        due.shift(5);
+        assert_eq!(due.next(), Some(15));
+        due.shift(-5);
         due.remove(QueueId(3));
         due.remove(QueueId(9));
+        for (id, at) in [(5, 40), (6, 60), (7, 50)] {
+            due.set(QueueId(id), at);
+        }
+        assert_eq!(due.take_latest(55), Some(QueueId(7)));
+        assert_eq!(due.take_latest(55), Some(QueueId(5)));
         assert_eq!(due.take(100), Some(QueueId(2)));
+        assert_eq!(due.take_latest(59), None);
+        due.remove(QueueId(6));
         assert_eq!(due.take(100), None);
         assert_eq!(due.next(), None);
     }
