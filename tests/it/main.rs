@@ -4,6 +4,7 @@ mod acme;
 mod cases;
 mod crash;
 mod disk;
+mod doctor;
 mod durability;
 mod forward;
 mod hostile;
