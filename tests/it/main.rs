@@ -6,6 +6,7 @@ mod crash;
 mod disk;
 mod durability;
 mod forward;
+mod hooks;
 mod hostile;
 mod invariants;
 mod journey;
