@@ -28,8 +28,8 @@ pub fn load(data_dir: &Path) -> BTreeMap<String, Millis> {
 /// Notes that `id` was used `now`, and forgets those that are not in `known`, if it says any.
 pub fn note(data_dir: &Path, id: &str, now: Millis) -> io::Result<()> {
     let mut uses = load(data_dir);
-    let before = uses.get(id).copied().unwrap_or_default();
-    if now.saturating_sub(before) < GRAIN && before <= now {
+    let recent = |before: &Millis| *before <= now && now - before < GRAIN;
+    if uses.get(id).is_some_and(recent) {
         return Ok(());
     }
     uses.insert(id.to_owned(), now);

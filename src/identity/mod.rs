@@ -201,7 +201,8 @@ impl Identity {
     }
 
     /// Whether the user who logged in as `user` may use `address` as reverse-path or in From: its
-    /// own address, also with a `+tag`, and what its `send_as` lists.
+    /// own address, also with a `+tag`, and what its `send_as` lists. A user without an entry is
+    /// one of Dovecot's.
     pub fn may_send_as(&self, user: &str, address: &str) -> bool {
         let entry = self.user(user);
         let (Some((own, own_domain)), Some((local, domain))) =
