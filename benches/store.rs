@@ -240,6 +240,7 @@ fn actor(clients: usize, memory: u64) {
                             origin: origin(),
                             envelope: envelope(),
                             content: content.clone(),
+                            held: false,
                         };
                         handle.addr.send(accept).await.unwrap().unwrap();
                         count += 1;

@@ -1,6 +1,7 @@
 //! The authenticator itself.
 
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,10 +12,11 @@ use ring::hmac;
 use ring::rand::{SecureRandom, SystemRandom};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
+use super::app::{self, AppPassword};
 use super::bans::{self, Ban};
 use super::guessers::Guessers;
 use super::quota::{Allowance, Quota};
-use super::{AuthFiles, password};
+use super::{AuthFiles, dovecot, last_use, password};
 use crate::config::Config;
 use crate::identity::{Identity, User, edit};
 use crate::smtp::sasl::Credentials;
@@ -161,6 +163,15 @@ impl Authenticator {
         self.guessers.is_banned(client, crate::time::now())
     }
 
+    /// Where Dovecot is asked about `user`: one of our domains whom we do not know.
+    fn elsewhere(&self, user: &str) -> Option<(PathBuf, Duration)> {
+        let auth = &self.config.auth;
+        let domain = user.rsplit_once('@').map(|(_, domain)| domain)?;
+        let theirs = self.identity.user(user).is_none() && self.identity.domain(domain).is_some();
+        (theirs && !auth.dovecot.is_empty())
+            .then(|| (PathBuf::from(&auth.dovecot), auth.dovecot_time.0))
+    }
+
     fn fingerprint(&self, user: &str, password: &str) -> u64 {
         let tag = hmac::sign(&self.fingerprint, format!("{user}\0{password}").as_bytes());
         let first = tag.as_ref().first_chunk().copied();
@@ -187,6 +198,15 @@ async fn refused(actor: Addr<Authenticator>, failed: Failed) -> Result<String, A
         tokio::time::sleep(delay).await;
     }
     Err(AuthError::Wrong)
+}
+
+/// Notes that an app password was used.
+fn used(files: &AuthFiles, user: &str, app: &AppPassword) {
+    tracing::info!(target: "auth", user, label = app.label, "app password used");
+    let _order = files.bans.lock();
+    if let Err(error) = last_use::note(&files.data_dir, &app.id, crate::time::now()) {
+        tracing::warn!(target: "auth", %error, "the use of an app password is not noted");
+    }
 }
 
 /// Gives a user whose password was just right the verifier it lacks, and a hash of ours where it
@@ -257,6 +277,7 @@ impl Handler<Authenticate> for Authenticator {
         let actor = ctx.address();
         let (answer, verdict) = oneshot::channel();
         let address = user.clone();
+        let secret = credentials.password.clone();
         let me = actor.clone();
         self.pool.spawn(move || {
             let _permit = permit;
@@ -266,19 +287,34 @@ impl Handler<Authenticate> for Authenticator {
             }
             let password = credentials.password.as_str();
             let known = identity.user(&address);
+            let app = known.and_then(|known| app::find(password, &known.app_passwords));
             let right = match known {
+                Some(_) if app.is_some() => true,
                 Some(known) => password::verify(password.as_bytes(), &known.password),
                 None => password::verify_nobody(password.as_bytes()),
             };
             // The session may be gone: then nobody needs the answer.
             let _ = answer.send(Ok(right));
+            if let Some(app) = app {
+                used(&files, &address, app);
+                return;
+            }
             if let Some(known) = known.filter(|known| right && known.scram.is_none()) {
                 complete(&files, &address, known, password);
             }
         });
         let method = "password";
+        let elsewhere = self.elsewhere(&user);
         Box::pin(async move {
-            if verdict.await.unwrap_or(Err(AuthError::Busy))? {
+            let mut right = verdict.await.unwrap_or(Err(AuthError::Busy))?;
+            if let (false, Some((socket, time))) = (right, elsewhere) {
+                let asked = dovecot::authenticate(&socket, time, &user, &secret).await;
+                right = asked.map_err(|error| {
+                    tracing::error!(target: "auth", %error, "Dovecot failed");
+                    AuthError::Busy
+                })?;
+            }
+            if right {
                 let succeeded = Succeeded {
                     user: user.clone(),
                     client,

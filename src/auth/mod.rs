@@ -8,9 +8,12 @@
 //! the same time for both.
 
 mod actor;
+pub mod app;
 pub mod bans;
+pub mod dovecot;
 mod guessers;
 mod imported;
+pub mod last_use;
 pub mod password;
 mod quota;
 mod state;

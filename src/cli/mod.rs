@@ -8,6 +8,7 @@
 mod print;
 
 mod alias;
+mod app_password;
 mod auth;
 mod certificate;
 mod check;

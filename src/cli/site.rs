@@ -67,6 +67,7 @@ impl NewConfig {
             service,
             tls,
             disable: Vec::new(),
+            milters: Vec::new(),
         })
         .collect()
     }

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use serde_json::json;
 
-use super::{exit, password};
+use super::{app_password, exit, password};
 use crate::auth::password as hashing;
 use crate::config::Config;
 use crate::identity::{Identity, edit};
@@ -24,6 +24,9 @@ pub(super) enum Command {
         /// Read the password from standard input (its first line; a terminal asks).
         #[arg(long)]
         password_stdin: bool,
+        /// It gets mail and can not log in: no password is made.
+        #[arg(long, conflicts_with_all = ["password_stdin", "send_as"])]
+        receive_only: bool,
         /// Another address to send as, or *@DOMAIN (repeat it for more).
         #[arg(long, value_name = "ADDRESS")]
         send_as: Vec<String>,
@@ -54,6 +57,9 @@ pub(super) enum Command {
         #[arg(long)]
         password_stdin: bool,
     },
+    /// Passwords of single programs or devices, which can be taken back alone
+    #[command(subcommand)]
+    AppPassword(app_password::Command),
     /// Give a user another password
     ///
     /// Without --password-stdin one is made and shown once.
@@ -74,8 +80,14 @@ pub(super) fn run(file: &Path, command: Command) -> anyhow::Result<ExitCode> {
         Command::Add {
             address,
             password_stdin,
+            receive_only,
             send_as,
         } => {
+            if receive_only {
+                edit::add_receiver(dir, &address)?;
+                super::hint_reload();
+                return Ok(ExitCode::SUCCESS);
+            }
             let (secrets, made) = password::new(password_stdin)?;
             edit::add_user(dir, &address, &secrets, &send_as)?;
             password::show(&address.to_lowercase(), made.as_deref());
@@ -90,6 +102,7 @@ pub(super) fn run(file: &Path, command: Command) -> anyhow::Result<ExitCode> {
             password::show(&address.to_lowercase(), made.as_deref());
             super::hint_reload();
         }
+        Command::AppPassword(command) => app_password::run(&config, command)?,
         Command::Remove { address } => {
             edit::remove_user(dir, &address)?;
             super::hint_reload();

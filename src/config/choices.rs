@@ -61,6 +61,34 @@ choices! {
         Enforce,
     }
 
+    /// What is done with mail while a milter or hook fails.
+    Failing {
+        /// The sender is asked to come back.
+        Defer,
+        /// It is taken unseen.
+        Accept,
+    }
+
+    /// What is done with mail that is spam by a milter's word.
+    Spam {
+        /// It is refused.
+        Refuse,
+        /// It is taken and held for an operator.
+        Hold,
+        /// It goes on with a header field that says so.
+        Tag,
+    }
+
+    /// What a milter may change.
+    MilterChanges {
+        /// It may add header fields.
+        Add,
+        /// Also change and remove them.
+        Headers,
+        /// Also replace the body.
+        All,
+    }
+
     /// Whose reverse-path is rewritten when mail is forwarded.
     Rewrite {
         /// All mail.
@@ -125,6 +153,85 @@ impl TryFrom<String> for HttpsUrl {
         match url.strip_prefix("https://") {
             Some(rest) if !rest.is_empty() => Ok(HttpsUrl(url)),
             _ => Err(format!("'{url}' does not begin with https://")),
+        }
+    }
+}
+
+/// Where a milter listens.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub enum MilterAddress {
+    /// A Unix socket.
+    Unix(String),
+    /// A host and its port.
+    Inet(String, u16),
+}
+
+impl std::fmt::Display for MilterAddress {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            MilterAddress::Unix(path) => write!(f, "unix:{path}"),
+            MilterAddress::Inet(host, port) if host.contains(':') => {
+                write!(f, "inet:[{host}]:{port}")
+            }
+            MilterAddress::Inet(host, port) => write!(f, "inet:{host}:{port}"),
+        }
+    }
+}
+
+impl TryFrom<String> for MilterAddress {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<MilterAddress, String> {
+        let bad = || {
+            format!("'{text}' is no milter; write inet:127.0.0.1:11332 or unix:/run/milter.sock")
+        };
+        if let Some(path) = text.strip_prefix("unix:") {
+            let well = path.starts_with('/');
+            return well
+                .then(|| MilterAddress::Unix(path.to_owned()))
+                .ok_or_else(bad);
+        }
+        let rest = text.strip_prefix("inet:").ok_or_else(bad)?;
+        let (host, port) = rest.rsplit_once(':').ok_or_else(bad)?;
+        let host = host
+            .strip_prefix('[')
+            .and_then(|host| host.strip_suffix(']'))
+            .unwrap_or(host);
+        match port.parse() {
+            Ok(port @ 1..) if !host.is_empty() => Ok(MilterAddress::Inet(host.to_owned(), port)),
+            _ => Err(bad()),
+        }
+    }
+}
+
+/// The name of a header field.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct FieldName(String);
+
+impl FieldName {
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// A known one.
+    pub(super) fn fixed(name: &'static str) -> FieldName {
+        FieldName(name.to_owned())
+    }
+}
+
+impl TryFrom<String> for FieldName {
+    type Error = String;
+
+    fn try_from(name: String) -> Result<FieldName, String> {
+        let well = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
+        match !name.is_empty() && name.len() <= 64 && name.bytes().all(well) {
+            true => Ok(FieldName(name)),
+            false => Err(format!(
+                "'{name}' is no name of a header field; write letters, digits and hyphens"
+            )),
         }
     }
 }

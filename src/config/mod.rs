@@ -20,10 +20,12 @@ use crate::smtp::extension::Extension;
 
 pub use check::Via;
 pub use choices::{
-    AcmeChallenge, Dmarc, DnsTrouble, DomainName, HttpsUrl, MtaSts, Rewrite, SpfFail,
+    AcmeChallenge, Dmarc, DnsTrouble, DomainName, Failing, FieldName, HttpsUrl, MilterAddress,
+    MilterChanges, MtaSts, Rewrite, Spam, SpfFail,
 };
 pub use sections::{
-    Acme, Delivery, Dns, Forwarding, Incoming, Limits, Retry, Smtp, Timeouts, Tls, Web,
+    Acme, Auth, Delivery, Dns, Forwarding, Hooks, Incoming, Limits, Milter, Retry, Smtp, Timeouts,
+    Tls, Web,
 };
 pub use table::{Row, defaults};
 pub use units::{Network, Size, Span, Steps};
@@ -73,6 +75,15 @@ pub struct Config {
     /// Mail from outside to addresses elsewhere.
     #[serde(default)]
     pub forwarding: Forwarding,
+    /// The milters of listeners.
+    #[serde(default)]
+    pub milter: Milter,
+    /// Passwords that others know.
+    #[serde(default)]
+    pub auth: Auth,
+    /// Programs of the operator.
+    #[serde(default)]
+    pub hooks: Hooks,
     /// What one client, message or connection may take.
     #[serde(default)]
     pub limits: Limits,
@@ -107,6 +118,9 @@ pub struct Listen {
     /// Extensions it does not offer.
     #[serde(default)]
     pub disable: Vec<Extension>,
+    /// Milters that are asked about its mail.
+    #[serde(default)]
+    pub milters: Vec<MilterAddress>,
 }
 
 /// What a listener is for.

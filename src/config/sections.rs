@@ -9,8 +9,8 @@ use serde::Deserialize;
 
 use super::table::{Row, Shown};
 use super::{
-    AcmeChallenge, Dmarc, DnsTrouble, DomainName, Family, HttpsUrl, MtaSts, Rewrite, Size, Span,
-    SpfFail, Steps, TlsVersion,
+    AcmeChallenge, Dmarc, DnsTrouble, DomainName, Failing, Family, FieldName, HttpsUrl,
+    MilterChanges, MtaSts, Rewrite, Size, Spam, Span, SpfFail, Steps, TlsVersion,
 };
 use crate::smtp::extension::Extension;
 
@@ -138,6 +138,44 @@ sections! {
         seal: bool = true,
         /// Whether X-Forwarded-For and X-Forwarded-To are added.
         trace_headers: bool = false,
+    }
+
+    /// `[milter]`: the programs in `listen.milters` (rspamd, clamav-milter and others; protocol 6).
+    milter: Milter {
+        /// What is done with mail while one of them can not be reached, is too slow or does what it may not.
+        failure: Failing = Failing::Defer,
+        /// How long a connection may take.
+        connect: Span = Span::secs(5),
+        /// How long one answer may take.
+        reply: Span = Span::mins(1),
+        /// How long all answers to one command of the client may take, so also those to a whole message.
+        message: Span = Span::mins(5),
+        /// What they may change: add header fields, also change and remove them, also replace the body.
+        changes: MilterChanges = MilterChanges::Headers,
+        /// What becomes of a message that one of them rejects: refused, held for an operator, or tagged with `spam_header: Yes`.
+        rejected: Spam = Spam::Refuse,
+        /// The same for a message to which one of them adds `spam_header: Yes`; tag: it goes on.
+        tagged: Spam = Spam::Tag,
+        /// The header field that says that a message is spam.
+        spam_header: FieldName = FieldName::fixed("X-Spam"),
+    }
+
+    /// `[hooks]`: a program of your own.
+    hooks: Hooks {
+        /// A program that gets every message, as chasquid's hooks/post-data: exit code 20 refuses it, any other but 0 defers it, header fields it prints go on top; empty: none.
+        post_data: String = String::new(),
+        /// How long it may run.
+        post_data_time: Span = Span::mins(1),
+        /// How many of it run at the same time; messages beyond wait as long as it may run, then they are deferred.
+        post_data_at_once: usize = 20,
+    }
+
+    /// `[auth]`: passwords that others know.
+    auth: Auth {
+        /// Dovecot's socket for logins, such as "/run/dovecot/auth-client"; it is asked about users of our domains who are in no users.toml; empty: nobody is.
+        dovecot: String = String::new(),
+        /// How long it may take.
+        dovecot_time: Span = Span::secs(5),
     }
 
     /// `[limits]`.

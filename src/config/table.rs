@@ -4,8 +4,8 @@ use std::fmt::Display;
 use std::net::{IpAddr, SocketAddr};
 
 use super::{
-    AcmeChallenge, Dmarc, DnsTrouble, DomainName, Family, HttpsUrl, MtaSts, Rewrite, Size, Span,
-    SpfFail, Steps, TlsVersion, sections,
+    AcmeChallenge, Dmarc, DnsTrouble, DomainName, Failing, Family, FieldName, HttpsUrl,
+    MilterChanges, MtaSts, Rewrite, Size, Spam, Span, SpfFail, Steps, TlsVersion, sections,
 };
 use crate::smtp::extension::Extension;
 
@@ -122,6 +122,12 @@ pub fn defaults() -> Vec<Row> {
             "Extensions that this listener does not offer, beside those of smtp.disable.",
         ),
         Row::of(
+            "listen.milters",
+            Some(none.shown()),
+            "inet:host:port | unix:/path",
+            "Milters that are asked about its mail, one after the other.",
+        ),
+        Row::of(
             "route.to",
             None,
             "domain | *.domain | *",
@@ -185,6 +191,21 @@ shown! {
         DnsTrouble::Defer => "defer",
         DnsTrouble::Accept => "accept",
     });
+    Failing, "defer | accept", value => quoted(match value {
+        Failing::Defer => "defer",
+        Failing::Accept => "accept",
+    });
+    Spam, "refuse | hold | tag", value => quoted(match value {
+        Spam::Refuse => "refuse",
+        Spam::Hold => "hold",
+        Spam::Tag => "tag",
+    });
+    MilterChanges, "add | headers | all", value => quoted(match value {
+        MilterChanges::Add => "add",
+        MilterChanges::Headers => "headers",
+        MilterChanges::All => "all",
+    });
+    FieldName, "header field", value => quoted(value.as_str());
     Rewrite, "always | without-dkim | never", value => quoted(match value {
         Rewrite::Always => "always",
         Rewrite::WithoutDkim => "without-dkim",

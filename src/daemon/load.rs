@@ -59,7 +59,7 @@ pub fn load(file: &Path) -> Result<Loaded, LoadError> {
     } else {
         None
     };
-    let outside = Outside::new(srs::Keys::load(&config.dir)?);
+    let outside = Outside::new(srs::Keys::load(&config.dir)?, &config.hooks);
     Ok(Loaded {
         config: Arc::new(config),
         identity: Arc::new(identity),

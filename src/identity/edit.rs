@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use toml_edit::{Array, DocumentMut, InlineTable, Item, TableLike, Value};
 
 use super::{IdentityError, address, aliases, load};
+use crate::auth::app::AppPassword;
 use crate::auth::password::Secrets;
 use crate::config::files;
 
@@ -74,12 +75,84 @@ pub fn add_user(
     })
 }
 
+/// Adds a user who gets mail and can not log in.
+pub fn add_receiver(dir: &Path, address: &str) -> Result<(), EditError> {
+    change_users(dir, address, |document, key| {
+        if key.is_some() {
+            return Err(exists(address));
+        }
+        let mut entry = InlineTable::new();
+        entry.insert("receive_only", true.into());
+        document.insert(&address.to_lowercase(), Item::Value(entry.into()));
+        Ok(())
+    })
+}
+
+/// Adds an app password.
+pub fn add_app_password(dir: &Path, address: &str, app: &AppPassword) -> Result<(), EditError> {
+    change_users(dir, address, |document, key| {
+        let entry = entry(document, key).ok_or_else(|| missing(address))?;
+        if entry.get("receive_only").and_then(Item::as_bool) == Some(true) {
+            return Err(EditError::Request(format!(
+                "{address} only receives; `chapar user passwd {address}` lets it log in"
+            )));
+        }
+        let mut table = InlineTable::new();
+        for (name, text) in [("id", &app.id), ("label", &app.label), ("hash", &app.hash)] {
+            table.insert(name, text.as_str().into());
+        }
+        if let Some(array) = entry.get_mut("app_passwords").and_then(Item::as_array_mut) {
+            array.push(table);
+        } else {
+            let array = Array::from_iter([table]);
+            entry.insert("app_passwords", Item::Value(Value::Array(array)));
+        }
+        Ok(())
+    })
+}
+
+/// Removes the app password with this id or label.
+pub fn revoke_app_password(dir: &Path, address: &str, which: &str) -> Result<(), EditError> {
+    change_users(dir, address, |document, key| {
+        let entry = entry(document, key).ok_or_else(|| missing(address))?;
+        let none = || {
+            EditError::Request(format!(
+                "{address} has no app password \"{which}\"; `chapar user app-password list \
+                 {address}` shows what there is"
+            ))
+        };
+        let array = entry
+            .get_mut("app_passwords")
+            .and_then(Item::as_array_mut)
+            .ok_or_else(none)?;
+        let is = |value: &Value, name: &str| {
+            let text = value.as_inline_table().and_then(|table| table.get(name));
+            text.and_then(Value::as_str) == Some(which)
+        };
+        let named = |value: &Value| is(value, "id") || is(value, "label");
+        match array.iter().filter(|value| named(value)).count() {
+            0 => return Err(none()),
+            1 => array.retain(|value| !named(value)),
+            _ => {
+                return Err(EditError::Request(format!(
+                    "{address} has several app passwords \"{which}\"; give the id of one"
+                )));
+            }
+        }
+        if array.is_empty() {
+            entry.remove("app_passwords");
+        }
+        Ok(())
+    })
+}
+
 /// Gives a user another password.
 pub fn set_password(dir: &Path, address: &str, secrets: &Secrets) -> Result<(), EditError> {
     change_users(dir, address, |document, key| {
         let entry = entry(document, key).ok_or_else(|| missing(address))?;
         put(entry, "password", &secrets.hash);
         put(entry, "scram", &secrets.scram);
+        entry.remove("receive_only");
         Ok(())
     })
 }

@@ -10,6 +10,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::{Domain, Identity, IdentityError, Mode, User, UserQuota, address, aliases};
+use crate::auth::app::{self, AppPassword};
 use crate::auth::password;
 use crate::config::{Dmarc, SpfFail};
 use crate::smtp::scram::Verifier;
@@ -49,6 +50,17 @@ struct UserEntry {
     send_as: Vec<Spanned<String>>,
     #[serde(default)]
     quota: UserQuota,
+    #[serde(default)]
+    app_passwords: Vec<Spanned<AppEntry>>,
+}
+
+/// One of `app_passwords`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct AppEntry {
+    id: String,
+    label: String,
+    hash: String,
 }
 
 pub(super) fn load(dir: &Path, postmaster: &str) -> Result<Identity, IdentityError> {
@@ -220,7 +232,21 @@ pub(super) fn parse_users(
                 )
             })?),
         };
+        let apps = entry.app_passwords;
+        if apps.len() > app::MOST {
+            let problem = format!("'{written}' has more than {} app passwords", app::MOST);
+            return Err((line, problem));
+        }
+        let mut app_passwords = Vec::new();
+        for entry in apps {
+            let at = line_of(file, entry.span());
+            let AppEntry { id, label, hash } = entry.into_inner();
+            let app = AppPassword { id, label, hash };
+            app::check(&app).map_err(|why| (at, why))?;
+            app_passwords.push(app);
+        }
         let user = User {
+            app_passwords,
             scram,
             password,
             send_as,

@@ -22,6 +22,7 @@ use std::path::Path;
 
 use serde::Deserialize;
 
+use crate::auth::app::AppPassword;
 use crate::config::{Dmarc, Incoming, SpfFail};
 use crate::intake::policy::Policy;
 use crate::smtp::scram::Verifier;
@@ -91,6 +92,8 @@ pub struct User {
     pub send_as: Vec<String>,
     /// How much it may send.
     pub quota: UserQuota,
+    /// Passwords of single programs.
+    pub app_passwords: Vec<AppPassword>,
 }
 
 /// `quota` of an entry of `users.toml`: what differs from `[limits]`; 0: no limit.
@@ -210,26 +213,29 @@ impl Identity {
     }
 
     /// Whether the user who logged in as `user` may use `address` as reverse-path or in From: its
-    /// own address, also with a `+tag`, and what its `send_as` lists.
+    /// own address, also with a `+tag`, and what its `send_as` lists. A user without an entry is
+    /// one of Dovecot's.
     pub fn may_send_as(&self, user: &str, address: &str) -> bool {
-        let Some(entry) = self.user(user) else {
-            return false;
-        };
+        let entry = self.user(user);
         let (Some((own, own_domain)), Some((local, domain))) =
             (address::key(user), address::key(address))
         else {
             return false;
         };
-        let found = self.domains.get(&own_domain);
+        // Users of Dovecot have no entry: they send as themselves.
+        let Some(found) = self.domains.get(&own_domain) else {
+            return false;
+        };
         let tagged = local
             .strip_prefix(own.as_str())
             .and_then(|tag| tag.chars().next())
-            .is_some_and(|c| found.is_some_and(|found| found.separators.contains(c)));
+            .is_some_and(|c| found.separators.contains(c));
         if domain == own_domain && (local == own || tagged) {
             return true;
         }
-        entry
-            .send_as
+        let given = entry.map(|entry| entry.send_as.as_slice());
+        given
+            .unwrap_or_default()
             .iter()
             .any(|pattern| match pattern.strip_prefix("*@") {
                 Some(any) => any == domain,

@@ -242,7 +242,10 @@ fn who_may_send_as_whom() {
         ("boss@example.org", "a@sub.example.org", false),
         ("boss@example.org", "info@example.net", true),
         ("boss@example.org", "other@example.net", false),
-        ("nobody@example.org", "nobody@example.org", false),
+        // Who logged in without an entry is a user of Dovecot.
+        ("other@example.org", "other@example.org", true),
+        ("other@example.org", "me@example.org", false),
+        ("other@example.com", "other@example.com", false),
     ] {
         assert_eq!(
             identity.may_send_as(user, address),

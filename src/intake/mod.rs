@@ -2,9 +2,11 @@
 //!
 //! Receives the envelope and header block of a transaction; gives the header block as it goes on,
 //! the envelope with aliases expanded, and whose DKIM key signs. Mail from outside is judged by
-//! [`outside`]. Pure, except [`verify`], which asks the DNS. Never changes a byte below the header (I12), never accepts mail for others from
+//! [`outside`]. Pure, except [`verify`], which asks the DNS, and [`hooks`], which ask other programs.
+//! Never changes a byte below the header (I12), never accepts mail for others from
 //! strangers (I11).
 
+pub mod hooks;
 pub mod outside;
 pub mod policy;
 pub mod results;

@@ -11,14 +11,16 @@ use bytes::Bytes;
 use hickory_resolver::TokioResolver;
 use queue_schema::{Envelope, Millis, QueueId};
 
+use super::hooks::post_data::{About, PostData};
+use super::hooks::{Checked, Filters};
 use super::policy::{self, Policy};
 use super::verify::arc::ArcResult;
 use super::verify::{self, Question, Verdicts, author_domains};
 use super::{Received, results, srs};
-use crate::config::{Config, Rewrite};
+use crate::config::{Config, Hooks, Rewrite};
 use crate::identity::Identity;
-use crate::message::Content;
 use crate::message::headers::{self, Field};
+use crate::message::{Body, Content};
 use crate::signing::Seal;
 use crate::signing::arc::ChainState;
 use crate::smtp::address::Address;
@@ -39,6 +41,10 @@ pub struct Arrival<'a> {
     pub targets: &'a [Vec<String>],
     /// Its bytes.
     pub content: Content,
+    /// The milters that heard of it so far.
+    pub filters: Option<Box<Filters>>,
+    /// Whether it came over TLS.
+    pub tls: bool,
     /// Whether some are over 127.
     pub eight_bit: bool,
     /// Its id.
@@ -54,6 +60,10 @@ pub struct Passed {
     pub envelope: Envelope,
     /// The message with our verdicts on top; trace and seal go above them.
     pub content: Content,
+    /// What replaces the body.
+    pub new_body: Option<Bytes>,
+    /// Whether it waits for an operator.
+    pub held: bool,
     /// Whether the reverse-path is not forged.
     pub verified: bool,
     /// What the signer is to do.
@@ -63,12 +73,15 @@ pub struct Passed {
 /// What sessions need to judge mail from outside.
 pub struct Outside {
     srs: srs::Keys,
+    /// Asks the post-data hook, also about mail of users.
+    pub hook: PostData,
 }
 
 impl Outside {
     /// With the keys of SRS.
-    pub fn new(srs: srs::Keys) -> Outside {
-        Outside { srs }
+    pub fn new(srs: srs::Keys, hooks: &Hooks) -> Outside {
+        let hook = PostData::new(hooks);
+        Outside { srs, hook }
     }
 
     /// Where a rewritten reverse-path leads back to. `None`: the address has not the form of one,
@@ -104,7 +117,7 @@ impl Outside {
         config: &Config,
         identity: &Identity,
         resolver: &TokioResolver,
-        arrival: Arrival<'_>,
+        mut arrival: Arrival<'_>,
     ) -> Result<Passed, Reply> {
         let head = arrival.content.head.clone();
         let fields = headers::fields(&head).map_err(|_| replies::BAD_HEADER)?;
@@ -152,6 +165,37 @@ impl Outside {
                 policy::judge(policy, verdicts)?;
             }
         }
+        let mut checked = Checked::new(arrival.content.clone());
+        if let Some(filters) = arrival.filters.take() {
+            checked = filters
+                .message(config, &arrival.id.to_string(), checked.content)
+                .await?;
+        }
+        let spf_pass = verdicts
+            .as_ref()
+            .is_some_and(|verdicts| verdicts.spf.result == verify::spf::SpfResult::Pass);
+        let about = About {
+            client: client.to_string(),
+            hello: arrival.hello.to_owned(),
+            tls: arrival.tls,
+            spf_pass,
+            ..About::of(identity, arrival.transaction)
+        };
+        self.hook.ask(config, &about, &mut checked).await?;
+        let Checked {
+            content,
+            new_body,
+            held,
+            discarded,
+        } = checked;
+        arrival.content = content;
+        if let Some(body) = &new_body {
+            // The seal is about what goes on; its place is made later.
+            arrival.eight_bit = !body.is_ascii();
+            arrival.content.body = Body::Memory(body.clone());
+        }
+        let head = arrival.content.head.clone();
+        let fields = headers::fields(&head).map_err(|_| replies::BAD_HEADER)?;
         let mut envelope = super::envelope(
             arrival.transaction,
             arrival.targets,
@@ -211,9 +255,14 @@ impl Outside {
             }
             _ => None,
         };
+        if discarded {
+            envelope.recipients.clear();
+        }
         Ok(Passed {
             envelope,
             content,
+            new_body,
+            held,
             verified: verdicts.is_some_and(|verdicts| verdicts.is_verified()),
             seal,
         })

@@ -7,6 +7,7 @@ use queue_schema::{Envelope, Origin, QueueId};
 use super::convert::{self, NotConverted};
 use super::receive::{self, Message, Receiver};
 use super::session::{Session, Shared};
+use crate::intake::hooks::Filters;
 use crate::intake::outside::Arrival;
 use crate::intake::{self, Client};
 use crate::message::reencode::Rule;
@@ -16,8 +17,15 @@ use crate::queue::{Accept, AcceptError};
 use crate::signing::{Seal, Sign};
 use crate::smtp::replies::{self, Reply};
 
-/// Envelope, origin and bytes of a message, and what is to be put on top of them.
-type Judged = (Envelope, Origin, Content, Bytes);
+/// A message that may go on.
+struct Judged {
+    envelope: Envelope,
+    origin: Origin,
+    content: Content,
+    /// Signature or seal: what is to be put on top.
+    top: Bytes,
+    held: bool,
+}
 
 impl Session {
     /// The one reply to a message that came.
@@ -56,32 +64,52 @@ impl Session {
     async fn prepare(&mut self, message: Message) -> Result<Accept, Reply> {
         let at = crate::time::now();
         let id = message.id;
-        let (work, name) = (Box::pin(self.judged(message, at)), self.client_name());
+        let filters = self.filters.take();
+        let (work, name) = (
+            Box::pin(self.judged(message, filters, at)),
+            self.client_name(),
+        );
         let (judged, name) = tokio::join!(work, name);
-        let (envelope, origin, mut content, signature) = judged?;
+        let Judged {
+            envelope,
+            origin,
+            mut content,
+            top,
+            held,
+        } = judged?;
         let trace = self.trace(id, at, envelope.smtputf8, name.as_deref());
-        content.head = [trace.as_bytes(), &signature, &content.head]
-            .concat()
-            .into();
+        content.head = [trace.as_bytes(), &top, &content.head].concat().into();
         Ok(Accept {
             id,
             arrived: at,
             origin,
             envelope,
             content,
+            held,
         })
     }
 
-    async fn judged(&self, message: Message, at: u64) -> Result<Judged, Reply> {
+    async fn judged(
+        &self,
+        message: Message,
+        filters: Option<Box<Filters>>,
+        at: u64,
+    ) -> Result<Judged, Reply> {
         match self.client() {
-            Client::Outside => self.outside(message, at).await,
-            _ => self.inside(message, at).await,
+            Client::Outside => self.outside(message, filters, at).await,
+            _ => self.inside(message, filters, at).await,
         }
     }
 
     /// Mail of users and trusted networks: checked, completed, signed.
-    async fn inside(&self, message: Message, at: u64) -> Result<Judged, Reply> {
+    async fn inside(
+        &self,
+        message: Message,
+        filters: Option<Box<Filters>>,
+        at: u64,
+    ) -> Result<Judged, Reply> {
         let config = &self.shared.config;
+        let place = place(&message);
         let Content { head, body } = message.content;
         let transaction = self.server.transaction().ok_or(replies::MAIL_FIRST)?;
         let header = intake::header(
@@ -96,12 +124,19 @@ impl Session {
                 at,
             },
         )?;
-        let mut content = Content {
+        let content = Content {
             head: header.head.into(),
             body,
         };
         let came_in_memory = matches!(content.body, Body::Memory(_));
-        let mut eight_bit = message.eight_bit;
+        let checked = self.hooks(content, filters, message.id).await?;
+        let mut eight_bit = match &checked.new_body {
+            Some(body) => !body.is_ascii(),
+            None => message.eight_bit,
+        };
+        let mut content = self
+            .with_body(checked.content, checked.new_body, place)
+            .await?;
         if matches!(self.client(), Client::User(_)) {
             let rule = Rule {
                 line: config.limits.line,
@@ -126,7 +161,11 @@ impl Session {
             }
         }
         let eight_bit = eight_bit || !content.head.is_ascii();
-        let envelope = intake::envelope(transaction, &self.targets, &content.head, eight_bit, at);
+        let mut envelope =
+            intake::envelope(transaction, &self.targets, &content.head, eight_bit, at);
+        if checked.discarded {
+            envelope.recipients.clear();
+        }
         let allowed = match (self.spend(envelope.recipients.len()).await, header.sign_for) {
             (Ok(()), Some(domain)) => self.sign(domain, &content).await,
             (Ok(()), None) => Ok(Bytes::new()),
@@ -150,11 +189,22 @@ impl Session {
             },
             _ => Origin::Network { client },
         };
-        Ok((envelope, origin, content, signature))
+        Ok(Judged {
+            envelope,
+            origin,
+            content,
+            top: signature,
+            held: checked.held,
+        })
     }
 
     /// Mail of strangers: judged, marked, sealed where it goes on.
-    async fn outside(&self, message: Message, at: u64) -> Result<Judged, Reply> {
+    async fn outside(
+        &self,
+        message: Message,
+        filters: Option<Box<Filters>>,
+        at: u64,
+    ) -> Result<Judged, Reply> {
         let Shared {
             config,
             identity,
@@ -164,12 +214,15 @@ impl Session {
         } = &*self.shared;
         let client = self.peer.ip().to_canonical();
         let hello = self.server.hello();
+        let place = place(&message);
         let arrival = Arrival {
             client,
             hello: hello.map(|hello| hello.name.as_str()).unwrap_or_default(),
             transaction: self.server.transaction().ok_or(replies::MAIL_FIRST)?,
             targets: &self.targets,
             content: message.content,
+            filters,
+            tls: self.tls.is_some(),
             eight_bit: message.eight_bit,
             id: message.id,
             at,
@@ -183,7 +236,16 @@ impl Session {
             client,
             verified: passed.verified,
         };
-        Ok((passed.envelope, origin, passed.content, seal))
+        let content = self
+            .with_body(passed.content, passed.new_body, place)
+            .await?;
+        Ok(Judged {
+            envelope: passed.envelope,
+            origin,
+            content,
+            top: seal,
+            held: passed.held,
+        })
     }
 
     /// A seal helps, but mail without one is better than none.
@@ -248,4 +310,10 @@ impl Session {
             Err(_) => Err(replies::SIGNING_FAILED),
         }
     }
+}
+
+/// The id of a message, and whether it has a file of its own.
+fn place(message: &Message) -> (QueueId, bool) {
+    let in_file = matches!(message.content.body, Body::Spool(_));
+    (message.id, in_file)
 }

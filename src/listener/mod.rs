@@ -6,6 +6,7 @@
 
 mod accept;
 mod convert;
+mod filter;
 mod patience;
 mod proxied;
 mod receive;

@@ -26,6 +26,7 @@ use super::{Listener, proxied};
 use crate::auth::{AuthError, Authenticate, Authenticator, FindVerifier, Proved, Spend};
 use crate::config::{Config, Listen, Service, TlsMode};
 use crate::identity::Identity;
+use crate::intake::hooks::Filters;
 use crate::intake::outside::Outside;
 use crate::intake::{self, Client};
 use crate::queue::store::Spool;
@@ -110,6 +111,10 @@ pub(super) struct Session {
     receiver: Option<Box<Receiver>>,
     /// As long as a transaction is open.
     arrival: Option<Arrival>,
+    /// Milters that are asked about its mail.
+    pub(super) listen: Arc<Listen>,
+    /// Those of the open transaction.
+    pub(super) filters: Option<Box<Filters>>,
 }
 
 /// Why a session ended before QUIT.
@@ -204,6 +209,8 @@ impl Start {
             out: Vec::new(),
             receiver: None,
             arrival: None,
+            listen: self.listen,
+            filters: None,
         }
     }
 }
@@ -230,7 +237,7 @@ impl Session {
                     self.read(open).await?;
                 }
                 Step::Sender(from) => self.sender(from.as_ref()).await?,
-                Step::Recipient(rcpt) => self.recipient(rcpt),
+                Step::Recipient(rcpt) => self.recipient(rcpt).await,
                 Step::Authenticate(credentials) => {
                     self.flush(open).await?;
                     let request = Authenticate {
@@ -283,6 +290,7 @@ impl Session {
             if self.server.transaction().is_none() {
                 self.receiver = None;
                 self.arrival = None;
+                self.filters = None;
             } else if self.arrival.is_none() {
                 self.arrival = Some(self.shared.arrivals.begin());
             }
@@ -413,6 +421,9 @@ impl Session {
         if verdict.is_ok() {
             verdict = self.spend(0).await;
         }
+        if verdict.is_ok() {
+            verdict = self.begin_filters(from).await;
+        }
         if let Err(reply) = &verdict {
             self.log_refusal("MAIL", reply, from.map(Address::as_str).unwrap_or_default());
         }
@@ -432,13 +443,22 @@ impl Session {
         }
     }
 
-    fn recipient(&mut self, rcpt: Rcpt) {
+    async fn recipient(&mut self, rcpt: Rcpt) {
         let Shared {
             config, identity, ..
         } = &*self.shared;
         let now = crate::time::now();
         let bounce = self.shared.outside.bounce(config, identity, &rcpt.to, now);
-        let verdict = match intake::recipient(identity, self.client(), &rcpt.to, bounce) {
+        let mut targets = intake::recipient(identity, self.client(), &rcpt.to, bounce);
+        if targets.is_ok()
+            && let Some(filters) = &mut self.filters
+            && let Err(reply) = filters
+                .recipient(&self.shared.config, rcpt.to.as_str())
+                .await
+        {
+            targets = Err(reply);
+        }
+        let verdict = match targets {
             Ok(targets) => {
                 self.targets.push(targets);
                 Ok(())

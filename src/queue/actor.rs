@@ -443,8 +443,10 @@ impl Handler<Accept> for Queue {
                 origin,
                 envelope,
                 content,
+                held,
             } = accept;
-            let message = store::new_message(id, arrived, origin, envelope);
+            let mut message = store::new_message(id, arrived, origin, envelope);
+            message.held = held;
             match store.accept_with(message, content.clone(), with).await {
                 Ok(message) => {
                     tracing::info!(

@@ -27,6 +27,8 @@ pub struct Accept {
     pub envelope: Envelope,
     /// The bytes, as they go out.
     pub content: Content,
+    /// Whether it waits for an operator's release.
+    pub held: bool,
 }
 
 /// Why a message was not accepted; none of them is the sender's fault, so all are 4xx (I7).

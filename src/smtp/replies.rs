@@ -113,6 +113,12 @@ replies! {
     DATA_TOO_LONG = 421 "5.3.4" "The message does not end, closing the connection";
     /// The store can not be written.
     QUEUE_FAILED = 451 "4.3.0" "The message could not be stored, try again later";
+    /// A milter can not be asked, or does what it may not.
+    MILTER_FAILED = 451 "4.7.1" "A filter of this server does not work, try again later";
+    /// A milter defers.
+    MILTER_DEFERRED = 451 "4.7.1" "Not now, try again later";
+    /// The post-data hook can not be run.
+    HOOK_FAILED = 451 "4.7.1" "The message could not be looked at, try again later";
     /// limits.free_space.
     DISK_FULL = 452 "4.3.1" "Not enough disk space, try again later";
     /// Signing failed.
@@ -213,6 +219,8 @@ replies! {
     NO_AUTHOR = 550 "5.7.1" "The message needs exactly one From header, with an address";
     /// Several Sender fields, or one that is no address.
     BAD_SENDER_FIELD = 550 "5.6.0" "The message may have one Sender header with one address";
+    /// A milter rejects.
+    MILTER_REJECTED = 550 "5.7.1" "The message was refused by a filter of this server";
     /// limits.message.
     MESSAGE_TOO_BIG = 552 "5.3.4" "The message is too big";
     /// limits.chunks.

@@ -286,6 +286,7 @@ async fn a_listener_of_our_own_is_a_loop() {
                 service,
                 tls: TlsMode::None,
                 disable: Vec::new(),
+                milters: Vec::new(),
             }];
         })
         .await;

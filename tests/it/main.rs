@@ -7,6 +7,7 @@ mod disk;
 mod doctor;
 mod durability;
 mod forward;
+mod hooks;
 mod hostile;
 mod invariants;
 mod journey;

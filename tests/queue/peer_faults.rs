@@ -182,6 +182,7 @@ async fn fault_35_no_250_once_the_stop_has_begun() {
         origin: job.message.origin.clone(),
         envelope: job.message.envelope.clone(),
         content: job.content.clone().unwrap(),
+        held: false,
     };
     let accepted = handle.addr.send(accept);
     let (stopped, accepted) = tokio::join!(stop, accepted);

@@ -160,6 +160,7 @@ impl World {
                 head: Bytes::from_static(b"Subject: hello\r\n\r\n"),
                 body: Body::Memory(Bytes::from_static(b"the body\r\n")),
             },
+            held: false,
         };
         change(&mut accept);
         self.handle().addr.send(accept).await.unwrap().unwrap()

@@ -85,6 +85,7 @@ impl World {
             service,
             tls,
             disable: Vec::new(),
+            milters: Vec::new(),
         };
         let new = NewConfig {
             hostname: HOST.into(),

@@ -317,9 +317,16 @@ impl Checker<'_> {
             ("limits.ban", limits.ban),
             ("limits.future_release", limits.future_release),
             ("limits.drain", limits.drain),
+            ("auth.dovecot_time", config.auth.dovecot_time),
+            ("milter.connect", config.milter.connect),
+            ("milter.reply", config.milter.reply),
+            ("milter.message", config.milter.message),
+            ("hooks.post_data_time", config.hooks.post_data_time),
         ] {
             self.bounded(key, span);
         }
+        let hooks = config.hooks.post_data_at_once;
+        self.at_least("hooks.post_data_at_once", hooks, 1);
         for (key, size) in [
             ("limits.message", limits.message),
             ("limits.header", limits.header),

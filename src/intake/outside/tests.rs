@@ -67,7 +67,10 @@ async fn world() -> World {
         resolver,
         config,
         identity: load(dir.path()),
-        outside: Outside::new(srs::Keys::new(["a key of sixteen bytes or more"])),
+        outside: Outside::new(
+            srs::Keys::new(["a key of sixteen bytes or more"]),
+            &crate::config::Hooks::default(),
+        ),
         theirs: Keys::load(far.path(), &load(far.path())).expect("keys"),
         dns,
         _dir: dir,
@@ -121,6 +124,8 @@ impl World {
             targets.push(found.map_err(|r| (r.code, r.enhanced))?);
         }
         let arrival = Arrival {
+            filters: None,
+            tls: false,
             client: client.into(),
             hello: "mail.src.example",
             transaction: &transaction,

@@ -1,0 +1,168 @@
+//! Passwords that Dovecot knows: the client side of its authentication protocol, version 1, with
+//! the PLAIN mechanism over the Unix socket of `auth.dovecot`.
+//!
+//! Asked about users who are in no `users.toml`. One connection for each login; every wait is
+//! bounded, and so is what is read.
+
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::UnixStream;
+
+/// Bytes that are read of one connection.
+const MOST: u64 = 64 * 1024;
+
+/// Why Dovecot did not say yes or no.
+#[derive(Debug, thiserror::Error)]
+pub enum DovecotError {
+    /// The socket.
+    #[error("{0}; see the `service auth` of dovecot.conf")]
+    Io(#[from] io::Error),
+    /// `auth.dovecot_time`.
+    #[error("it did not answer in time")]
+    Slow,
+    /// Not the protocol, or not PLAIN.
+    #[error("it sent {0}")]
+    Protocol(&'static str),
+    /// It has trouble itself.
+    #[error("it can not tell for now")]
+    Temporary,
+}
+
+/// Whether the password of `user` is `password`.
+pub async fn authenticate(
+    socket: &Path,
+    time: Duration,
+    user: &str,
+    password: &str,
+) -> Result<bool, DovecotError> {
+    if user.contains('\0') || password.contains('\0') {
+        return Ok(false);
+    }
+    tokio::time::timeout(time, ask(socket, user, password))
+        .await
+        .unwrap_or(Err(DovecotError::Slow))
+}
+
+async fn ask(socket: &Path, user: &str, password: &str) -> Result<bool, DovecotError> {
+    let stream = UnixStream::connect(socket).await?;
+    let (read, mut write) = stream.into_split();
+    let mut lines = BufReader::new(read.take(MOST)).lines();
+    let hello = format!("VERSION\t1\t1\nCPID\t{}\n", std::process::id());
+    write.write_all(hello.as_bytes()).await?;
+    let mut plain = false;
+    loop {
+        let line = next(&mut lines).await?;
+        let mut words = line.split('\t');
+        match (words.next(), words.next()) {
+            (Some("VERSION"), version) if version != Some("1") => {
+                return Err(DovecotError::Protocol("another version than 1"));
+            }
+            (Some("MECH"), Some("PLAIN")) => plain = true,
+            (Some("DONE"), _) => break,
+            _ => {}
+        }
+    }
+    if !plain {
+        return Err(DovecotError::Protocol("no PLAIN in auth_mechanisms"));
+    }
+    let response = STANDARD.encode(format!("\0{user}\0{password}"));
+    let request = format!("AUTH\t1\tPLAIN\tservice=smtp\tsecured\tresp={response}\n");
+    write.write_all(request.as_bytes()).await?;
+    loop {
+        let line = next(&mut lines).await?;
+        let mut words = line.split('\t');
+        match (words.next(), words.next()) {
+            (Some("OK"), Some("1")) => return Ok(true),
+            (Some("FAIL"), Some("1")) => {
+                let temporary = words.any(|word| word == "temp");
+                return if temporary {
+                    Err(DovecotError::Temporary)
+                } else {
+                    Ok(false)
+                };
+            }
+            (Some("CONT"), _) => return Err(DovecotError::Protocol("a question to PLAIN")),
+            _ => {}
+        }
+    }
+}
+
+type Lines = tokio::io::Lines<BufReader<tokio::io::Take<tokio::net::unix::OwnedReadHalf>>>;
+
+async fn next(lines: &mut Lines) -> Result<String, DovecotError> {
+    let line = lines.next_line().await?;
+    line.ok_or(DovecotError::Protocol("an end instead of an answer"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A Dovecot that knows a@b.example with the password "right".
+    async fn ask(hello: &'static str, password: &str) -> Result<bool, String> {
+        let dir = tempfile::tempdir().expect("directory");
+        let socket = dir.path().join("auth-client");
+        let listener = tokio::net::UnixListener::bind(&socket).expect("socket");
+        let server = async move {
+            let (stream, _) = listener.accept().await.expect("client");
+            let (read, mut write) = stream.into_split();
+            write.write_all(hello.as_bytes()).await.expect("written");
+            let mut lines = BufReader::new(read).lines();
+            while let Ok(Some(line)) = lines.next_line().await {
+                let Some((_, response)) = line.split_once("resp=") else {
+                    continue;
+                };
+                assert!(line.starts_with("AUTH\t1\tPLAIN\tservice=smtp\t"));
+                let plain = STANDARD.decode(response).expect("base64");
+                let answer = match plain.as_slice() {
+                    b"\0a@b.example\0right" => "OK\t1\tuser=a@b.example\n",
+                    b"\0a@b.example\0busy" => "FAIL\t1\tuser=a@b.example\ttemp\n",
+                    b"\0a@b.example\0mute" => "",
+                    _ => "FAIL\t1\tuser=a@b.example\n",
+                };
+                write.write_all(answer.as_bytes()).await.expect("written");
+            }
+        };
+        let client = authenticate(&socket, Duration::from_millis(500), "a@b.example", password);
+        tokio::select! {
+            answer = client => answer.map_err(|error| error.to_string()),
+            () = server => Err("it went".into()),
+        }
+    }
+
+    const HELLO: &str =
+        "VERSION\t1\t2\nMECH\tPLAIN\tplaintext\nSPID\t5\nCUID\t1\nCOOKIE\tx\nDONE\n";
+
+    #[tokio::test]
+    async fn dovecot_says_yes_no_later_or_nothing() {
+        assert_eq!(ask(HELLO, "right").await, Ok(true));
+        assert_eq!(ask(HELLO, "wrong").await, Ok(false));
+        let later = ask(HELLO, "busy").await;
+        assert_eq!(later, Err("it can not tell for now".into()));
+        let slow = ask(HELLO, "mute").await;
+        assert_eq!(slow, Err("it did not answer in time".into()));
+        assert!(ask("VERSION\t2\t0\n", "right").await.is_err());
+        assert!(
+            ask("VERSION\t1\t2\nMECH\tLOGIN\nDONE\n", "right")
+                .await
+                .is_err()
+        );
+        assert_eq!(ask(HELLO, "nul\0").await, Ok(false));
+    }
+
+    #[tokio::test]
+    async fn no_socket_is_told() {
+        let answer = authenticate(
+            Path::new("/nonexistent/x"),
+            Duration::from_secs(1),
+            "a",
+            "b",
+        );
+        assert!(matches!(answer.await, Err(DovecotError::Io(_))));
+    }
+}
