@@ -1,8 +1,9 @@
 //! How many messages a second become durable, and what one costs.
 //!
 //! `cargo bench --bench store` prints a line for each case: messages a second, syncs, CPU time a
-//! message. The directory is `CHAPAR_BENCH_DIR`, or the system's for temporary files: its disk is
-//! what is measured. Not criterion: what counts is many clients at once, not one call.
+//! message; with `-- million` what a million deferred messages cost. The directory is
+//! `CHAPAR_BENCH_DIR`, or the system's for temporary files: its disk is what is measured. Not
+//! criterion: what counts is many clients at once, not one call.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -183,7 +184,7 @@ impl Handler<Wake> for Sink {
                 if job.content.is_none() {
                     let location = job.message.location.clone();
                     let id = job.message.id;
-                    fetch.send(Fetch { id, location }).await.unwrap().unwrap();
+                    let _ = fetch.send(Fetch { id, location }).await;
                 }
                 let attempt = Attempt {
                     recipient: 0,
@@ -191,12 +192,13 @@ impl Handler<Wake> for Sink {
                     outcome: Outcome::Delivered,
                     reply: reply(),
                     tls: "TLSv1.3".into(),
+                    notifies: false,
                 };
                 let record_ = Record {
                     message: job.message,
                     attempts: vec![attempt],
                 };
-                record.send(record_).await.unwrap();
+                let _ = record.send(record_).await;
             }
         });
     }
@@ -260,7 +262,154 @@ fn actor(clients: usize, memory: u64) {
     });
 }
 
+/// Memory of this process in MiB (proc(5)).
+fn memory() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib: Option<u64> = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
+    kib.unwrap_or(0) >> 10
+}
+
+fn disk(path: &std::path::Path) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    let Ok(entries) = std::fs::read_dir(path) else {
+        return 0;
+    };
+    let of = |path: std::path::PathBuf| match path.is_dir() {
+        true => disk(&path),
+        false => path.metadata().map_or(0, |meta| meta.blocks() * 512),
+    };
+    entries.flatten().map(|entry| of(entry.path())).sum()
+}
+
+/// A million deferred messages: to start with them, to list them, to replay them, to rebuild.
+fn million() {
+    let dir = place();
+    let mut config = Config::parse("hostname = \"mx.example.org\"", "bench", dir.path()).unwrap();
+    config.data_dir = dir.path().join("data");
+    config.limits.free_space = Size(0);
+    let config = Arc::new(config);
+    let options = Options::new(&config.data_dir);
+    let count: u64 = 1_000_000;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .build()
+        .unwrap();
+    {
+        let (store, _) = Store::open(&options).expect("a store");
+        let begun = Instant::now();
+        runtime.block_on(async {
+            for start in (0..count).step_by(1000) {
+                let some = (start..start + 1000).map(|n| {
+                    let mut message =
+                        new_message(QueueId(n + 1), 1_700_000_000_000, origin(), envelope());
+                    let address = format!("user{n}@host{}.example.net", n % 1000);
+                    message.envelope.recipients[0].address = address;
+                    let state = &mut message.states[0];
+                    state.attempts = 3;
+                    state.next_due = u64::MAX / 2 + n;
+                    state.last_attempt = 1_700_000_000_000;
+                    state.last_reply = Some(Reply {
+                        code: 450,
+                        text: "busy, try later".into(),
+                        ..reply()
+                    });
+                    let content = Content {
+                        head: Bytes::from(vec![b'h'; 300]),
+                        body: Body::Memory(Bytes::from(vec![b'b'; 300])),
+                    };
+                    store.accept(message, content)
+                });
+                futures_util::future::try_join_all(some).await.unwrap();
+            }
+        });
+        store.close();
+        println!(
+            "filled in {:.1?}, {} MiB of memory",
+            begun.elapsed(),
+            memory()
+        );
+    }
+    for part in ["journal", "index"] {
+        println!(
+            "{part}: {} MiB on disk",
+            disk(&config.data_dir.join(part)) >> 20
+        );
+    }
+    let before = memory();
+    let begun = Instant::now();
+    let (store, recovered) = Store::open(&options).expect("a store");
+    assert_eq!(recovered.waiting.len() as u64, count);
+    println!(
+        "opened in {:.1?}, {} MiB more memory",
+        begun.elapsed(),
+        memory() - before
+    );
+    let begun = Instant::now();
+    let seen = store
+        .scanner()
+        .run_blocking(|reader| {
+            let mut seen = 0u64;
+            reader.scan(QueueId(0), |_| {
+                seen += 1;
+                std::ops::ControlFlow::Continue(())
+            })?;
+            Ok::<_, chapar::queue::store::StoreError>(seen)
+        })
+        .unwrap()
+        .unwrap();
+    println!("{seen} listed in {:.1?}", begun.elapsed());
+    store.close();
+    drop(store);
+
+    System::new().block_on(async {
+        let before = memory();
+        let begun = Instant::now();
+        let opened = queue::open(&config).expect("a store");
+        let leads = Arc::new(|address: &str| vec![address.to_owned()]);
+        let handle = queue::start(opened, config.clone(), NoSigner.start().recipient(), leads);
+        handle.addr.send(queue::Ping).await.unwrap();
+        let more = memory() - before;
+        println!(
+            "the actor is up after {:.1?}, {more} MiB more memory",
+            begun.elapsed()
+        );
+        let begun = Instant::now();
+        let mut slowest = Duration::ZERO;
+        let mut touched = 0;
+        for start in (0..200_000).step_by(256) {
+            let targets = (start..start + 256)
+                .map(|n| (QueueId(n + 1), vec![0]))
+                .collect();
+            let steer = queue::Steer {
+                verb: queue::Verb::Replay,
+                targets,
+                by: "bench".into(),
+                manner: Default::default(),
+            };
+            touched += handle.addr.send(steer).await.unwrap().unwrap();
+            let asked = Instant::now();
+            handle.addr.send(queue::Ping).await.unwrap();
+            slowest = slowest.max(asked.elapsed());
+        }
+        println!(
+            "{touched} replayed in {:.1?}; slowest answer {slowest:.1?}",
+            begun.elapsed()
+        );
+        handle.addr.send(Stop).await.unwrap();
+    });
+    std::fs::remove_dir_all(config.data_dir.join("index")).unwrap();
+    let begun = Instant::now();
+    let (store, recovered) = Store::open(&options).expect("a store");
+    assert_eq!(recovered.waiting.len() as u64, count);
+    println!("rebuilt in {:.1?}", begun.elapsed());
+    store.close();
+}
+
 fn main() {
+    if std::env::args().any(|argument| argument == "million") {
+        return million();
+    }
     for clients in [1, 16, 64, 256] {
         store(clients, false);
         store(clients, true);

@@ -18,6 +18,7 @@ pub mod control;
 pub mod daemon;
 pub mod delivery;
 pub mod dns;
+pub mod doctor;
 pub mod identity;
 pub mod intake;
 pub mod lab;

@@ -1,5 +1,6 @@
 //! The wall clock, read in one place by actors and the command line; pure modules are given time.
 
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 pub use queue_schema::Millis;
@@ -11,6 +12,24 @@ pub fn now() -> Millis {
             .duration_since(UNIX_EPOCH)
             .unwrap_or(Duration::ZERO),
     )
+    .saturating_add_signed(SET.load(Ordering::Relaxed))
+}
+
+static SET: AtomicI64 = AtomicI64::new(0);
+
+/// Sets this process's clock by so many milliseconds: how tests find out what follows from a clock
+/// that is set.
+#[doc(hidden)]
+pub fn set_by(millis: i64) {
+    SET.fetch_add(millis, Ordering::Relaxed);
+}
+
+/// A time as RFC 3339 writes it, in UTC to the second.
+pub fn text(at: Millis) -> String {
+    i64::try_from(at / 1000)
+        .ok()
+        .and_then(|seconds| jiff::Timestamp::from_second(seconds).ok())
+        .map_or_else(|| "never".to_owned(), |time| time.to_string())
 }
 
 /// A duration in whole milliseconds; one that does not fit is the longest that does.

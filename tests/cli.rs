@@ -384,3 +384,34 @@ fn defaults_are_printed_key_by_key() {
         );
     }
 }
+
+#[test]
+fn completions_and_manual_pages_know_every_command() {
+    let site = Site::new();
+    let (code, out, error) = site.chapar(&["completions", "bash"], "");
+    assert_eq!(code, Some(0), "{error}");
+    assert!(out.contains("setup") && out.contains("complete -F"));
+    let (_, out, _) = site.chapar(&["completions", "zsh", "--of", "mta-queue"], "");
+    for verb in ["suspend", "redirect", "rebuild", "top"] {
+        assert!(out.contains(verb), "{verb}");
+    }
+    let (code, ..) = site.chapar(&["completions", "cobol"], "");
+    assert_eq!(code, Some(64));
+    let dir = site.path("man");
+    let (code, _, error) = site.chapar(&["man", dir.to_str().expect("path")], "");
+    assert_eq!(code, Some(0), "{error}");
+    for page in [
+        "chapar.1",
+        "mta-queue.1",
+        "mta-queue-suspend.1",
+        "chapar-setup.1",
+    ] {
+        let page = fs::read_to_string(dir.join(page)).expect(page);
+        assert!(page.contains(".TH") && page.len() > 300, "{page}");
+    }
+    let page = fs::read_to_string(dir.join("mta-queue-suspend.1")).expect("page");
+    assert!(
+        page.contains("destination") && page.contains("reason"),
+        "{page}"
+    );
+}

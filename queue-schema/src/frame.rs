@@ -4,7 +4,7 @@
 //! offset  size
 //!  0      4    magic C5 68 71 01, where a scan finds its footing again after damage
 //!  4      4    CRC32C of bytes 8 to 32, seeded with the segment's salt
-//!  8      1    version, 1
+//!  8      1    version, 2; 1 is read too
 //!  9      1    kind
 //! 10      2    flags: 1 = part of a group
 //! 12      4    length of the payload in bytes
@@ -25,7 +25,7 @@ pub const MAGIC: [u8; 4] = [0xC5, b'h', b'q', 1];
 /// Bytes of a frame before its payload.
 pub const FRAME_HEADER: usize = 32;
 /// The version this code writes.
-pub const VERSION: u8 = 1;
+pub const VERSION: u8 = 2;
 
 const GROUPED: u16 = 1;
 
@@ -37,7 +37,7 @@ pub enum Kind {
     Accepted = 1,
     /// New states of some recipients, from delivery.
     Progress = 2,
-    /// New states by an operator: hold, release, replay.
+    /// New states by an operator: hold, release, replay, redirect.
     Control = 3,
     /// The last recipients' ends; the message is gone.
     Done = 4,
@@ -77,6 +77,8 @@ impl Stamp {
 /// One whole, checked frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Frame<'a> {
+    /// The version of its payload, 1 or 2.
+    pub version: u8,
     /// What it holds.
     pub kind: Kind,
     /// Whether it was written as part of a group.
@@ -190,7 +192,7 @@ pub fn read(bytes: &[u8], stamp: Stamp) -> Result<Frame<'_>, FrameError> {
     };
     let flags = u16::from_le_bytes([head[10], head[11]]);
     let kind = Kind::from_byte(head[9]).ok_or(newer)?;
-    if head[8] != VERSION || flags & !GROUPED != 0 {
+    if !(1..=VERSION).contains(&head[8]) || flags & !GROUPED != 0 {
         return Err(newer);
     }
     let length = u32::from_le_bytes([head[12], head[13], head[14], head[15]]);
@@ -205,6 +207,7 @@ pub fn read(bytes: &[u8], stamp: Stamp) -> Result<Frame<'_>, FrameError> {
         head[16], head[17], head[18], head[19], head[20], head[21], head[22], head[23],
     ];
     Ok(Frame {
+        version: head[8],
         kind,
         grouped: flags & GROUPED != 0,
         id: QueueId(u64::from_le_bytes(id)),
@@ -238,7 +241,7 @@ mod tests {
             segment: 7,
             salt: 9,
         };
-        for (place, value) in [(8, 2), (9, 77), (11, 0x80)] {
+        for (place, value) in [(8, 3), (8, 0), (9, 77), (11, 0x80)] {
             let mut bytes = frame(b"x", 1, false, stamp);
             bytes[place] = value;
             let check = crc32c::crc32c_append(stamp.salt, &bytes[8..FRAME_HEADER]);

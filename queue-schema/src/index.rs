@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! key          value
-//! "v"          version of everything in the index, 1 byte: 1
+//! "v"          version of everything in the index, 1 byte: 2
 //! "c"          checkpoint: up to where in the journal the index is true
 //! "m" + id     a message; the id in big-endian, so that keys sort as ids do
 //! ```
@@ -14,12 +14,12 @@
 use serde::{Deserialize, Serialize};
 
 use crate::record::append;
-use crate::{Message, QueueId, RecordError};
+use crate::{Envelope, Location, Message, Millis, Origin, QueueId, RecipientState, RecordError};
 
 /// Key of the index's version.
 pub const VERSION_KEY: &[u8] = b"v";
 /// Its value.
-pub const INDEX_VERSION: &[u8] = &[1];
+pub const INDEX_VERSION: &[u8] = &[2];
 /// Key of the [`Checkpoint`].
 pub const CHECKPOINT_KEY: &[u8] = b"c";
 /// First byte of a message's key.
@@ -61,9 +61,43 @@ pub fn encode_message(message: &Message) -> Result<Vec<u8>, RecordError> {
     encode(message)
 }
 
-/// A message from its value.
+/// A message from its value, which may be one of version 1.
 pub fn decode_message(value: &[u8]) -> Result<Message, ValueError> {
-    decode(value)
+    decode(value).or_else(|error| match decode::<Message1>(value) {
+        Ok(old) => Ok(old.into()),
+        Err(_) => Err(error),
+    })
+}
+
+/// A message as version 1 wrote it.
+#[derive(Deserialize)]
+struct Message1 {
+    id: QueueId,
+    arrived: Millis,
+    origin: Origin,
+    envelope: Envelope,
+    size: u64,
+    location: Location,
+    states: Vec<RecipientState>,
+    warned: bool,
+    held: bool,
+}
+
+impl From<Message1> for Message {
+    fn from(old: Message1) -> Message {
+        Message {
+            id: old.id,
+            arrived: old.arrived,
+            origin: old.origin,
+            envelope: old.envelope,
+            size: old.size,
+            location: old.location,
+            states: old.states,
+            warned: old.warned,
+            held: old.held,
+            story: Vec::new(),
+        }
+    }
 }
 
 /// The value of the checkpoint.

@@ -3,7 +3,8 @@
 //! The daemon thinks in the types of this crate and the store writes them; nothing else decides
 //! what a byte on disk means. Record bodies are [postcard](https://docs.rs/postcard) encodings of
 //! these types inside a frame with a version, a kind, an id and a CRC32C. A type that is part of
-//! version 1 never changes: a new field is a new version beside the old one.
+//! a version never changes: a new field is a new version beside the old one. This code writes
+//! version 2, which adds a message's story and redirections, and reads version 1 for ever.
 //!
 //! This crate does no I/O and reads no clock.
 #![forbid(unsafe_code)]
@@ -19,6 +20,9 @@ pub mod segment;
 pub use envelope::{BodyKind, DeliverBy, Envelope, Notify, Origin, Recipient, Ret};
 pub use frame::{Frame, FrameError, Kind, Stamp};
 pub use id::{ParseIdError, QueueId};
-pub use message::{BodyPlace, Location, Message, Millis, RecipientState, Reply, Spooled, Status};
+pub use message::{
+    BodyPlace, Event, EventKind, Location, Message, Millis, RecipientState, Reply, STORY,
+    STORY_START, Spooled, Status,
+};
 pub use record::{Change, Record, RecordError};
 pub use segment::{SegmentError, SegmentHeader};

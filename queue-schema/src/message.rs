@@ -29,6 +29,76 @@ pub struct Message {
     pub warned: bool,
     /// Set by `mta-queue hold`: no attempt is made and no deadline ends it.
     pub held: bool,
+    /// What happened to it, in order; at most [`STORY`] entries. Since version 2.
+    pub story: Vec<Event>,
+}
+
+/// Entries of a message's story; beyond it those after the first [`STORY_START`] are forgotten,
+/// the oldest first.
+pub const STORY: usize = 32;
+/// The beginning of a story that is always kept.
+pub const STORY_START: usize = 4;
+
+impl Message {
+    /// Adds to the story. What is there already is not added again.
+    pub fn tell(&mut self, event: &Event) {
+        if self.story.contains(event) {
+            return;
+        }
+        if self.story.len() >= STORY {
+            self.story.remove(STORY_START);
+        }
+        self.story.push(event.clone());
+    }
+}
+
+/// Something that happened to a message: an attempt, or what an operator did.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Event {
+    /// When.
+    pub at: Millis,
+    /// What.
+    pub kind: EventKind,
+    /// Positions of the recipients it is about; empty for the whole message.
+    pub recipients: Vec<u32>,
+    /// What was said, or why.
+    pub text: String,
+    /// `host[address]:port` of who said it; empty if we did.
+    pub remote: String,
+    /// Protocol version and cipher of the connection; empty without TLS.
+    pub tls: String,
+    /// The operator; empty for delivery.
+    pub by: String,
+}
+
+/// Kinds of events. Only added to, at the end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EventKind {
+    /// An attempt: the next hop took it.
+    Delivered,
+    /// An attempt: later again.
+    Deferred,
+    /// An attempt: refused for good.
+    Bounced,
+    /// Its time ran out.
+    Expired,
+    /// An operator ended it.
+    Removed,
+    /// An operator holds it.
+    Held,
+    /// An operator released it.
+    Released,
+    /// An operator made it due.
+    Replayed,
+    /// An operator sent it elsewhere.
+    Redirected,
+    /// An operator returned it to its sender.
+    Returned,
+    /// The sender was told that it is late or failed.
+    Told,
+    /// It came from another queue.
+    Imported,
 }
 
 /// Where the bytes of a message lie: its `Accepted` record in the journal.

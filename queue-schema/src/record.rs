@@ -17,7 +17,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::frame::{self, FRAME_HEADER, Frame, Kind, Stamp};
 use crate::{
-    BodyPlace, Envelope, Location, Message, Millis, Origin, QueueId, RecipientState, Spooled,
+    BodyPlace, Envelope, Event, Location, Message, Millis, Origin, QueueId, Recipient,
+    RecipientState, Spooled,
 };
 
 /// New states of a message, whole and not as differences: applying one twice changes nothing.
@@ -31,6 +32,19 @@ pub struct Change {
     pub held: Option<bool>,
     /// The operator who did it; empty for delivery.
     pub by: String,
+    /// Position of a recipient and who takes its place. Since version 2.
+    pub redirected: Vec<(u32, Recipient)>,
+    /// What is added to the story. Since version 2.
+    pub story: Vec<Event>,
+}
+
+/// A change as version 1 wrote it.
+#[derive(Deserialize)]
+struct Change1 {
+    recipients: Vec<(u32, RecipientState)>,
+    warned: Option<bool>,
+    held: Option<bool>,
+    by: String,
 }
 
 impl Change {
@@ -43,6 +57,17 @@ impl Change {
             if let Some(place) = place {
                 place.clone_from(state);
             }
+        }
+        for (position, recipient) in &self.redirected {
+            let place = usize::try_from(*position)
+                .ok()
+                .and_then(|at| message.envelope.recipients.get_mut(at));
+            if let Some(place) = place {
+                place.clone_from(recipient);
+            }
+        }
+        for event in &self.story {
+            message.tell(event);
         }
         message.warned = self.warned.unwrap_or(message.warned);
         message.held = self.held.unwrap_or(message.held);
@@ -82,6 +107,8 @@ struct DescriptionRef<'a> {
     warned: bool,
     held: bool,
     spool: Option<&'a Spooled>,
+    // Since version 2.
+    story: &'a [Event],
 }
 
 #[derive(Deserialize)]
@@ -147,6 +174,7 @@ pub fn encode_accepted(
         warned: message.warned,
         held: message.held,
         spool,
+        story: &message.story,
     };
     let encoded = append(out, &description).and_then(|()| {
         let described = u32::try_from(out.len() - lengths - 8).map_err(RecordError::new)?;
@@ -199,6 +227,10 @@ pub fn decode(frame: &Frame<'_>, stamp: Stamp) -> Result<Record, RecordError> {
             let parts = split(frame.payload)?;
             let (described, rest) = postcard::take_from_bytes::<Description>(parts.description)
                 .map_err(RecordError::new)?;
+            let (story, rest) = match frame.version {
+                1 => (Vec::new(), rest),
+                _ => postcard::take_from_bytes(rest).map_err(RecordError::new)?,
+            };
             if !rest.is_empty() || described.states.len() != described.envelope.recipients.len() {
                 return Err(RecordError::new("its parts do not fit together"));
             }
@@ -222,6 +254,7 @@ pub fn decode(frame: &Frame<'_>, stamp: Stamp) -> Result<Record, RecordError> {
                 states: described.states,
                 warned: described.warned,
                 held: described.held,
+                story,
             })))
         }
         Kind::Progress | Kind::Control => Ok(Record::Changed(frame.id, change(frame)?)),
@@ -231,11 +264,28 @@ pub fn decode(frame: &Frame<'_>, stamp: Stamp) -> Result<Record, RecordError> {
 }
 
 fn change(frame: &Frame<'_>) -> Result<Change, RecordError> {
-    let (change, rest) = postcard::take_from_bytes(frame.payload).map_err(RecordError::new)?;
+    let (change, rest) = match frame.version {
+        1 => postcard::take_from_bytes::<Change1>(frame.payload)
+            .map(|(old, rest)| (Change::from(old), rest)),
+        _ => postcard::take_from_bytes(frame.payload),
+    }
+    .map_err(RecordError::new)?;
     if rest.is_empty() {
         Ok(change)
     } else {
         Err(RecordError::new("bytes are left over"))
+    }
+}
+
+impl From<Change1> for Change {
+    fn from(old: Change1) -> Change {
+        Change {
+            recipients: old.recipients,
+            warned: old.warned,
+            held: old.held,
+            by: old.by,
+            ..Change::default()
+        }
     }
 }
 

@@ -1,6 +1,7 @@
-//! The bytes of version 1, which every later chapar must be able to read.
+//! The bytes of versions 1 and 2, which every later chapar must be able to read.
 //!
-//! `golden/` was written once by this test with `BLESS=1` and is never written again.
+//! `golden/` was written once for each version by this test with `BLESS=1` and is never written
+//! again.
 
 use std::path::Path;
 
@@ -8,9 +9,9 @@ use proptest::prelude::*;
 use queue_schema::index::{self, Checkpoint};
 use queue_schema::segment::SEGMENT_START;
 use queue_schema::{
-    BodyKind, BodyPlace, Change, DeliverBy, Envelope, Frame, FrameError, Kind, Location, Message,
-    Notify, Origin, QueueId, Recipient, RecipientState, Record, Reply, Ret, SegmentHeader, Spooled,
-    Stamp, Status, frame, record,
+    BodyKind, BodyPlace, Change, DeliverBy, Envelope, Event, EventKind, Frame, FrameError, Kind,
+    Location, Message, Notify, Origin, QueueId, Recipient, RecipientState, Record, Reply, Ret,
+    STORY, STORY_START, SegmentHeader, Spooled, Stamp, Status, frame, record,
 };
 
 const STAMP: Stamp = Stamp {
@@ -84,11 +85,40 @@ fn message() -> Message {
         states: vec![tried, RecipientState::new(1_700_000_000_000)],
         warned: true,
         held: false,
+        story: Vec::new(),
     }
 }
 
-fn spooled() -> Message {
+fn event(kind: EventKind, at: u64) -> Event {
+    Event {
+        at,
+        kind,
+        recipients: vec![0, 1],
+        text: "451 4.7.1 greylisted".into(),
+        remote: "mx.example.net[192.0.2.7]:25".into(),
+        tls: "TLSv1.3 TLS13_AES_256_GCM_SHA384".into(),
+        by: String::new(),
+    }
+}
+
+/// A message as only version 2 knows it.
+fn message2() -> Message {
     let mut message = message();
+    message.story = vec![
+        event(EventKind::Deferred, 1_700_000_600_000),
+        Event {
+            by: "root".into(),
+            ..event(EventKind::Imported, 1_700_000_700_000)
+        },
+    ];
+    message
+}
+
+fn spooled() -> Message {
+    spooled_from(message())
+}
+
+fn spooled_from(mut message: Message) -> Message {
     message.id = QueueId(message.id.0 + 1);
     message.origin = Origin::Dsn {
         about: QueueId(77),
@@ -124,21 +154,40 @@ fn change() -> Change {
         warned: Some(true),
         held: Some(false),
         by: "root".into(),
+        ..Change::default()
+    }
+}
+
+fn change2() -> Change {
+    let mut redirected = message().envelope.recipients[1].clone();
+    redirected.address = "d@example.org".into();
+    Change {
+        redirected: vec![(1, redirected)],
+        story: vec![event(EventKind::Redirected, 1_700_000_800_000)],
+        ..change()
     }
 }
 
 /// A segment with one record of each kind.
-fn journal() -> Vec<u8> {
+fn journal2() -> Vec<u8> {
     let header = SegmentHeader {
         stamp: STAMP,
         id_floor: QueueId(99),
         created: 1_700_000_000_000,
     };
     let mut out = header.encode();
-    record::encode_accepted(&mut out, &message(), HEAD, BODY, false, STAMP).unwrap();
-    record::encode_accepted(&mut out, &spooled(), HEAD, BODY, false, STAMP).unwrap();
+    record::encode_accepted(&mut out, &message2(), HEAD, BODY, false, STAMP).unwrap();
+    record::encode_accepted(
+        &mut out,
+        &spooled_from(message2()),
+        HEAD,
+        BODY,
+        false,
+        STAMP,
+    )
+    .unwrap();
     let id = message().id;
-    record::encode_change(&mut out, Kind::Progress, id, &change(), false, STAMP).unwrap();
+    record::encode_change(&mut out, Kind::Progress, id, &change2(), false, STAMP).unwrap();
     record::encode_change(
         &mut out,
         Kind::Control,
@@ -149,8 +198,8 @@ fn journal() -> Vec<u8> {
     )
     .unwrap();
     let group = frame::begin(&mut out);
-    record::encode_accepted(&mut out, &message(), HEAD, b"", true, STAMP).unwrap();
-    record::encode_change(&mut out, Kind::Done, id, &change(), true, STAMP).unwrap();
+    record::encode_accepted(&mut out, &message2(), HEAD, b"", true, STAMP).unwrap();
+    record::encode_change(&mut out, Kind::Done, id, &change2(), true, STAMP).unwrap();
     assert!(frame::finish(
         &mut out,
         group,
@@ -162,7 +211,7 @@ fn journal() -> Vec<u8> {
     out
 }
 
-fn values() -> Vec<Vec<u8>> {
+fn values2() -> Vec<Vec<u8>> {
     let checkpoint = Checkpoint {
         segment: 5,
         offset: 8192,
@@ -170,8 +219,8 @@ fn values() -> Vec<Vec<u8>> {
         highest: QueueId(1 << 50),
     };
     vec![
-        index::encode_message(&message()).unwrap(),
-        index::encode_message(&spooled()).unwrap(),
+        index::encode_message(&message2()).unwrap(),
+        index::encode_message(&spooled_from(message2())).unwrap(),
         index::encode_checkpoint(&checkpoint).unwrap(),
     ]
 }
@@ -198,30 +247,28 @@ fn at_rest(mut message: Message, frame: &Frame<'_>) -> Record {
     Record::Accepted(Box::new(message))
 }
 
-#[test]
-fn the_golden_journal_of_version_1_reads_as_what_was_written() {
-    let bytes = golden("journal-v1.bin", &journal());
-    assert_eq!(journal(), bytes, "version 1 is what it was");
-    let header = SegmentHeader::decode(&bytes).unwrap();
+fn read_journal(bytes: &[u8], version: u8, message: &Message, change: &Change) {
+    let header = SegmentHeader::decode(bytes).unwrap();
     assert_eq!((header.stamp, header.id_floor), (STAMP, QueueId(99)));
     let mut rest = &bytes[SEGMENT_START..];
     let read = |frame: &Frame<'_>| record::decode(frame, STAMP).unwrap();
 
     let frame = next(&mut rest);
-    assert_eq!(read(&frame), at_rest(message(), &frame));
+    assert_eq!(frame.version, version);
+    assert_eq!(read(&frame), at_rest(message.clone(), &frame));
     let (head, body) = record::content(&frame).unwrap();
     let whole = &bytes[SEGMENT_START..];
     assert_eq!((&whole[head], &whole[body]), (HEAD, BODY));
 
     let frame = next(&mut rest);
-    assert_eq!(read(&frame), at_rest(spooled(), &frame));
+    assert_eq!(read(&frame), at_rest(spooled_from(message.clone()), &frame));
     assert!(
         record::content(&frame).unwrap().1.is_empty(),
         "the body is not in the record"
     );
 
-    let id = message().id;
-    assert_eq!(read(&next(&mut rest)), Record::Changed(id, change()));
+    let id = message.id;
+    assert_eq!(read(&next(&mut rest)), Record::Changed(id, change.clone()));
     assert_eq!(
         read(&next(&mut rest)),
         Record::Changed(id, Change::default())
@@ -233,29 +280,94 @@ fn the_golden_journal_of_version_1_reads_as_what_was_written() {
     let mut inner = group.payload;
     let frame = next(&mut inner);
     assert!(frame.grouped);
-    assert_eq!(read(&frame), at_rest(message(), &frame));
-    assert_eq!(read(&next(&mut inner)), Record::Done(id, change()));
+    assert_eq!(read(&frame), at_rest(message.clone(), &frame));
+    assert_eq!(read(&next(&mut inner)), Record::Done(id, change.clone()));
     assert!(inner.is_empty());
 }
 
 #[test]
-fn the_golden_index_of_version_1_reads_as_what_was_written() {
+fn the_golden_journal_of_version_1_reads_as_what_was_written() {
+    read_journal(&golden("journal-v1.bin", &[]), 1, &message(), &change());
+}
+
+#[test]
+fn the_golden_journal_of_version_2_reads_as_what_was_written() {
+    let bytes = golden("journal-v2.bin", &journal2());
+    assert_eq!(journal2(), bytes, "version 2 is what it was");
+    read_journal(&bytes, 2, &message2(), &change2());
+}
+
+#[test]
+fn a_version_that_is_not_known_is_told() {
+    let mut out = Vec::new();
+    let start = frame::begin(&mut out);
+    assert!(frame::finish(
+        &mut out,
+        start,
+        Kind::Done,
+        QueueId(1),
+        false,
+        STAMP
+    ));
+    let newer = |out: &mut Vec<u8>, version: u8| {
+        out[8] = version;
+        let check = crc32c::crc32c_append(STAMP.salt, &out[8..32]);
+        out[4..8].copy_from_slice(&check.to_le_bytes());
+    };
+    for version in [0, 3, 255] {
+        newer(&mut out, version);
+        assert_eq!(
+            frame::read(&out, STAMP),
+            Err(FrameError::Newer { version, kind: 4 })
+        );
+    }
+}
+
+/// The values of a golden index.
+fn split(mut bytes: &[u8]) -> Vec<Vec<u8>> {
+    let mut values = Vec::new();
+    while let Some((length, rest)) = bytes.split_first_chunk::<4>() {
+        let (value, rest) = rest.split_at(u32::from_le_bytes(*length) as usize);
+        values.push(value.to_vec());
+        bytes = rest;
+    }
+    values
+}
+
+#[test]
+fn the_golden_index_of_each_version_reads_as_what_was_written() {
     let mut bytes = Vec::new();
-    for value in values() {
+    for value in values2() {
         bytes.extend_from_slice(&(value.len() as u32).to_le_bytes());
         bytes.extend_from_slice(&value);
     }
-    assert_eq!(golden("index-v1.bin", &bytes), bytes);
-    let [first, second, checkpoint] = &values()[..] else {
-        panic!("three values")
-    };
-    assert_eq!(index::decode_message(first), Ok(message()));
-    assert_eq!(index::decode_message(second), Ok(spooled()));
-    assert_eq!(index::decode_checkpoint(checkpoint).unwrap().segment, 5);
+    assert_eq!(golden("index-v2.bin", &bytes), bytes);
+    for (name, message) in [("index-v1.bin", message()), ("index-v2.bin", message2())] {
+        let values = split(&golden(name, &[]));
+        let [first, second, checkpoint] = &values[..] else {
+            panic!("three values")
+        };
+        assert_eq!(index::decode_message(first), Ok(message.clone()));
+        assert_eq!(index::decode_message(second), Ok(spooled_from(message)));
+        assert_eq!(index::decode_checkpoint(checkpoint).unwrap().segment, 5);
+    }
     let key = index::message_key(QueueId(0x0102));
     assert_eq!(key, *b"m\0\0\0\0\0\0\x01\x02");
     assert_eq!(index::message_id(&key), Some(QueueId(0x0102)));
     assert_eq!(index::message_id(b"m123"), None);
+}
+
+#[test]
+fn a_story_keeps_its_beginning_and_its_end_and_tells_nothing_twice() {
+    let mut message = message();
+    for at in 0..100 {
+        message.tell(&event(EventKind::Deferred, at));
+        message.tell(&event(EventKind::Deferred, at));
+    }
+    let times: Vec<u64> = message.story.iter().map(|event| event.at).collect();
+    assert_eq!(times.len(), STORY);
+    assert_eq!(&times[..STORY_START], [0, 1, 2, 3]);
+    assert_eq!((times[STORY_START], times[STORY - 1]), (72, 99));
 }
 
 #[test]
@@ -267,6 +379,12 @@ fn a_change_is_whole_and_applying_it_twice_changes_nothing() {
     assert!(once.warned && !once.held);
     let mut twice = once.clone();
     change().apply(&mut twice);
+    assert_eq!(once, twice);
+    change2().apply(&mut once);
+    assert_eq!(once.envelope.recipients[1].address, "d@example.org");
+    assert_eq!(once.story.len(), 1);
+    let mut twice = once.clone();
+    change2().apply(&mut twice);
     assert_eq!(once, twice);
     let nowhere = Change {
         recipients: vec![(9, RecipientState::new(1))],
@@ -379,6 +497,10 @@ fn any_message() -> impl Strategy<Value = Message> {
                 states,
                 warned: flags[4],
                 held: flags[5],
+                story: flags[3]
+                    .then(|| event(EventKind::Told, numbers[2]))
+                    .into_iter()
+                    .collect(),
             }
         })
 }
@@ -417,9 +539,9 @@ proptest! {
 
     /// A payload that passed its checksum but was written wrong is an error, never a panic.
     #[test]
-    fn any_payload_is_a_record_or_an_error(payload: Vec<u8>, kind in 0..4usize) {
+    fn any_payload_is_a_record_or_an_error(payload: Vec<u8>, kind in 0..4usize, version in 1..3u8) {
         let kind = [Kind::Accepted, Kind::Progress, Kind::Control, Kind::Done][kind];
-        let frame = Frame { kind, grouped: false, id: QueueId(1), payload: &payload };
+        let frame = Frame { version, kind, grouped: false, id: QueueId(1), payload: &payload };
         let _ = record::decode(&frame, STAMP);
         let _ = record::content(&frame);
     }
@@ -431,7 +553,7 @@ proptest! {
         payload.extend_from_slice(&lengths[0].to_le_bytes());
         payload.extend_from_slice(&lengths[1].to_le_bytes());
         payload.extend_from_slice(&rest);
-        let frame = Frame { kind: Kind::Accepted, grouped: false, id: QueueId(1), payload: &payload };
+        let frame = Frame { version: 2, kind: Kind::Accepted, grouped: false, id: QueueId(1), payload: &payload };
         let _ = record::decode(&frame, STAMP);
         let mut bytes = vec![0xC5, b'h', b'q', 1];
         bytes.extend_from_slice(&rest);

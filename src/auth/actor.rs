@@ -13,7 +13,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::bans::{self, Ban};
 use super::guessers::Guessers;
-use super::quota::Quota;
+use super::quota::{Allowance, Quota};
 use super::{AuthFiles, password};
 use crate::config::Config;
 use crate::identity::{Identity, User, edit};
@@ -369,9 +369,11 @@ impl Handler<Spend> for Authenticator {
     type Result = bool;
 
     fn handle(&mut self, spend: Spend, _: &mut Self::Context) -> bool {
-        let limits = &self.config.limits;
+        let user = self.identity.user(&spend.user);
+        let allowance = Allowance::of(&self.config.limits, user.map(|user| user.quota));
+        let now = crate::time::now();
         self.quota
-            .spend(&spend.user, spend.recipients, limits, crate::time::now())
+            .spend(&spend.user, spend.recipients, allowance, now)
     }
 }
 

@@ -11,6 +11,7 @@ mod alias;
 mod auth;
 mod certificate;
 mod check;
+mod completions;
 mod config;
 mod demo;
 mod dns;
@@ -22,12 +23,14 @@ mod records;
 mod serve;
 mod setup;
 pub mod site;
+mod socket;
 mod user;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::parser::ValueSource;
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 /// Where the configuration lies unless told otherwise.
 pub const CONFIG: &str = "/etc/chapar/chapar.toml";
@@ -67,12 +70,18 @@ enum Command {
     #[command(subcommand)]
     Auth(auth::Command),
     Queue(queue::QueueCommand),
+    Completions(completions::Args),
+    Man(completions::ManArgs),
 }
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
-        Ok(cli) => cli,
+    let parsed = Cli::command().try_get_matches().and_then(|matches| {
+        let named = matches.value_source("config") == Some(ValueSource::CommandLine);
+        Ok((Cli::from_arg_matches(&matches)?, named))
+    });
+    let (cli, named) = match parsed {
+        Ok(parsed) => parsed,
         Err(error) => {
             let _ = error.print();
             return if error.use_stderr() {
@@ -87,13 +96,15 @@ pub fn main() -> ExitCode {
         Command::Serve(args) => serve::run(config, args),
         Command::Setup(args) => setup::run(config, args),
         Command::Demo(args) => demo::run(args),
-        Command::Check(args) => check::run(config, args),
+        Command::Check(args) => check::run(config, &args, named),
         Command::Config(args) => config::run(config, args),
         Command::Dns(args) => dns::run(config, args),
         Command::Domain(command) => domain::run(config, command),
         Command::User(command) => user::run(config, command),
         Command::Alias(command) => alias::run(config, command),
         Command::Auth(command) => auth::run(config, command),
+        Command::Completions(args) => completions::run(args),
+        Command::Man(args) => completions::man(args),
         Command::Queue(command) => return queue::run(command, config),
     };
     result.unwrap_or_else(|error| exit::report(&error))

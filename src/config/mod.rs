@@ -25,7 +25,7 @@ pub use sections::{
     Acme, Delivery, Dns, Forwarding, Incoming, Limits, Retry, Smtp, Timeouts, Tls, Web,
 };
 pub use table::{Row, defaults};
-pub use units::{Network, Size, Span};
+pub use units::{Network, Size, Span, Steps};
 
 /// The whole of `chapar.toml`.
 #[derive(Debug, Clone, PartialEq, Deserialize)]

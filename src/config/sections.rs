@@ -10,7 +10,7 @@ use serde::Deserialize;
 use super::table::{Row, Shown};
 use super::{
     AcmeChallenge, Dmarc, DnsTrouble, DomainName, Family, HttpsUrl, MtaSts, Rewrite, Size, Span,
-    SpfFail, TlsVersion,
+    SpfFail, Steps, TlsVersion,
 };
 use crate::smtp::extension::Extension;
 
@@ -80,6 +80,8 @@ sections! {
 
     /// `[retry]`: `delay(n) = min(first * factor^n, longest)`, give or take a tenth.
     retry: Retry {
+        /// Waits as a list such as "1m, 5m*2, 1h*3, 4h", the last one for ever; in place of first, factor and longest.
+        steps: Steps = Steps::NONE,
         /// Wait after the first failed attempt.
         first: Span = Span::mins(5),
         /// Each wait is this times the one before.
@@ -170,6 +172,8 @@ sections! {
         commands: usize = 100_000,
         /// Messages of one connection; told with the LIMITS extension.
         transactions: usize = 1000,
+        /// The same for clients in `relay_networks`, which send whole queues.
+        relay_transactions: usize = 999_999,
         /// Chunks (BDAT) of one message.
         chunks: usize = 10_000,
         /// Failed logins of one connection before it is closed.
@@ -204,6 +208,8 @@ sections! {
         handshake: Span = Span::secs(60),
         /// Below it new mail gets 452.
         free_space: Size = Size::gib(1),
+        /// Free inodes of the file system of data_dir; below it new mail gets 452.
+        free_inodes: usize = 1000,
         /// Bytes of bodies kept in memory for a first attempt.
         memory_bodies: Size = Size::mib(64),
         /// How long a stopping daemon waits for sessions and attempts under way.

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::{
     AcmeChallenge, Dmarc, DnsTrouble, DomainName, Family, HttpsUrl, MtaSts, Rewrite, Size, Span,
-    SpfFail, TlsVersion, sections,
+    SpfFail, Steps, TlsVersion, sections,
 };
 use crate::smtp::extension::Extension;
 
@@ -177,6 +177,7 @@ macro_rules! shown {
 shown! {
     Span, "time", value => quoted(value);
     Size, "bytes", value => quoted(value);
+    Steps, "times", value => quoted(value);
     usize, "count", value => value.to_string();
     u16, "port", value => value.to_string();
     f64, "factor", value => format!("{value:?}");

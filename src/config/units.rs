@@ -86,6 +86,72 @@ impl fmt::Display for Span {
     }
 }
 
+/// Waits between attempts as a list: `1m, 5m*2, 1h*3, 4h`. The last one holds for ever; an empty
+/// list means that the waits are computed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Steps(Vec<(Span, u32)>);
+
+/// Entries of such a list.
+const MOST_STEPS: usize = 100;
+
+impl Steps {
+    /// No list.
+    pub const NONE: Steps = Steps(Vec::new());
+
+    /// The wait after `failed` earlier failures; `None` if there is no list.
+    pub fn wait(&self, failed: u32) -> Option<Duration> {
+        let mut left = failed;
+        for (span, times) in &self.0 {
+            if left < *times {
+                return Some(span.0);
+            }
+            left -= times;
+        }
+        self.0.last().map(|(span, _)| span.0)
+    }
+}
+
+impl FromStr for Steps {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text.trim().is_empty() {
+            return Ok(Steps::NONE);
+        }
+        let mut steps = Vec::new();
+        for part in text.split(',').map(str::trim) {
+            let bad =
+                || format!("'{part}' is no wait; write a list such as \"1m, 5m*2, 1h*3, 4h\"");
+            let (span, times) = part.split_once('*').unwrap_or((part, "1"));
+            let span: Span = span.trim().parse().map_err(|_| bad())?;
+            let times: u32 = times.trim().parse().map_err(|_| bad())?;
+            if times == 0 || span.0.is_zero() || span == Span::NEVER {
+                return Err(bad());
+            }
+            steps.push((span, times));
+        }
+        if steps.len() > MOST_STEPS {
+            return Err(format!("a list of waits has at most {MOST_STEPS} entries"));
+        }
+        Ok(Steps(steps))
+    }
+}
+
+impl fmt::Display for Steps {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, (span, times)) in self.0.iter().enumerate() {
+            if at > 0 {
+                f.write_str(", ")?;
+            }
+            match times {
+                1 => write!(f, "{span}")?,
+                times => write!(f, "{span}*{times}")?,
+            }
+        }
+        Ok(())
+    }
+}
+
 /// A number of bytes as people write it: `512`, `256KiB`, `50MiB`, `1GiB`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Size(pub u64);
@@ -218,7 +284,7 @@ macro_rules! from_text {
         }
     )*};
 }
-from_text!(Span, Size, Network);
+from_text!(Span, Size, Steps, Network);
 
 #[cfg(test)]
 mod tests {
@@ -250,6 +316,24 @@ mod tests {
             "18446744073709551615KiB",
         ] {
             assert!(bad.parse::<Size>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_list_of_waits_is_gone_through_and_its_last_entry_stays() {
+        let steps: Steps = "1m, 5m*2,1h * 3, 4h".parse().unwrap();
+        let minutes: Vec<u64> = (0..9)
+            .map(|failed| steps.wait(failed).unwrap().as_secs() / 60)
+            .collect();
+        assert_eq!(minutes, [1, 5, 5, 60, 60, 60, 240, 240, 240]);
+        assert_eq!(steps.to_string(), "1m, 5m*2, 1h*3, 4h");
+        assert_eq!(steps.wait(u32::MAX), Some(Duration::from_secs(4 * 3600)));
+        assert_eq!("".parse::<Steps>(), Ok(Steps::NONE));
+        assert_eq!(Steps::NONE.wait(0), None);
+        for bad in [
+            "1m,", "5m*0", "0s", "1m 5m", "5m*x", "never", "*3", "1m,,2m",
+        ] {
+            assert!(bad.parse::<Steps>().is_err(), "{bad}");
         }
     }
 

@@ -6,7 +6,9 @@
 //! says nonsense, says nothing, or does not read its answers is cut off, and only it.
 
 mod answer;
+mod import;
 pub mod protocol;
+mod steer;
 mod summary;
 
 use std::io;
@@ -21,6 +23,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, mpsc};
 
 pub use answer::answer;
+pub use import::import;
 
 use crate::queue::Handle;
 use protocol::{Answer, MAX_REQUEST, Refusal, Request};
@@ -120,6 +123,26 @@ async fn serve(stream: UnixStream, queue: &Handle) -> io::Result<()> {
             Err(error) => return refuse(&mut writing, &error.to_string()).await,
         };
         let request = named(request, uid);
+        if let Request::Import { envelope, size, by } = &request {
+            let limit = PATIENCE.max(Duration::from_millis(size / 64));
+            let taken = import(*envelope, *size, by, queue, &mut reading);
+            match tokio::time::timeout(limit, taken).await? {
+                Ok(imported) => {
+                    let mut lines = serde_json::to_vec(&Answer::Imported(imported))?;
+                    lines.push(b'\n');
+                    serde_json::to_writer(&mut lines, &Answer::End(1))?;
+                    lines.push(b'\n');
+                    tokio::time::timeout(PATIENCE, writing.write_all(&lines)).await??;
+                    continue;
+                }
+                Err(refusal) => {
+                    // What follows may be the rest of the message.
+                    let mut line = serde_json::to_vec(&Answer::Error(refusal))?;
+                    line.push(b'\n');
+                    return tokio::time::timeout(PATIENCE, writing.write_all(&line)).await?;
+                }
+            }
+        }
         let (out, mut answers) = mpsc::channel(WAITING);
         // Dropping the receiver ends the answer; both stop together.
         let (sent, ()) = tokio::join!(
@@ -131,28 +154,30 @@ async fn serve(stream: UnixStream, queue: &Handle) -> io::Result<()> {
 }
 
 /// The operator's name in the log begins with what the system says, not with what a client says.
-fn named(request: Request, uid: u32) -> Request {
-    match request {
-        Request::Steer {
-            verb,
-            selector,
-            dry_run,
-            by,
-        } => {
-            let by = if by.is_empty() {
+fn named(mut request: Request, uid: u32) -> Request {
+    match &mut request {
+        Request::Steer { by, .. }
+        | Request::Suspend { by, .. }
+        | Request::Resume { by, .. }
+        | Request::Rebuild { by }
+        | Request::Import { by, .. } => {
+            *by = if by.is_empty() {
                 format!("uid {uid}")
             } else {
                 format!("{by} (uid {uid})")
             };
-            Request::Steer {
-                verb,
-                selector,
-                dry_run,
-                by,
-            }
         }
-        other => other,
+        Request::List { .. }
+        | Request::Show { .. }
+        | Request::Cat { .. }
+        | Request::Summary { .. }
+        | Request::Suspensions {}
+        | Request::Watch { .. }
+        | Request::Counts {}
+        | Request::Verify {}
+        | Request::Export { .. } => {}
     }
+    request
 }
 
 /// An operator's name that can not break the log.

@@ -3,7 +3,10 @@
 use queue_schema::{Message, Millis, QueueId, RecipientState, Status};
 use serde::{Deserialize, Serialize};
 
-use crate::queue::{Selector, Verb, state_word};
+use crate::queue::store::Finding;
+use crate::queue::suspend::Suspension;
+use crate::queue::{Counts, Happened, Selector, Verb, state_word};
+pub use crate::time::text as time;
 
 /// Bytes of a request with its line end.
 pub const MAX_REQUEST: usize = 64 << 10;
@@ -12,10 +15,19 @@ pub const MAX_REQUEST: usize = 64 << 10;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "ask", rename_all = "lowercase", deny_unknown_fields)]
 pub enum Request {
-    /// Every recipient that is meant: [`Answer::Item`].
+    /// Every recipient that is meant: [`Answer::Item`], in the order of ids.
     List {
         /// Which.
         selector: Selector,
+        /// Only so many, those with the newest trouble first; the answer ends with the number of
+        /// all.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        limit: Option<usize>,
+    },
+    /// The recipients of one message with its story: [`Answer::Item`].
+    Show {
+        /// Its id.
+        id: String,
     },
     /// One message with its bytes: [`Answer::Bytes`].
     Cat {
@@ -37,6 +49,73 @@ pub enum Request {
         dry_run: bool,
         /// The operator, for the log.
         by: String,
+        /// Replay: spread over this span.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        spread: Option<String>,
+        /// Redirect: who takes their place.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        address: Option<String>,
+        /// Bounce: what the sender is told.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reason: Option<String>,
+    },
+    /// Try nothing at a destination for a while. Answered with the number of recipients that wait
+    /// for it, and [`Answer::Suspended`].
+    Suspend {
+        /// A recipient domain or the name of a next hop; `*` stands for anything.
+        destination: String,
+        /// For how long.
+        span: String,
+        /// Why.
+        reason: String,
+        /// Only count.
+        dry_run: bool,
+        /// The operator, for the log.
+        by: String,
+    },
+    /// End suspensions; what waits for them is due. Answered with [`Answer::Suspended`] and the
+    /// number of recipients that are due.
+    Resume {
+        /// As it was suspended; empty for all.
+        destination: String,
+        /// Spread over this span.
+        spread: Option<String>,
+        /// Only count.
+        dry_run: bool,
+        /// The operator, for the log.
+        by: String,
+    },
+    /// The suspensions that hold: [`Answer::Suspended`].
+    Suspensions {},
+    /// Events from now on: [`Answer::Event`], without end.
+    Watch {
+        /// Only those of addresses that this means; `state` is the event's word.
+        selector: Selector,
+    },
+    /// Numbers: [`Answer::Counts`].
+    Counts {},
+    /// Computes every checksum again: [`Answer::Finding`] for what is damaged. Answered with the
+    /// number of records and messages that are whole.
+    Verify {},
+    /// Make the index anew at the next start.
+    Rebuild {
+        /// The operator, for the log.
+        by: String,
+    },
+    /// Every message that is meant with its bytes: [`Answer::Message`], then [`Answer::Bytes`].
+    Export {
+        /// Which.
+        selector: Selector,
+    },
+    /// Take a message of another queue: [`Answer::Imported`]. Behind the line come an
+    /// [`Exported`] of `envelope` bytes and a message of `size` bytes.
+    Import {
+        /// Bytes of the description.
+        envelope: u64,
+        /// Bytes of the message.
+        size: u64,
+        /// The operator, for the log.
+        by: String,
     },
 }
 
@@ -50,6 +129,22 @@ pub enum Answer {
     Row(Box<Row>),
     /// A piece of a message, in base64.
     Bytes(String),
+    /// One event.
+    Event(Box<Happened>),
+    /// So many events were missed: this client was too slow.
+    Missed(u64),
+    /// Nothing happened for a while.
+    Alive,
+    /// A suspended destination.
+    Suspended(Box<Suspended>),
+    /// Numbers.
+    Counts(Box<Numbers>),
+    /// Something is damaged.
+    Finding(Finding),
+    /// A message; its bytes follow.
+    Message(Box<Exported>),
+    /// A message was taken.
+    Imported(Imported),
     /// That was all; for `Steer` how many recipients were touched.
     End(u64),
     /// It can not be done.
@@ -107,6 +202,113 @@ pub struct Item {
     pub size: u64,
     /// How it came.
     pub origin: String,
+    /// `show` alone: DKIM keys that signed it here, as `domain/selector`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signed_by: Option<Vec<String>>,
+    /// `show` alone: what happened to this recipient, in order.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub events: Option<Vec<Told>>,
+}
+
+/// One event of a message's story, as `mta-queue show --json` prints it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Told {
+    /// When (RFC 3339).
+    pub at: String,
+    /// The word for it.
+    pub event: String,
+    /// What was said, or why.
+    pub text: String,
+    /// `host[address]:port` of who said it; empty if we did.
+    pub remote: String,
+    /// Protocol version and cipher; empty without TLS.
+    pub tls: String,
+    /// The operator; empty for delivery.
+    pub by: String,
+}
+
+/// A suspended destination, as `--json` prints it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Suspended {
+    /// A recipient domain or the name of a next hop.
+    pub destination: String,
+    /// Nothing is tried before then (RFC 3339).
+    pub until: String,
+    /// Since when (RFC 3339).
+    pub since: String,
+    /// Why.
+    pub reason: String,
+    /// Who.
+    pub by: String,
+}
+
+impl From<&Suspension> for Suspended {
+    fn from(one: &Suspension) -> Suspended {
+        Suspended {
+            destination: one.destination.clone(),
+            until: time(one.until),
+            since: time(one.since),
+            reason: one.reason.clone(),
+            by: one.by.clone(),
+        }
+    }
+}
+
+/// Numbers of the queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Numbers {
+    /// Since the start.
+    pub counts: Counts,
+    /// Messages that wait.
+    pub messages: u64,
+    /// Bytes of records in the journal.
+    pub used: u64,
+    /// Bytes of records whose messages live.
+    pub live: u64,
+    /// Segment files.
+    pub segments: u64,
+    /// Syncs of the journal.
+    pub syncs: u64,
+    /// Whether mail is taken.
+    pub writable: bool,
+}
+
+/// A message between two queues: all but its bytes, as `mta-queue export` writes it to a file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Exported {
+    /// Version of this description: 1.
+    pub format: u32,
+    /// Its id where it came from.
+    pub id: String,
+    /// Bytes of the message.
+    pub size: u64,
+    /// When it was accepted, in milliseconds since 1970, as all times here.
+    pub arrived: Millis,
+    /// How it came.
+    pub origin: queue_schema::Origin,
+    /// The envelope.
+    pub envelope: queue_schema::Envelope,
+    /// One state for each recipient, in the same order.
+    pub states: Vec<RecipientState>,
+    /// Whether its sender was told that it is late.
+    #[serde(default)]
+    pub warned: bool,
+    /// Whether it is held.
+    #[serde(default)]
+    pub held: bool,
+    /// What happened to it.
+    #[serde(default)]
+    pub story: Vec<queue_schema::Event>,
+}
+
+/// A message that was taken.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Imported {
+    /// Its id there.
+    pub was: String,
+    /// Its id here.
+    pub id: String,
 }
 
 /// Upper ends of the columns of a summary, in minutes; the last column has none.
@@ -127,14 +329,6 @@ pub struct Row {
     pub held: u64,
     /// The commonest last reply.
     pub reply: Option<String>,
-}
-
-/// A time as RFC 3339 writes it, in UTC to the second.
-pub fn time(at: Millis) -> String {
-    i64::try_from(at / 1000)
-        .ok()
-        .and_then(|seconds| jiff::Timestamp::from_second(seconds).ok())
-        .map_or_else(|| "never".to_owned(), |time| time.to_string())
 }
 
 impl Item {
@@ -161,7 +355,29 @@ impl Item {
             arrived: time(message.arrived),
             size: message.size,
             origin: origin(message),
+            signed_by: None,
+            events: None,
         })
+    }
+
+    /// The same with its story.
+    pub fn told(self, message: &Message, position: u32, signed_by: Vec<String>) -> Item {
+        let concerns = |event: &&queue_schema::Event| {
+            event.recipients.is_empty() || event.recipients.contains(&position)
+        };
+        let told = |event: &queue_schema::Event| Told {
+            at: time(event.at),
+            event: crate::queue::word(event.kind).to_owned(),
+            text: event.text.clone(),
+            remote: event.remote.clone(),
+            tls: event.tls.clone(),
+            by: event.by.clone(),
+        };
+        Item {
+            signed_by: Some(signed_by),
+            events: Some(message.story.iter().filter(concerns).map(told).collect()),
+            ..self
+        }
     }
 }
 

@@ -8,6 +8,7 @@ use futures_util::future::join_all;
 use hickory_resolver::TokioResolver;
 
 use super::Loaded;
+use crate::auth::password::NOBODY;
 use crate::auth::{self, AuthFiles, Authenticator};
 use crate::config::Config;
 use crate::control::{self, Control};
@@ -134,6 +135,9 @@ pub async fn start(loaded: Loaded) -> Result<Running, StartError> {
         .send(queue::Connect(dispatcher.clone().recipient()))
         .await?;
     queue.resume = Some(dispatcher.clone().recipient());
+    queue.suspended = Some(dispatcher.clone().recipient());
+    let suspended = queue.addr.send(queue::Suspended).await?;
+    dispatcher.send(delivery::Suspensions(suspended)).await?;
     let control = control::start(&config.data_dir, queue.clone()).map_err(StartError::Control)?;
 
     let (challenges, answers) = Challenges::new();
@@ -190,7 +194,12 @@ impl Running {
         identity: Arc<Identity>,
         tls: Option<Arc<rustls::ServerConfig>>,
     ) -> Arc<Shared> {
+        let scram = identity
+            .domains()
+            .flat_map(|(_, domain)| domain.users())
+            .all(|(_, user)| user.scram.is_some() || user.password == NOBODY);
         Arc::new(Shared {
+            scram,
             config: self.config.clone(),
             identity,
             tls,

@@ -329,7 +329,11 @@ impl Connection {
             judged
         });
         let permit = self.permit().await;
-        let record = part.settle(verdicts, &session.remote, &session.tls);
+        let mut record = part.settle(verdicts, &session.remote, &session.tls);
+        let notifies = session.client().extensions().dsn;
+        for attempt in &mut record.attempts {
+            attempt.notifies = notifies;
+        }
         part.reporter().send(record, permit);
         Sent::Reported(grade)
     }

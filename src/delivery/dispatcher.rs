@@ -18,7 +18,7 @@ use tokio::sync::{Semaphore, watch};
 
 use super::connection::Common;
 use super::hops::{Found, HopOrVerdict, Hops};
-use super::messages::{Drain, Reload, Resume, Wake};
+use super::messages::{Drain, Reload, Resume, Suspensions, Wake};
 use super::pending::{Pending, Reporter};
 use super::reach::{Destination, Reach};
 use super::routes::RouteError;
@@ -27,7 +27,9 @@ use super::worker::{self, Deliver, Worker};
 use super::{CONNECTIONS, RECIPIENTS};
 use crate::config::Config;
 use crate::dns::Resolver;
+use crate::queue::suspend::Suspension;
 use crate::queue::{Fetch, Record};
+use crate::smtp::reply::Reply;
 use crate::tls;
 
 /// Wakes and answers that may wait in the mailbox.
@@ -84,6 +86,8 @@ pub struct Dispatcher {
     last_worker: u64,
     /// Workers that finish what they have with an older configuration.
     retired: Vec<Addr<Worker>>,
+    /// Next hops at which nothing is tried.
+    suspensions: Vec<Suspension>,
     /// Becomes true when no new attempt may begin.
     stop: watch::Sender<bool>,
 }
@@ -109,6 +113,7 @@ impl Dispatcher {
             workers: HashMap::new(),
             last_worker: 0,
             retired: Vec::new(),
+            suspensions: Vec::new(),
             stop: watch::Sender::new(false),
         })
     }
@@ -217,8 +222,33 @@ impl Dispatcher {
         }
     }
 
-    fn send(&mut self, batches: Batches, context: &mut Context<Self>) {
+    /// Sends back what goes to a suspended next hop.
+    fn without_suspended(&self, batches: Batches) -> Batches {
+        if self.suspensions.is_empty() {
+            return batches;
+        }
+        let now = crate::time::now();
+        let mut free = Vec::new();
         for (destination, parts) in batches.0 {
+            let holds = |one: &&Suspension| {
+                let mut hosts = destination.hosts.iter();
+                hosts.any(|host| one.holds(host.name.trim_end_matches('.'), now))
+            };
+            match self.suspensions.iter().find(holds) {
+                None => free.push((destination, parts)),
+                Some(suspension) => {
+                    let reply = Reply::new(450, "4.3.2", &suspension.text());
+                    let wait = suspension.wait(now, fastrand::f64());
+                    self.reporter
+                        .send_all(parts, &Verdict::postponed(wait, reply));
+                }
+            }
+        }
+        Batches(free)
+    }
+
+    fn send(&mut self, batches: Batches, context: &mut Context<Self>) {
+        for (destination, parts) in self.without_suspended(batches).0 {
             let mut deliver = Deliver(parts);
             // A worker that died of a panic gets a successor; twice in a row, what it was to be
             // sent waits, which dropping it says.
@@ -408,6 +438,14 @@ impl Handler<Resume> for Dispatcher {
             // A worker that is gone pauses no more.
             let _ = join_all(told).await;
         })
+    }
+}
+
+impl Handler<Suspensions> for Dispatcher {
+    type Result = ();
+
+    fn handle(&mut self, Suspensions(list): Suspensions, _: &mut Context<Self>) {
+        self.suspensions = list;
     }
 }
 

@@ -19,6 +19,11 @@ pub struct Wake(pub Vec<Job>);
 #[rtype(result = "()")]
 pub struct Resume;
 
+/// Nothing is tried at the hosts these name. Replaces what was said before.
+#[derive(ActorMessage)]
+#[rtype(result = "()")]
+pub struct Suspensions(pub Vec<crate::queue::suspend::Suspension>);
+
 /// Start no new attempt, let those under way end, then answer: the daemon is stopping.
 #[derive(ActorMessage)]
 #[rtype(result = "()")]

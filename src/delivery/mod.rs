@@ -27,7 +27,7 @@ mod worker;
 use std::time::Duration;
 
 pub use dispatcher::{Dispatcher, DispatcherError};
-pub use messages::{Drain, Reload, Resume, Wake};
+pub use messages::{Drain, Reload, Resume, Suspensions, Wake};
 pub use routes::{RouteError, check_routes};
 
 /// Connections to all destinations together; each is one file descriptor.

@@ -16,7 +16,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit};
 use super::routes::Via;
 use super::verdict::Verdict;
 use crate::message::Content;
-use crate::queue::{Attempt, Job, Outcome, Record};
+use crate::queue::{Attempt, Job, Record};
 use crate::smtp::client::To;
 use crate::time;
 
@@ -75,7 +75,6 @@ impl Reporter {
 
     /// Sends one record without waiting for the answer; `permit` is held until it comes.
     pub(super) fn send(&self, record: Record, permit: Option<OwnedSemaphorePermit>) {
-        log(&record);
         let outstanding = Outstanding::new(self);
         let answer = self.0.record.send(record);
         actix_rt::spawn(async move {
@@ -102,7 +101,6 @@ impl Reporter {
         actix_rt::spawn(async move {
             for mut part in parts {
                 let record = part.settle_all(&verdict, "", "");
-                log(&record);
                 if reporter.0.record.send(record).await.is_err() {
                     tracing::error!("the queue is gone; outcomes of deliveries are lost");
                 }
@@ -210,6 +208,7 @@ impl Pending {
                     remote: remote.to_owned(),
                 },
                 tls: tls.to_owned(),
+                notifies: false,
             });
         Record {
             attempts: attempts.collect(),
@@ -235,37 +234,8 @@ impl Drop for Pending {
         );
         let verdict = Verdict::postponed(self.reporter().0.cut_off_wait, reply);
         let record = self.settle_all(&verdict, "", "");
-        log(&record);
         // Nothing can be awaited here, and this must not fail: so it may exceed the bound of the
         // queue's mailbox. It happens after a panic or an overflow only.
         self.reporter().0.record.do_send(record);
-    }
-}
-
-/// One line for each recipient, as operators of other servers know it.
-fn log(record: &Record) {
-    let message = &record.message;
-    for attempt in &record.attempts {
-        let status = match attempt.outcome {
-            Outcome::Delivered => "sent",
-            Outcome::Deferred { .. } => "deferred",
-            Outcome::Failed => "failed",
-        };
-        let to = usize::try_from(attempt.recipient)
-            .ok()
-            .and_then(|at| message.envelope.recipients.get(at))
-            .map_or("", |recipient| recipient.address.as_str());
-        tracing::info!(
-            target: "delivery",
-            id = %message.id,
-            to,
-            from = message.envelope.reverse_path,
-            relay = attempt.reply.remote,
-            delay_ms = attempt.at.saturating_sub(message.arrived),
-            tls = attempt.tls,
-            status,
-            reply = %attempt.reply,
-            "attempt"
-        );
     }
 }

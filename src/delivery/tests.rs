@@ -76,6 +76,7 @@ fn job(recipients: &[&str]) -> Job {
         states: recipients.iter().map(|_| RecipientState::new(0)).collect(),
         warned: false,
         held: false,
+        story: Vec::new(),
     };
     Job {
         recipients: (0..).take(recipients.len()).collect(),

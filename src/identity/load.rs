@@ -9,7 +9,7 @@ use std::path::Path;
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::{Domain, Identity, IdentityError, Mode, User, address, aliases};
+use super::{Domain, Identity, IdentityError, Mode, User, UserQuota, address, aliases};
 use crate::auth::password;
 use crate::config::{Dmarc, SpfFail};
 use crate::smtp::scram::Verifier;
@@ -47,6 +47,8 @@ struct UserEntry {
     scram: Option<Spanned<String>>,
     #[serde(default)]
     send_as: Vec<Spanned<String>>,
+    #[serde(default)]
+    quota: UserQuota,
 }
 
 pub(super) fn load(dir: &Path, postmaster: &str) -> Result<Identity, IdentityError> {
@@ -222,6 +224,7 @@ pub(super) fn parse_users(
             scram,
             password,
             send_as,
+            quota: entry.quota,
         };
         if users.insert(local, user).is_some() {
             let problem = format!("'{written}' stands twice, in another case; remove one");

@@ -89,6 +89,18 @@ pub struct User {
     pub scram: Option<Verifier>,
     /// Addresses to send as beside the own one, in lower case: `user@domain` or `*@domain`.
     pub send_as: Vec<String>,
+    /// How much it may send.
+    pub quota: UserQuota,
+}
+
+/// `quota` of an entry of `users.toml`: what differs from `[limits]`; 0: no limit.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UserQuota {
+    /// Messages in an hour, instead of `limits.user_messages`.
+    pub messages: Option<usize>,
+    /// Recipients in a day, instead of `limits.user_recipients`.
+    pub recipients: Option<usize>,
 }
 
 /// Where an address leads.

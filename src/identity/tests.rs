@@ -194,6 +194,30 @@ fn loops_depth_and_explosions_are_refused() {
 }
 
 #[test]
+fn a_user_may_have_its_own_quota() {
+    let users = |entry: &str| {
+        let text = format!("\"me@example.org\" = {{ password = \"HASH\"{entry} }}\n");
+        world(&[
+            ("example.org/domain.toml", FORWARD),
+            ("example.org/users.toml", &text),
+        ])
+    };
+    for (entry, messages, recipients) in [
+        ("", None, None),
+        (", quota = { messages = 7 }", Some(7), None),
+        (
+            ", quota = { messages = 0, recipients = 9 }",
+            Some(0),
+            Some(9),
+        ),
+    ] {
+        let identity = load(&users(entry));
+        let quota = identity.user("me@example.org").expect("user").quota;
+        assert_eq!((quota.messages, quota.recipients), (messages, recipients));
+    }
+}
+
+#[test]
 fn who_may_send_as_whom() {
     let dir = world(&[
         ("example.org/domain.toml", FORWARD),

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use hickory_proto::op::{Metadata, ResponseCode};
-use hickory_proto::rr::rdata::{A, AAAA, CNAME, MX, PTR, SOA, TXT};
+use hickory_proto::rr::rdata::{A, AAAA, CNAME, MX, PTR, SOA, TLSA, TXT};
 use hickory_proto::rr::{LowerName, Name, RData, Record, RecordType};
 use hickory_server::Server;
 use hickory_server::server::{Request, RequestHandler, ResponseHandler, ResponseInfo};
@@ -39,6 +39,8 @@ struct Data {
     /// Answers SERVFAIL for types it has no record of.
     partly_failing: BTreeSet<LowerName>,
     queries: u64,
+    /// Sets AD, as a resolver that has verified DNSSEC.
+    authentic: bool,
 }
 
 impl DnsServer {
@@ -119,6 +121,22 @@ impl DnsServer {
     /// Answers SERVFAIL for a name from now on.
     pub fn servfail(&self, owner: &str) {
         self.zones.lock().failing.insert(name(owner).into());
+    }
+
+    /// Says of every answer that it was verified (AD), or not; at first not.
+    pub fn authentic(&self, authentic: bool) {
+        self.zones.lock().authentic = authentic;
+    }
+
+    /// Adds a TLSA record.
+    pub fn tlsa(&self, owner: &str, usage: u8, selector: u8, matching: u8, data: &[u8]) {
+        let tlsa = TLSA::new(
+            usage.into(),
+            selector.into(),
+            matching.into(),
+            data.to_vec(),
+        );
+        self.add(owner, RData::TLSA(tlsa));
     }
 
     /// Adds a PTR record.
@@ -219,6 +237,7 @@ impl RequestHandler for Zones {
         let mut metadata = Metadata::response_from_request(&request.metadata);
         metadata.authoritative = true;
         metadata.recursion_available = true;
+        metadata.authentic_data = self.lock().authentic;
         let mut answers = Vec::new();
         let mut soa = None;
         match request.request_info() {

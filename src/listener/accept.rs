@@ -9,9 +9,9 @@ use super::receive::{self, Message, Receiver};
 use super::session::{Session, Shared};
 use crate::intake::outside::Arrival;
 use crate::intake::{self, Client};
-use crate::message::Content;
 use crate::message::reencode::Rule;
 use crate::message::trace::{self, Trace};
+use crate::message::{Body, Content};
 use crate::queue::{Accept, AcceptError};
 use crate::signing::{Seal, Sign};
 use crate::smtp::replies::{self, Reply};
@@ -40,7 +40,7 @@ impl Session {
         };
         if accept.envelope.recipients.is_empty() {
             // Every recipient leads to !discard.
-            receive::forget(body).await;
+            receive::forget(accept.content.body).await;
             tracing::info!(target: "session", id = %accept.id, "discarded");
             return Ok(accept.id);
         }
@@ -100,6 +100,7 @@ impl Session {
             head: header.head.into(),
             body,
         };
+        let came_in_memory = matches!(content.body, Body::Memory(_));
         let mut eight_bit = message.eight_bit;
         if matches!(self.client(), Client::User(_)) {
             let rule = Rule {
@@ -126,10 +127,20 @@ impl Session {
         }
         let eight_bit = eight_bit || !content.head.is_ascii();
         let envelope = intake::envelope(transaction, &self.targets, &content.head, eight_bit, at);
-        self.spend(envelope.recipients.len()).await?;
-        let signature = match header.sign_for {
-            Some(domain) => self.sign(domain, &content).await?,
-            None => Bytes::new(),
+        let allowed = match (self.spend(envelope.recipients.len()).await, header.sign_for) {
+            (Ok(()), Some(domain)) => self.sign(domain, &content).await,
+            (Ok(()), None) => Ok(Bytes::new()),
+            (Err(reply), _) => Err(reply),
+        };
+        let signature = match allowed {
+            Ok(signature) => signature,
+            Err(reply) => {
+                // A file that the encoding began; the one that came is the caller's to forget.
+                if came_in_memory {
+                    receive::forget(content.body).await;
+                }
+                return Err(reply);
+            }
         };
         let client = self.peer.ip().to_canonical();
         let origin = match self.client() {

@@ -32,7 +32,7 @@ use crate::queue::store::Spool;
 use crate::queue::{Accept, Arrival, Arrivals, IdSource};
 use crate::signing::Signer;
 use crate::smtp::address::Address;
-use crate::smtp::extension::Extensions;
+use crate::smtp::extension::{Extension, Extensions};
 use crate::smtp::params::Rcpt;
 use crate::smtp::replies::{self, Reply};
 use crate::smtp::server::{Bounds, Options, Server, Step, Xclient};
@@ -43,6 +43,9 @@ pub struct Shared {
     pub config: Arc<Config>,
     /// Our domains, users and aliases.
     pub identity: Arc<Identity>,
+    /// Whether every user can log in with SCRAM. A client chooses the strongest way to log in that
+    /// it is offered, and few try another after a refusal.
+    pub scram: bool,
     /// Certificate and TLS settings; `None`: no certificate, so no TLS.
     pub tls: Option<Arc<rustls::ServerConfig>>,
     /// Verifies passwords.
@@ -161,12 +164,15 @@ impl Start {
     fn session(self) -> Session {
         let config = &self.shared.config;
         let limits = &config.limits;
+        let trusted = intake::is_trusted(&config.relay_networks, self.peer.ip());
+        let scram = (!self.shared.scram).then_some(&Extension::Scram);
         let disabled = config.smtp.disable.iter().chain(&self.listen.disable);
+        let disabled = disabled.chain(scram);
         let server = Server::new(Options {
             hostname: config.hostname.clone(),
             submission: self.listen.service == Service::Submission,
             starttls: self.listen.tls == TlsMode::Starttls && self.tls.is_some(),
-            trusted: intake::is_trusted(&config.relay_networks, self.peer.ip()),
+            trusted,
             xclient: intake::is_trusted(&config.xclient_networks, self.peer.ip()),
             extensions: Extensions::without(disabled),
             limits: Bounds {
@@ -176,7 +182,10 @@ impl Start {
                 errors: limits.errors,
                 idle_commands: limits.idle_commands,
                 commands: limits.commands,
-                transactions: limits.transactions,
+                transactions: match trusted {
+                    true => limits.relay_transactions,
+                    false => limits.transactions,
+                },
                 chunks: limits.chunks,
                 auth_attempts: limits.auth_attempts,
                 future_release: limits.future_release.0.as_secs(),

@@ -16,15 +16,17 @@ use queue_schema::{Message, Millis, QueueId};
 use tokio::sync::{Notify, Semaphore, oneshot};
 
 use super::budget::Budget;
+use super::clock::{self, Clock};
 use super::commit::Commits;
-use super::due::DueIndex;
+use super::due::{DueIndex, Lane, Lanes};
 use super::messages::{
-    Accept, AcceptError, Connect, Fetch, FetchError, Ping, Record, Reload, Stop,
+    Accept, AcceptError, Adopt, Connect, Fetch, FetchError, Ping, Record, Reload, Stop,
 };
 use super::settle::Settled;
 use super::steer::Steering;
 use super::store::{self, Readers, Store, StoreError};
-use super::{IdSource, Leads};
+use super::suspend::Suspension;
+use super::{Feed, IdSource, Leads, schedule};
 use crate::config::Config;
 use crate::delivery::Wake;
 use crate::message::{Body, Content};
@@ -35,13 +37,15 @@ const MAILBOX: usize = 4096;
 /// New messages that wait in memory, however small they are.
 const FRESH: usize = 20_000;
 /// Longest sleep: a clock that was set is noticed after this.
-const LONGEST_SLEEP: Duration = Duration::from_secs(20);
+const LONGEST_SLEEP: Duration = Duration::from_secs(5);
 /// How often is looked for jobs that delivery lost.
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
 /// Notifications that are written and signed at the same time.
 const SETTLING: usize = 16;
 /// How long `Stop` waits for notifications that are being signed.
 const STOP_LIMIT: Duration = Duration::from_secs(10);
+/// How long attempts under way may go on after the index failed, before the process ends.
+const RESTART_LIMIT: Duration = Duration::from_secs(30);
 /// Exit code after a panic (sysexits: internal software error).
 const EX_SOFTWARE: i32 = 70;
 
@@ -60,6 +64,8 @@ pub(super) enum Event {
     Committed(super::commit::Committed),
     /// A notification is ready, or can not be made.
     Settled(Box<Settled>),
+    /// A message of another queue is durable.
+    Adopted(Arc<Message>),
 }
 
 /// What a message was read for.
@@ -127,7 +133,7 @@ pub struct Queue {
     pub(super) due: DueIndex,
     pub(super) slots: HashMap<QueueId, Slot>,
     /// New messages with their bytes, as far as the budget went.
-    pub(super) fresh: VecDeque<(QueueId, Content)>,
+    pub(super) fresh: Lanes<(QueueId, Content)>,
     /// Messages that were due and are in memory again.
     pub(super) backlog: VecDeque<QueueId>,
     /// Slots with recipients that are busy.
@@ -144,7 +150,17 @@ pub struct Queue {
     pub(super) settling: usize,
     pub(super) settlers: Arc<Semaphore>,
     pub(super) steering: VecDeque<Steering>,
+    pub(super) feed: Feed,
+    /// Shared with the tasks of this thread that change it.
+    pub(super) suspensions: Rc<RefCell<Vec<Suspension>>>,
+    /// The suspensions on disk; locked while they are written.
+    pub(super) saving: Arc<tokio::sync::Mutex<Vec<Suspension>>>,
+    pub(super) clock: Clock,
+    /// What time that never jumps is counted from.
+    started: Instant,
     timer: Option<(SpawnHandle, Instant)>,
+    /// When the index was seen to have failed.
+    failed_since: Option<Instant>,
     stopping: Vec<oneshot::Sender<()>>,
     stop: Stopping,
 }
@@ -176,10 +192,13 @@ impl Queue {
         config: Arc<Config>,
         signer: Recipient<Sign>,
         leads: Leads,
+        feed: Feed,
     ) -> Queue {
         let mut due = DueIndex::default();
-        for (at, id) in &opened.recovered.waiting {
-            due.set(*id, *at);
+        let clock = Clock::new(opened.jumps);
+        let waiting = opened.recovered.waiting.iter();
+        for ((at, id), lane) in waiting.zip(&opened.recovered.lanes) {
+            due.set(*id, clock.look_at(*id, *at), *lane);
         }
         Queue {
             readers: opened.store.readers(),
@@ -193,7 +212,7 @@ impl Queue {
             inbox: Inbox::default(),
             due,
             slots: HashMap::new(),
-            fresh: VecDeque::new(),
+            fresh: Lanes::default(),
             backlog: VecDeque::new(),
             active: 0,
             backlog_next: false,
@@ -204,7 +223,13 @@ impl Queue {
             settling: 0,
             settlers: Arc::new(Semaphore::new(SETTLING)),
             steering: VecDeque::new(),
+            feed,
+            suspensions: Rc::new(RefCell::new(opened.suspensions.clone())),
+            saving: Arc::new(tokio::sync::Mutex::new(opened.suspensions)),
+            clock,
+            started: Instant::now(),
             timer: None,
+            failed_since: None,
             stopping: Vec::new(),
             stop: Stopping::Running,
         }
@@ -218,6 +243,7 @@ impl Queue {
     /// Does what has become possible, and sets the timer for what will be.
     pub(super) fn pump(&mut self, ctx: &mut Context<Self>) {
         let _fatal = Fatal;
+        self.check_clock();
         self.steer_step();
         if self.delivers() && self.dispatcher.is_some() {
             self.load_due(crate::time::now());
@@ -225,8 +251,31 @@ impl Queue {
         }
         let at_once = self.stop != Stopping::Running;
         self.commits.submit(&self.store, &self.inbox, at_once);
+        self.restart_step();
         self.stop_step(ctx);
         self.set_timer(ctx);
+    }
+
+    /// What waits moves with a clock that was set; see [`super::clock`].
+    fn check_clock(&mut self) {
+        let (wall, steady) = (crate::time::now(), self.started.elapsed());
+        let ids = &self.ids;
+        let Some(jump) = self.clock.check(wall, steady, || ids.issue()) else {
+            return;
+        };
+        let seconds = jump.by() / 1000;
+        tracing::warn!(
+            seconds,
+            "the clock was set, or the machine slept; what waits moves with it"
+        );
+        self.due.shift(jump.by());
+        let (data_dir, jumps) = (self.config.data_dir.clone(), self.clock.jumps().to_vec());
+        actix_rt::spawn(async move {
+            let save = move || super::kept::save(&data_dir, clock::FILE, &jumps);
+            if let Ok(Err(error)) = tokio::task::spawn_blocking(save).await {
+                tracing::error!(%error, file = clock::FILE, "it can not be written");
+            }
+        });
     }
 
     fn set_timer(&mut self, ctx: &mut Context<Self>) {
@@ -256,6 +305,23 @@ impl Queue {
             queue.pump(ctx);
         });
         self.timer = Some((timer, at));
+    }
+
+    /// Ends the process once the index has failed and what was under way is written down, or has
+    /// had its time: the next start makes the index anew from the journal.
+    fn restart_step(&mut self) {
+        let Some(error) = self.store.needs_restart() else {
+            return;
+        };
+        if self.stop != Stopping::Running {
+            return;
+        }
+        let since = *self.failed_since.get_or_insert_with(Instant::now);
+        let idle = self.active == 0 && self.commits.is_idle();
+        if idle || since.elapsed() > RESTART_LIMIT {
+            tracing::error!(%error, "the process ends, to start afresh with a new index");
+            std::process::exit(EX_SOFTWARE);
+        }
     }
 
     fn stop_step(&mut self, ctx: &mut Context<Self>) {
@@ -292,15 +358,26 @@ impl Queue {
             Event::Sent(jobs, taken) => self.sent(jobs, taken),
             Event::Committed(committed) => self.committed(committed),
             Event::Settled(settled) => self.settled(*settled),
+            Event::Adopted(message) => {
+                self.feed.accepted(&message);
+                // An operator may have been quicker than this event, and knows better.
+                if let Some(due) = self.clock.message_due(&message, crate::time::now())
+                    && !self.slots.contains_key(&message.id)
+                {
+                    self.due.set(message.id, due, Lane::of(&message));
+                }
+            }
         }
     }
 
     /// A message that is new in the queue and durable.
     pub(super) fn accepted(&mut self, message: Arc<Message>, content: Content) {
         let id = message.id;
-        let first = super::schedule::released(&message);
+        self.feed.accepted(&message);
+        let first = schedule::released(&message);
+        let lane = Lane::of(&message);
         if first > crate::time::now() {
-            self.due.set(id, first);
+            self.due.set(id, first, lane);
             return;
         }
         // Beyond the budget, and when too much waits already, it is read back when its turn comes.
@@ -315,9 +392,9 @@ impl Queue {
                 let slot = self.slots.entry(id).or_default();
                 slot.message.get_or_insert(message);
                 slot.queued = true;
-                self.fresh.push_back((id, content));
+                self.fresh.push(lane, (id, content));
             }
-            None => self.due.set(id, first),
+            None => self.due.set(id, first, lane),
         }
     }
 }
@@ -380,19 +457,45 @@ impl Handler<Accept> for Queue {
                     inbox.push(Event::Accepted(message, content));
                     Ok(id)
                 }
-                Err(error) => {
-                    if error == StoreError::Full
-                        && let Body::Spool(file) = content.body
-                    {
-                        // Nothing refers to it, and space is what is missing.
-                        let _ = tokio::fs::remove_file(&*file.path).await;
-                    }
-                    Err(match error {
-                        StoreError::Full => AcceptError::DiskFull,
-                        StoreError::Closed => AcceptError::Draining,
-                        other => AcceptError::Store(other.to_string()),
-                    })
+                Err(error) => Err(not_accepted(error, content).await),
+            }
+        })
+    }
+}
+
+async fn not_accepted(error: StoreError, content: Content) -> AcceptError {
+    if error == StoreError::Full
+        && let Body::Spool(file) = content.body
+    {
+        // Nothing refers to it, and space is what is missing.
+        let _ = tokio::fs::remove_file(&*file.path).await;
+    }
+    match error {
+        StoreError::Full => AcceptError::DiskFull,
+        StoreError::Closed => AcceptError::Draining,
+        other => AcceptError::Store(other.to_string()),
+    }
+}
+
+impl Handler<Adopt> for Queue {
+    type Result = ResponseFuture<Result<QueueId, AcceptError>>;
+
+    fn handle(&mut self, adopt: Adopt, _ctx: &mut Self::Context) -> Self::Result {
+        if self.stop != Stopping::Running {
+            return Box::pin(async { Err(AcceptError::Draining) });
+        }
+        let (store, inbox) = (self.store.clone(), self.inbox.clone());
+        Box::pin(async move {
+            let Adopt { message, content } = adopt;
+            let id = message.id;
+            match store.accept(*message, content.clone()).await {
+                Ok(message) => {
+                    let from = &message.envelope.reverse_path;
+                    tracing::info!(%id, from, size = message.size, "imported");
+                    inbox.push(Event::Adopted(message));
+                    Ok(id)
                 }
+                Err(error) => Err(not_accepted(error, content).await),
             }
         })
     }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use queue_schema::{Change, Message, Millis, QueueId, Status};
 
 use super::actor::{Event, Loaded, Purpose, Queue, Slot};
+use super::due::Lane;
 use super::messages::{Attempt, Job, Outcome, Record};
 use crate::delivery::Wake;
 
@@ -107,8 +108,8 @@ impl Queue {
                 Err(error) => {
                     tracing::error!(%id, %error, "a message can not be read; tried again");
                     self.slots.remove(&id);
-                    self.due
-                        .set(id, crate::time::now().saturating_add(UNREADABLE));
+                    let again = crate::time::now().saturating_add(UNREADABLE);
+                    self.due.set(id, again, Lane::default());
                 }
             }
         }
@@ -135,9 +136,7 @@ impl Queue {
             let next = if backlog && let Some(id) = self.backlog.pop_front() {
                 Some((id, None))
             } else {
-                self.fresh
-                    .pop_front()
-                    .map(|(id, content)| (id, Some(content)))
+                self.fresh.pop().map(|(id, content)| (id, Some(content)))
             };
             match next {
                 Some((id, content)) => jobs.extend(self.job(id, content, now)),
@@ -172,12 +171,16 @@ impl Queue {
         let mut recipients = Vec::new();
         if !message.held && !slot.ended {
             for (position, state) in (0..).zip(&message.states) {
-                let due = state.status == Status::Waiting && state.next_due <= now;
+                let due =
+                    state.status == Status::Waiting && self.clock.due(&message, state, now) <= now;
                 if due && !slot.busy.contains(&position) {
                     recipients.push(position);
                 }
             }
         }
+        let id = message.id;
+        recipients = self.without_suspended(&message, recipients, now);
+        let slot = self.slots.get_mut(&id)?;
         if recipients.is_empty() {
             let waits = message
                 .states
@@ -203,6 +206,59 @@ impl Queue {
             recipients,
             content,
         })
+    }
+
+    /// Recipients that may be tried; those at suspended destinations are deferred.
+    fn without_suspended(
+        &mut self,
+        message: &Arc<Message>,
+        recipients: Vec<u32>,
+        now: Millis,
+    ) -> Vec<u32> {
+        let suspensions = self.suspensions.clone();
+        let suspensions = suspensions.borrow();
+        if suspensions.is_empty() {
+            return recipients;
+        }
+        let mut attempts = Vec::new();
+        let mut free = Vec::new();
+        for recipient in recipients {
+            let place = usize::try_from(recipient).unwrap_or(usize::MAX);
+            let address = message.envelope.recipients.get(place);
+            let domain = address
+                .and_then(|recipient| recipient.address.rsplit_once('@'))
+                .map_or("", |(_, domain)| domain);
+            match suspensions.iter().find(|one| one.holds(domain, now)) {
+                None => free.push(recipient),
+                Some(suspension) => attempts.push(Attempt {
+                    recipient,
+                    at: now,
+                    outcome: Outcome::Deferred {
+                        retry_after: Some(suspension.wait(now, fastrand::f64())),
+                        counts: false,
+                    },
+                    reply: super::own_reply(450, "4.3.2", &suspension.text()),
+                    tls: String::new(),
+                    notifies: false,
+                }),
+            }
+        }
+        if !attempts.is_empty() {
+            let positions: Vec<u32> = attempts.iter().map(|attempt| attempt.recipient).collect();
+            if let Some(slot) = self.slots.get_mut(&message.id) {
+                if slot.busy.is_empty() {
+                    self.active += 1;
+                }
+                slot.busy.extend_from_slice(&positions);
+                slot.handed.extend_from_slice(&positions);
+                slot.handed_at = now;
+            }
+            self.record(&Record {
+                message: message.clone(),
+                attempts,
+            });
+        }
+        free
     }
 
     pub(super) fn sent(&mut self, jobs: Vec<(QueueId, Vec<u32>)>, taken: bool) {
@@ -244,16 +300,17 @@ impl Queue {
         if slot.queued || slot.uncommitted > 0 || slot.claims > 0 {
             return;
         }
+        let now = crate::time::now();
         let next = (0..)
             .zip(&message.states)
             .filter(|(position, state)| {
                 state.status == Status::Waiting && !slot.busy.contains(position)
             })
-            .map(|(_, state)| state.next_due)
+            .map(|(_, state)| self.clock.due(message, state, now))
             .min()
             .filter(|_| !message.held && !slot.ended);
         match next {
-            Some(due) => self.due.set(id, due),
+            Some(due) => self.due.set(id, due, Lane::of(message)),
             None => self.due.remove(id),
         }
         if slot.busy.is_empty() {
@@ -295,6 +352,7 @@ impl Queue {
                     "the attempt was broken off by a fault of ours",
                 ),
                 tls: String::new(),
+                notifies: false,
             };
             let attempts = recipients.into_iter().map(attempt).collect();
             self.record(&Record { message, attempts });

@@ -25,8 +25,11 @@ const COLUMNS: usize = 72;
 pub struct Report {
     /// Position in `envelope.recipients`.
     pub recipient: u32,
-    /// Its state after the event: `Bounced` and `Expired` failed, `Waiting` is late.
+    /// Its state after the event: `Bounced` and `Expired` failed, `Waiting` is late, `Delivered`
+    /// was delivered, or relayed to a server that knows no notifications.
     pub state: RecipientState,
+    /// Protocol version and cipher of the attempt, for the message's story.
+    pub tls: String,
 }
 
 /// What a notification is made of.
@@ -46,6 +49,19 @@ pub struct Notice<'a> {
     pub hostname: &'a str,
     /// The bytes of the message it is about, if they can be read.
     pub original: Option<&'a Content>,
+    /// Who is told: the sender, or the postmaster of what could not be told to a sender.
+    pub to: &'a str,
+}
+
+/// What a notification tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Event {
+    /// It will not be delivered.
+    Failed,
+    /// It is not delivered yet.
+    Late,
+    /// It was delivered, or passed on to a server that will not tell (RFC 3461 section 5.2.1).
+    Done,
 }
 
 /// A notification, not yet signed.
@@ -82,26 +98,23 @@ pub fn domain(message: &Message, hostname: &str) -> String {
 /// Writes the notification.
 pub fn build(notice: &Notice<'_>) -> Built {
     let domain = domain(notice.message, notice.hostname);
-    let envelope = &notice.message.envelope;
     let recipients = notice.recipients();
-    let wide = !envelope.reverse_path.is_ascii()
+    let wide = !notice.to.is_ascii()
         || recipients
             .iter()
             .any(|(recipient, _)| !shown(notice.message, recipient).is_ascii());
-    let late = notice
-        .reports
-        .iter()
-        .all(|report| report.state.status == Status::Waiting);
+    let event = notice.event();
 
     let (returned, kind) = returned(notice);
     let mut boundary = format!("{}.{}", notice.id, notice.hostname);
     while memchr::memmem::find(&returned, boundary.as_bytes()).is_some() {
         boundary.push('=');
     }
-    let subject = if late {
-        "Your message is late"
-    } else {
-        "Your message was not delivered"
+    let subject = match event {
+        Event::Late => "Your message is late",
+        Event::Done => "Your message was passed on",
+        Event::Failed if notice.is_own_failure() => "A notice could not be delivered",
+        Event::Failed => "Your message was not delivered",
     };
     let charset = if wide { "utf-8" } else { "us-ascii" };
     let machine = if wide {
@@ -120,7 +133,7 @@ pub fn build(notice: &Notice<'_>) -> Built {
     field(format_args!(
         "From: Mail delivery at {domain} <MAILER-DAEMON@{domain}>"
     ));
-    field(format_args!("To: <{}>", line(&envelope.reverse_path)));
+    field(format_args!("To: <{}>", line(notice.to)));
     field(format_args!("Subject: {subject}"));
     field(format_args!(
         "Message-ID: <{}@{}>",
@@ -152,7 +165,7 @@ pub fn build(notice: &Notice<'_>) -> Built {
          Content-Transfer-Encoding: {}\r\n\r\n",
         transfer(wide)
     );
-    people(&mut body, notice, &recipients, late);
+    people(&mut body, notice, &recipients, event);
     let _ = write!(
         body,
         "\r\n--{boundary}\r\nContent-Type: message/{machine}\r\n\
@@ -184,6 +197,26 @@ pub fn build(notice: &Notice<'_>) -> Built {
 }
 
 impl<'a> Notice<'a> {
+    fn event(&self) -> Event {
+        let all = |status| {
+            self.reports
+                .iter()
+                .all(|report| report.state.status == status)
+        };
+        if all(Status::Waiting) {
+            Event::Late
+        } else if all(Status::Delivered) {
+            Event::Done
+        } else {
+            Event::Failed
+        }
+    }
+
+    /// A notice of ours could not be delivered, and the postmaster is told.
+    fn is_own_failure(&self) -> bool {
+        matches!(self.message.origin, Origin::Dsn { .. })
+    }
+
     fn recipients(&self) -> Vec<(&'a Recipient, &'a RecipientState)> {
         let named = |report: &'a Report| {
             let position = usize::try_from(report.recipient).ok()?;
@@ -204,23 +237,56 @@ fn shown<'a>(message: &Message, recipient: &'a Recipient) -> &'a str {
     }
 }
 
+/// The other server's words, without the address that [`shown`] hides.
+fn hidden(message: &Message, recipient: &Recipient, said: &str) -> String {
+    let shown = shown(message, recipient);
+    if shown == recipient.address {
+        return said.to_owned();
+    }
+    let (lower, secret) = (
+        said.to_ascii_lowercase(),
+        recipient.address.to_ascii_lowercase(),
+    );
+    let mut out = String::new();
+    let mut from = 0;
+    // Lower case in ASCII changes no lengths.
+    while let Some(at) = lower.get(from..).and_then(|rest| rest.find(&secret)) {
+        out.push_str(said.get(from..from + at).unwrap_or_default());
+        out.push_str(shown);
+        from += at + secret.len().max(1);
+    }
+    out.push_str(said.get(from..).unwrap_or_default());
+    out
+}
+
 /// The part for people.
 fn people(
     out: &mut String,
     notice: &Notice<'_>,
     recipients: &[(&Recipient, &RecipientState)],
-    late: bool,
+    event: Event,
 ) {
     let arrived = date(notice.message.arrived);
-    let opening = if late {
-        format!(
+    let opening = match event {
+        Event::Late => format!(
             "Your message of {arrived} has not been delivered yet to the recipients below. \
              There is nothing you need to do: it is tried again until {}, and you are told if \
              that fails.",
             date(notice.deadline)
-        )
-    } else {
-        format!("Your message of {arrived} could not be delivered to the recipients below.")
+        ),
+        Event::Done => format!(
+            "You asked to be told when your message of {arrived} arrives. It was handed on for \
+             the recipients below. Their servers send no confirmations of their own, so this is \
+             the last you hear, unless it fails later.",
+        ),
+        Event::Failed if notice.is_own_failure() => format!(
+            "This server wrote a notice on {arrived} about a message that failed, and the notice \
+             itself could not be delivered to the recipients below. So somebody does not know \
+             that their mail failed. You get this as the postmaster of this server.",
+        ),
+        Event::Failed => {
+            format!("Your message of {arrived} could not be delivered to the recipients below.")
+        }
     };
     wrap(out, "", &opening);
     for (recipient, state) in recipients {
@@ -241,11 +307,8 @@ fn people(
                 Some(host) => format!("The server {host} said"),
                 None => "Reason".to_owned(),
             };
-            wrap(
-                out,
-                "    ",
-                &format!("{who}: {}", ascii(&reply.to_string())),
-            );
+            let said = hidden(notice.message, recipient, &reply.to_string());
+            wrap(out, "    ", &format!("{who}: {}", ascii(&said)));
         }
         wrap(out, "    ", advice(state));
     }
@@ -268,6 +331,7 @@ fn advice(state: &RecipientState) -> &'static str {
     let (class, subject, detail) = (parts.next(), parts.next(), parts.next());
     match (state.status, class, subject, detail) {
         (Status::Waiting, ..) => "It will be tried again.",
+        (Status::Delivered, ..) => "There is nothing to do.",
         (Status::Expired, ..) => {
             "It was tried until its time was over. Try again later, or reach the recipient in \
              another way."
@@ -311,10 +375,11 @@ fn machines(out: &mut String, notice: &Notice<'_>, recipients: &[(&Recipient, &R
             let _ = write!(out, "Original-Recipient: {kind}; {}\r\n", line(alias));
         }
         let _ = write!(out, "Final-Recipient: {kind}; {address}\r\n");
-        let action = if state.status == Status::Waiting {
-            "delayed"
-        } else {
-            "failed"
+        let action = match state.status {
+            Status::Waiting => "delayed",
+            Status::Delivered if state.last_reply.as_ref().and_then(host).is_some() => "relayed",
+            Status::Delivered => "delivered",
+            _ => "failed",
         };
         let _ = write!(out, "Action: {action}\r\nStatus: {}\r\n", status(state));
         if let Some(reply) = &state.last_reply {
@@ -324,7 +389,8 @@ fn machines(out: &mut String, notice: &Notice<'_>, recipients: &[(&Recipient, &R
                 let _ = write!(out, "Remote-MTA: dns; {host}\r\n");
             }
             let mut text = String::new();
-            wrap(&mut text, " ", &ascii(&reply.to_string()));
+            let said = hidden(notice.message, recipient, &reply.to_string());
+            wrap(&mut text, " ", &ascii(&said));
             let _ = write!(out, "Diagnostic-Code: {kind};{}", text);
         }
         if state.last_attempt != 0 {
@@ -346,6 +412,7 @@ fn status(state: &RecipientState) -> String {
     let (class, general) = match state.status {
         Status::Expired => return "4.4.7".to_owned(),
         Status::Waiting => ('4', "4.0.0"),
+        Status::Delivered => ('2', "2.0.0"),
         _ => ('5', "5.0.0"),
     };
     let sound = given.starts_with(class)
@@ -365,13 +432,11 @@ fn returned(notice: &Notice<'_>) -> (Vec<u8>, &'static str) {
     let Some(original) = notice.original else {
         return (Vec::new(), "text/rfc822-headers");
     };
-    let late = notice
-        .reports
-        .iter()
-        .all(|report| report.state.status == Status::Waiting);
+    // RET=FULL is about failures only, and what holds without RET is ours to say (RFC 3461 section
+    // 4.3): headers, so that nobody sends mail to others by way of us.
     if let Body::Memory(body) = &original.body
-        && !late
-        && notice.message.envelope.ret != Some(Ret::Headers)
+        && notice.event() == Event::Failed
+        && notice.message.envelope.ret == Some(Ret::Full)
         && original.len() <= RETURNED as u64
     {
         let kind = if notice.message.envelope.smtputf8 {

@@ -68,6 +68,7 @@ fn built(message: &Message, reports: &[Report], original: Option<&Content>) -> (
         deadline: NOW + 86_400_000,
         hostname: "mx.example.org",
         original,
+        to: &message.envelope.reverse_path,
     });
     let Body::Memory(body) = &built.content.body else {
         panic!("in memory")
@@ -82,12 +83,15 @@ fn refused() -> Report {
     Report {
         recipient: 0,
         state: state(Status::Bounced, 550, "5.1.1", "no such user here", said),
+        tls: String::new(),
     }
 }
 
 #[test]
 fn a_bounce_byte_for_byte() {
-    let (built, text) = built(&message(), &[refused()], Some(&original(b"a body\r\n")));
+    let mut message = message();
+    message.envelope.ret = Some(Ret::Full);
+    let (built, text) = built(&message, &[refused()], Some(&original(b"a body\r\n")));
     assert_eq!(
         (built.domain.as_str(), built.body),
         ("example.org", BodyKind::SevenBit)
@@ -155,6 +159,7 @@ a body
 fn one_notice_names_every_recipient_and_each_has_its_own_reason() {
     let expired = Report {
         recipient: 1,
+        tls: String::new(),
         state: state(
             Status::Expired,
             451,
@@ -173,10 +178,57 @@ fn one_notice_names_every_recipient_and_each_has_its_own_reason() {
     assert!(text.contains("tried until its time was over"));
 }
 
+fn delivered(remote: &str) -> Report {
+    Report {
+        recipient: 0,
+        state: state(Status::Delivered, 250, "2.0.0", "ok", remote),
+        tls: String::new(),
+    }
+}
+
+#[test]
+fn a_success_is_relayed_or_delivered_and_returns_headers_only() {
+    let mut message = message();
+    message.envelope.ret = Some(Ret::Full);
+    let remote = delivered("mx.example.net[192.0.2.1]:25");
+    let (_, text) = built(&message, &[remote], Some(&original(b"the body\r\n")));
+    assert!(text.contains("\r\nSubject: Your message was passed on\r\n"));
+    assert!(text.contains("\r\nAction: relayed\r\nStatus: 2.0.0\r\n"));
+    assert!(text.contains("\r\nRemote-MTA: dns; mx.example.net\r\n"));
+    assert!(text.contains("Content-Type: text/rfc822-headers"));
+    assert!(!text.contains("the body"), "RET is about failures");
+    let (_, text) = built(&message, &[delivered("")], None);
+    assert!(text.contains("\r\nAction: delivered\r\nStatus: 2.0.0\r\n"));
+}
+
+#[test]
+fn a_notice_that_failed_is_told_to_the_postmaster_in_words_of_its_own() {
+    let mut message = message();
+    message.envelope.reverse_path.clear();
+    message.origin = Origin::Dsn {
+        about: QueueId(7),
+        since: 0,
+    };
+    let built = build(&Notice {
+        id: QueueId(1 << 51),
+        now: NOW,
+        message: &message,
+        reports: &[refused()],
+        deadline: NOW,
+        hostname: "mx.example.org",
+        original: None,
+        to: "boss@example.net",
+    });
+    let head = String::from_utf8(built.content.head.to_vec()).unwrap();
+    assert!(head.contains("\r\nTo: <boss@example.net>\r\n"));
+    assert!(head.contains("\r\nSubject: A notice could not be delivered\r\n"));
+}
+
 #[test]
 fn a_delay_says_that_nothing_needs_to_be_done_and_returns_headers_only() {
     let late = Report {
         recipient: 0,
+        tls: String::new(),
         state: state(
             Status::Waiting,
             421,
@@ -244,6 +296,7 @@ fn someone_outside_is_not_told_where_an_alias_leads() {
 fn addresses_beyond_ascii_make_a_global_notification() {
     let mut message = message();
     message.envelope.smtputf8 = true;
+    message.envelope.ret = Some(Ret::Full);
     message.envelope.recipients[0].address = "bé@example.net".into();
     let (wide, text) = built(&message, &[refused()], Some(&original(b"x")));
     assert!(wide.smtputf8);
@@ -256,7 +309,9 @@ fn addresses_beyond_ascii_make_a_global_notification() {
 #[test]
 fn a_boundary_is_never_part_of_what_is_returned() {
     let body: &'static [u8] = b"--0020000000000.mx.example.org--\r\n";
-    let (_, text) = built(&message(), &[refused()], Some(&original(body)));
+    let mut message = message();
+    message.envelope.ret = Some(Ret::Full);
+    let (_, text) = built(&message, &[refused()], Some(&original(body)));
     assert!(text.contains("boundary=\"0020000000000.mx.example.org=\""));
 }
 
@@ -275,7 +330,7 @@ proptest! {
             last_reply: state.last_reply.map(|reply| crate::queue::outcome::clean_reply(&reply)),
             ..state
         };
-        let (_, text) = built(&message, &[Report { recipient: 0, state }], Some(&original(b"x\r\n")));
+        let (_, text) = built(&message, &[Report { recipient: 0, state, tls: String::new() }], Some(&original(b"x\r\n")));
         prop_assert_eq!(text.matches("\r\n--0020000000000.mx.example.org").count(), 4);
         prop_assert_eq!(text.matches("\r\nFinal-Recipient: ").count(), 1);
         prop_assert_eq!(text.matches("\r\nStatus: 5.").count(), 1);

@@ -8,6 +8,7 @@ use queue_schema::{Envelope, Location, Message, Millis, Origin, QueueId, Reply};
 
 use super::Leads;
 use super::store::StoreError;
+use super::suspend::Suspension;
 use crate::config::Config;
 use crate::delivery::Wake;
 use crate::message::Content;
@@ -100,6 +101,8 @@ pub struct Attempt {
     pub reply: Reply,
     /// For the log: protocol version and cipher, empty without TLS.
     pub tls: String,
+    /// The next hop knows DSNs (RFC 3461): who asked to hear of success hears it from there.
+    pub notifies: bool,
 }
 
 /// The three ends of an attempt.
@@ -155,7 +158,50 @@ pub struct Steer {
     pub targets: Vec<(QueueId, Vec<u32>)>,
     /// The operator, for the log and the journal.
     pub by: String,
+    /// What the verb needs to know besides.
+    pub manner: Manner,
 }
+
+/// How a verb is to be done; what it does not need is empty.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Manner {
+    /// Replay: due at a random moment from now to then.
+    pub spread: Duration,
+    /// Redirect: who takes the place of the recipients.
+    pub address: String,
+    /// Bounce: what the sender is told.
+    pub reason: String,
+}
+
+/// A message that was in a queue before: its attempts and due times go on.
+#[derive(ActorMessage)]
+#[rtype(result = "Result<QueueId, AcceptError>")]
+pub struct Adopt {
+    /// The message with its states, and an id of [`super::IdSource`].
+    pub message: Box<Message>,
+    /// The bytes, as they go out.
+    pub content: Content,
+}
+
+/// Try nothing at a destination until a time. The answer comes when it is durable.
+#[derive(ActorMessage)]
+#[rtype(result = "Result<(), String>")]
+pub struct Suspend(pub Suspension);
+
+/// End the suspensions of this destination; an empty name ends all. The answer names them.
+#[derive(ActorMessage)]
+#[rtype(result = "Result<Vec<Suspension>, String>")]
+pub struct Unsuspend {
+    /// As it was suspended.
+    pub destination: String,
+    /// The operator.
+    pub by: String,
+}
+
+/// The suspensions that hold.
+#[derive(ActorMessage)]
+#[rtype(result = "Vec<Suspension>")]
+pub struct Suspended;
 
 /// What an operator can do to messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -169,4 +215,8 @@ pub enum Verb {
     Hold,
     /// The opposite.
     Release,
+    /// Recipients end here, and the sender is told.
+    Bounce,
+    /// The recipients' place is taken by another address, which is tried at once.
+    Redirect,
 }

@@ -12,11 +12,14 @@
 
 mod actor;
 mod budget;
+mod clock;
 mod commit;
 mod dispatch;
 mod dsn;
-mod due;
+pub mod due;
+mod feed;
 mod ids;
+mod kept;
 mod messages;
 mod outcome;
 pub mod schedule;
@@ -24,6 +27,7 @@ mod selector;
 mod settle;
 mod steer;
 pub mod store;
+pub mod suspend;
 mod view;
 
 use std::sync::Arc;
@@ -32,11 +36,13 @@ use actix::prelude::*;
 use queue_schema::Reply;
 
 pub use actor::Queue;
+pub use feed::{Counts, Feed, Happened, word};
 pub use ids::IdSource;
 pub use messages::{
-    Accept, AcceptError, Attempt, Connect, Fetch, FetchError, Job, Outcome, Ping, Record, Reload,
-    Steer, Stop, Verb,
+    Accept, AcceptError, Adopt, Attempt, Connect, Fetch, FetchError, Job, Manner, Outcome, Ping,
+    Record, Reload, Steer, Stop, Suspend, Suspended, Unsuspend, Verb,
 };
+pub(crate) use outcome::{clean, clean_reply};
 pub use selector::{Matcher, STATES, Selector, SelectorError, state_word};
 pub use store::{Arrival, Arrivals, Spool, SpoolWriter};
 pub use view::{Page, View};
@@ -53,6 +59,8 @@ pub type Leads = Arc<dyn Fn(&str) -> Vec<String> + Send + Sync>;
 pub struct Opened {
     store: Store,
     ids: IdSource,
+    suspensions: Vec<suspend::Suspension>,
+    jumps: Vec<clock::Jump>,
     /// What opening found.
     pub recovered: Recovered,
 }
@@ -70,6 +78,12 @@ pub struct Handle {
     pub arrivals: Arrivals,
     /// Reading for operators.
     pub view: View,
+    /// Counts and events.
+    pub feed: Feed,
+    /// Where addresses lead, for redirections.
+    pub leads: Leads,
+    /// Hears of suspensions; `None` where nothing is delivered.
+    pub suspended: Option<Recipient<crate::delivery::Suspensions>>,
     /// Ends the pauses of destinations when an operator replays; `None` where nothing is delivered.
     pub resume: Option<Recipient<crate::delivery::Resume>>,
 }
@@ -78,11 +92,20 @@ pub struct Handle {
 pub fn open(config: &Config) -> Result<Opened, OpenError> {
     let mut options = Options::new(&config.data_dir);
     options.free_space = config.limits.free_space.0;
+    options.free_inodes = config.limits.free_inodes as u64;
     let (store, recovered) = Store::open(&options)?;
     let ids = IdSource::new(recovered.highest);
+    let kept = |name: &'static str| {
+        let path = config.data_dir.join(name);
+        move |source| OpenError::Io { path, source }
+    };
+    let suspensions = kept::load(&config.data_dir, suspend::FILE).map_err(kept(suspend::FILE))?;
+    let jumps = kept::load(&config.data_dir, clock::FILE).map_err(kept(clock::FILE))?;
     Ok(Opened {
         store,
         ids,
+        suspensions,
+        jumps,
         recovered,
     })
 }
@@ -92,9 +115,11 @@ pub fn start(opened: Opened, config: Arc<Config>, signer: Recipient<Sign>, leads
     let (ids, spool) = (opened.ids.clone(), opened.store.spool());
     let arrivals = opened.store.arrivals();
     let view = View::new(opened.store.clone());
+    let feed = Feed::default();
     let arbiter = Arbiter::new();
+    let (events, led) = (feed.clone(), leads.clone());
     let addr = Queue::start_in_arbiter(&arbiter.handle(), move |_| {
-        Queue::new(opened, config, signer, leads)
+        Queue::new(opened, config, signer, led, events)
     });
     Handle {
         addr,
@@ -102,6 +127,9 @@ pub fn start(opened: Opened, config: Arc<Config>, signer: Recipient<Sign>, leads
         spool,
         arrivals,
         view,
+        feed,
+        leads,
+        suspended: None,
         resume: None,
     }
 }

@@ -20,12 +20,14 @@ pub struct Decision {
     pub word: &'static str,
 }
 
-/// Decides. `before` is the recipient's state before the attempt.
+/// Decides. `before` is the recipient's state before the attempt; `shift` moves the deadline,
+/// because the clock was set.
 pub fn decide(
     retry: &Retry,
     message: &Message,
     before: &RecipientState,
     attempt: &Attempt,
+    shift: i64,
     chance: f64,
 ) -> Decision {
     let counts = !matches!(attempt.outcome, Outcome::Deferred { counts: false, .. });
@@ -33,7 +35,7 @@ pub fn decide(
         Outcome::Delivered => (Status::Delivered, 0, "delivered"),
         Outcome::Failed => (Status::Bounced, 0, "bounced"),
         Outcome::Deferred { retry_after, .. } => {
-            let deadline = schedule::deadline(retry, message);
+            let deadline = schedule::deadline(retry, message).saturating_add_signed(shift);
             let failed = before.attempts;
             match schedule::next(retry, deadline, attempt.at, failed, retry_after, chance) {
                 Next::At(at) => (Status::Waiting, at, "deferred"),
@@ -133,6 +135,7 @@ mod tests {
             outcome,
             reply,
             tls: String::new(),
+            notifies: false,
         }
     }
 
@@ -142,6 +145,7 @@ mod tests {
             &message(),
             before,
             &attempt(outcome, at),
+            0,
             0.5,
         )
     }

@@ -1,7 +1,7 @@
 //! When a recipient is tried again, and when its time is over. Pure: time and chance are given.
 //!
 //! `delay(n) = min(first * factor^n, longest)`, give or take a tenth, after the `n`-th failed
-//! attempt, counted from 0. A wait that a next hop names is obeyed. A wait that is not the
+//! attempt, counted from 0; or the waits of a list, `retry.steps`, give or take a tenth. A wait that a next hop names is obeyed. A wait that is not the
 //! message's fault (its destination could not be reached) is no step of the backoff. Whatever the
 //! wait, the last attempt is at the deadline, after which the recipient expires.
 
@@ -27,11 +27,17 @@ pub enum Next {
 
 /// The wait after `failed` earlier attempts that counted. `chance` is from 0 up to 1.
 pub fn delay(retry: &Retry, failed: u32, chance: f64) -> Duration {
-    let longest = retry.longest.0.as_secs_f64();
-    let exponent = i32::try_from(failed).unwrap_or(i32::MAX);
-    let plain = retry.first.0.as_secs_f64() * retry.factor.powi(exponent);
+    let plain = match retry.steps.wait(failed) {
+        Some(listed) => listed.as_secs_f64(),
+        None => {
+            let longest = retry.longest.0.as_secs_f64();
+            let exponent = i32::try_from(failed).unwrap_or(i32::MAX);
+            let grown = retry.first.0.as_secs_f64() * retry.factor.powi(exponent);
+            grown.min(longest).max(0.0)
+        }
+    };
     let jitter = 1.0 + JITTER * (2.0 * chance.clamp(0.0, 1.0) - 1.0);
-    let seconds = plain.min(longest).max(0.0) * jitter;
+    let seconds = plain * jitter;
     Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
 }
 
@@ -108,6 +114,19 @@ mod tests {
     }
 
     #[test]
+    fn a_list_of_waits_takes_the_place_of_the_backoff() {
+        let retry = Retry {
+            steps: "1m, 5m*2, 1h".parse().unwrap(),
+            ..Retry::default()
+        };
+        let minutes: Vec<u64> = (0..6)
+            .map(|n| delay(&retry, n, 0.5).as_millis() as u64 / MINUTE)
+            .collect();
+        assert_eq!(minutes, [1, 5, 5, 60, 60, 60]);
+        assert_eq!(delay(&retry, 0, 1.0), Duration::from_secs(66));
+    }
+
+    #[test]
     fn jitter_is_a_tenth_either_way() {
         let retry = Retry::default();
         assert_eq!(delay(&retry, 0, 0.0), Duration::from_secs(270));
@@ -137,6 +156,35 @@ mod tests {
         );
         // 5+10+20+40+80+160 minutes, then every 4 hours.
         assert_eq!(times.len(), 6 + 29);
+    }
+
+    #[test]
+    fn c097_greylisting_costs_a_quarter_of_an_hour() {
+        // It opens 300 s after the first attempt, whatever chance does to the waits.
+        let retry = Retry::default();
+        for chance in [0.0, 0.25, 0.5, 0.75, 0.999] {
+            let (mut now, mut failed) = (0, 0);
+            let mut times = Vec::new();
+            while now < 300_000 {
+                let Next::At(at) = next(&retry, 120 * HOUR, now, failed, None, chance) else {
+                    panic!("not yet")
+                };
+                times.push(at);
+                now = at;
+                failed += 1;
+            }
+            assert!(now <= 17 * MINUTE, "delivered at {now}");
+            assert!(
+                times
+                    .iter()
+                    .any(|at| (4 * MINUTE..=30 * MINUTE).contains(at))
+            );
+            let hour = times.len();
+            assert!(
+                hour >= 1 && failed <= 2,
+                "two attempts in the first hour: {times:?}"
+            );
+        }
     }
 
     #[test]

@@ -144,6 +144,24 @@ impl Matcher {
             .collect()
     }
 
+    /// Whether it means something that happened to these addresses.
+    pub fn happened(&self, id: &str, from: &str, to: &[String], text: &str) -> bool {
+        let one = |to: &String| {
+            let domain = to
+                .rsplit_once('@')
+                .map_or(to.as_str(), |(_, domain)| domain);
+            self.to.as_ref().is_none_or(|wanted| like(wanted, to))
+                && self
+                    .domain
+                    .as_ref()
+                    .is_none_or(|wanted| like(wanted, domain))
+        };
+        self.id.is_none_or(|wanted| wanted.to_string() == id)
+            && self.from.as_ref().is_none_or(|wanted| like(wanted, from))
+            && self.reply.as_ref().is_none_or(|regex| regex.is_match(text))
+            && (to.is_empty() || to.iter().any(one))
+    }
+
     fn recipient(&self, message: &Message, to: &Recipient, state: &RecipientState) -> bool {
         let domain = to.address.rsplit_once('@').map_or("", |(_, domain)| domain);
         let alias = |wanted: &str| {
@@ -174,7 +192,7 @@ impl Matcher {
 
 /// Whether `text` is `pattern`, in which `*` stands for anything; case does not matter. Takes time
 /// in proportion to the product of the lengths at worst.
-fn like(pattern: &str, text: &str) -> bool {
+pub(super) fn like(pattern: &str, text: &str) -> bool {
     let text = text.to_ascii_lowercase();
     let mut parts = pattern.split('*');
     let Some(first) = parts.next() else {

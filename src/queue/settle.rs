@@ -6,10 +6,12 @@ use std::sync::Arc;
 
 use futures_util::FutureExt;
 use queue_schema::{
-    BodyKind, Change, Envelope, Message, Notify, Origin, QueueId, Recipient, RecipientState, Status,
+    BodyKind, Change, Envelope, EventKind, Message, Notify, Origin, QueueId, Recipient,
+    RecipientState, Status,
 };
 
 use super::actor::{Event, Queue};
+use super::commit::Waiter;
 use super::dsn::{self, Built, Notice, Report};
 use super::messages::{Attempt, Record};
 use super::outcome::{clean, decide, is_late};
@@ -17,12 +19,25 @@ use super::{own_reply, schedule, store};
 use crate::message::Content;
 use crate::signing::Sign;
 
+/// Bytes of a reply that a message's story keeps.
+const REMEMBERED: usize = 200;
+
 /// A notification that is ready to be stored, or why there is none.
 pub(super) struct Settled {
     about: QueueId,
     reports: Vec<Report>,
+    order: Order,
     /// `Ok(None)`: nobody is to be told.
     notice: Result<Option<(Box<Message>, Content)>, String>,
+}
+
+/// Who ordered an end, and who waits for it; nobody for what delivery brought.
+#[derive(Default)]
+pub(super) struct Order {
+    /// The operator.
+    pub by: String,
+    /// Hears when it is durable.
+    pub waiter: Option<Waiter>,
 }
 
 impl Queue {
@@ -32,6 +47,7 @@ impl Queue {
         let mut sure = Vec::new();
         let mut failed = Vec::new();
         let mut late = Vec::new();
+        let mut done = Vec::new();
         for attempt in &record.attempts {
             let Some(slot) = self.slots.get_mut(&id) else {
                 tracing::error!(%id, "an outcome of a message that is not in delivery is ignored");
@@ -51,66 +67,179 @@ impl Queue {
                 continue;
             };
             let chance = fastrand::f64();
-            let decision = decide(&self.config.retry, &message, before, attempt, chance);
+            let shift = self.clock.deadline_shift(&message, attempt.at);
+            let retry = &self.config.retry;
+            let decision = decide(retry, &message, before, attempt, shift, chance);
             log(&message, recipient, attempt, &decision, handed_at);
-            let deserves = deserves(&message);
+            let (told, notify) = (self.told(&message), recipient.notify);
             let report = Report {
                 recipient: attempt.recipient,
                 state: decision.state,
+                tls: clean(&attempt.tls, 100),
             };
+            let retry = &self.config.retry;
             match report.state.status {
-                Status::Bounced | Status::Expired if deserves && recipient.notify.failure => {
+                Status::Bounced | Status::Expired
+                    if told.is_some_and(|told| told.always || notify.failure) =>
+                {
                     failed.push(report);
                 }
                 Status::Waiting
-                    if deserves
-                        && recipient.notify.delay
-                        && is_late(&self.config.retry, &message, attempt.at) =>
+                    if told.is_some_and(|told| !told.always)
+                        && notify.delay
+                        && is_late(retry, &message, attempt.at.saturating_sub_signed(shift)) =>
                 {
                     late.push(report);
+                }
+                Status::Delivered
+                    if told.is_some_and(|told| !told.always)
+                        && notify.success
+                        && !attempt.notifies =>
+                {
+                    done.push(report);
                 }
                 status => {
                     if matches!(status, Status::Bounced | Status::Expired) {
                         tracing::warn!(%id, to = recipient.address, "it failed and nobody is told");
                     }
-                    sure.push((report.recipient, report.state));
+                    sure.push(report);
                 }
             }
         }
         // A failure is news enough; lateness of the others is told the next time.
         if !failed.is_empty() {
-            sure.extend(
-                late.drain(..)
-                    .map(|report| (report.recipient, report.state)),
-            );
+            sure.append(&mut late);
         }
         if !sure.is_empty() {
-            self.change(
-                id,
-                Change {
-                    recipients: sure,
-                    ..Change::default()
-                },
-                None,
-                None,
-            );
+            self.decided(id, sure, None, None, Order::default());
             self.release(id);
         }
-        for reports in [failed, late] {
+        for reports in [failed, late, done] {
             if !reports.is_empty() {
-                self.settle(id, reports);
+                self.settle(id, reports, Order::default());
             }
         }
     }
 
+    /// Whom the failure of a message is told, if anybody: its sender where it deserves it (I11),
+    /// the postmaster where a notice of ours failed, unless that was to the postmaster already.
+    fn told(&self, message: &Message) -> Option<Told> {
+        let envelope = &message.envelope;
+        if let Origin::Dsn { .. } = message.origin {
+            let postmaster = &self.config.postmaster;
+            let already = envelope.recipients.iter().any(|recipient| {
+                recipient.address.eq_ignore_ascii_case(postmaster)
+                    || recipient
+                        .alias_of
+                        .as_ref()
+                        .is_some_and(|alias| alias.eq_ignore_ascii_case(postmaster))
+            });
+            return (!postmaster.is_empty() && !already).then_some(Told { always: true });
+        }
+        let deserves = !envelope.reverse_path.is_empty() && message.origin.deserves_bounce();
+        deserves.then_some(Told { always: false })
+    }
+
+    /// Makes the new states of recipients so, with what is to be remembered of them.
+    fn decided(
+        &mut self,
+        id: QueueId,
+        reports: Vec<Report>,
+        warned: Option<bool>,
+        notice: Option<(Box<Message>, Content)>,
+        order: Order,
+    ) {
+        let mut story = events(&reports, &order.by);
+        let message = self.slots.get(&id).and_then(|slot| slot.message.clone());
+        if let (Some((told, _)), Some(first)) = (&notice, reports.first()) {
+            let to = told.envelope.recipients.first();
+            story.push(queue_schema::Event {
+                at: told.arrived.max(first.state.last_attempt),
+                kind: EventKind::Told,
+                recipients: reports.iter().map(|report| report.recipient).collect(),
+                text: format!(
+                    "notice {} to {}",
+                    told.id,
+                    to.map_or("", |recipient| recipient.address.as_str())
+                ),
+                remote: String::new(),
+                tls: String::new(),
+                by: String::new(),
+            });
+        }
+        if let Some(message) = message {
+            for event in &story {
+                self.feed.event(&message, event);
+            }
+        }
+        let change = Change {
+            recipients: reports
+                .into_iter()
+                .map(|report| (report.recipient, report.state))
+                .collect(),
+            warned,
+            by: order.by,
+            story,
+            ..Change::default()
+        };
+        self.change(id, change, notice, order.waiter);
+    }
+
+    /// An operator ends recipients: they are tried no more, and the sender is told.
+    pub(super) fn give_back(&mut self, id: QueueId, reports: Vec<Report>, order: Order) {
+        let Some(message) = self.slots.get(&id).and_then(|slot| slot.message.clone()) else {
+            return;
+        };
+        let told = self.told(&message);
+        let tells = |report: &Report| {
+            let notify = recipient(&message, report.recipient).map(|(to, _)| to.notify);
+            told.is_some_and(|told| told.always || notify.is_some_and(|notify| notify.failure))
+        };
+        let (telling, silent): (Vec<Report>, Vec<Report>) = reports.into_iter().partition(tells);
+        if let Some(slot) = self.slots.get_mut(&id) {
+            let ended = |p: &u32| telling.iter().chain(&silent).any(|r| r.recipient == *p);
+            slot.handed.retain(|position| !ended(position));
+            if slot.busy.is_empty() && !telling.is_empty() {
+                self.active += 1;
+            }
+            for report in &telling {
+                if !slot.busy.contains(&report.recipient) {
+                    slot.busy.push(report.recipient);
+                }
+            }
+        }
+        let Order { by, mut waiter } = order;
+        if !silent.is_empty() {
+            let waiter = if telling.is_empty() {
+                waiter.take()
+            } else {
+                None
+            };
+            let order = Order {
+                by: by.clone(),
+                waiter,
+            };
+            self.decided(id, silent, None, None, order);
+        }
+        if !telling.is_empty() {
+            self.settle(id, telling, Order { by, waiter });
+        }
+    }
+
     /// Writes and signs a notification on a task of its own.
-    fn settle(&mut self, about: QueueId, reports: Vec<Report>) {
+    fn settle(&mut self, about: QueueId, reports: Vec<Report>, order: Order) {
         let Some(message) = self.slots.get(&about).and_then(|slot| slot.message.clone()) else {
             return;
         };
+        let to = match message.origin {
+            Origin::Dsn { .. } => self.config.postmaster.clone(),
+            _ => message.envelope.reverse_path.clone(),
+        };
         self.settling += 1;
+        let shift = self.clock.deadline_shift(&message, crate::time::now());
         let work = Work {
             id: self.ids.issue(),
+            to,
             message,
             reports,
             leads: self.leads.clone(),
@@ -118,6 +247,7 @@ impl Queue {
             signer: self.signer.clone(),
             hostname: self.config.hostname.clone(),
             retry: self.config.retry.clone(),
+            shift,
         };
         let (settlers, inbox) = (self.settlers.clone(), self.inbox.clone());
         actix_rt::spawn(async move {
@@ -130,6 +260,7 @@ impl Queue {
             let settled = Settled {
                 about,
                 reports: work.reports,
+                order,
                 notice,
             };
             inbox.push(Event::Settled(Box::new(settled)));
@@ -142,9 +273,11 @@ impl Queue {
         let Some(message) = self.slots.get(&id).and_then(|slot| slot.message.clone()) else {
             return;
         };
-        let mut recipients = Vec::new();
+        let ordered = !settled.order.by.is_empty();
+        let mut reports = Vec::new();
+        let mut given_up = Vec::new();
         let mut warned = None;
-        for report in settled.reports {
+        for mut report in settled.reports {
             // An operator may have removed it meanwhile.
             let Some((_, before)) = recipient(&message, report.recipient) else {
                 continue;
@@ -152,18 +285,28 @@ impl Queue {
             if before.status != Status::Waiting {
                 continue;
             }
-            let mut state = report.state;
-            match (&settled.notice, state.status) {
+            match (&settled.notice, report.state.status) {
                 (Ok(_), Status::Waiting) => warned = Some(true),
-                (Ok(_), _) | (Err(_), Status::Waiting) => {}
-                (Err(_), _) => state = self.postponed(state),
+                // It was delivered, whether that can be told or not.
+                (Ok(_), _) | (Err(_), Status::Waiting | Status::Delivered) => {}
+                (Err(_), _) if ordered => {
+                    given_up.push(report.recipient);
+                    continue;
+                }
+                (Err(_), _) => report.state = self.postponed(report.state),
             }
-            recipients.push((report.recipient, state));
+            reports.push(report);
         }
+        let mut order = settled.order;
         let notice = match settled.notice {
             Ok(notice) => notice,
             Err(reason) => {
                 tracing::error!(%id, reason, "the sender can not be told; it is tried again");
+                if ordered && let Some(waiter) = order.waiter.take() {
+                    let _ = waiter.send(Err(store::StoreError::Refused(format!(
+                        "the sender of {id} can not be told, so nothing was changed: {reason}"
+                    ))));
+                }
                 None
             }
         };
@@ -175,17 +318,11 @@ impl Queue {
                 .map(|r| r.address.as_str());
             tracing::info!(%id, notice = %notice.id, to, "the sender is told");
         }
-        if !recipients.is_empty() {
-            self.change(
-                id,
-                Change {
-                    recipients,
-                    warned,
-                    ..Change::default()
-                },
-                notice,
-                None,
-            );
+        self.unbusy(id, &given_up);
+        if !reports.is_empty() {
+            self.decided(id, reports, warned, notice, order);
+        } else if let Some(waiter) = order.waiter {
+            let _ = waiter.send(Ok(()));
         }
         self.release(id);
     }
@@ -208,8 +345,57 @@ impl Queue {
     }
 }
 
+/// Somebody is told.
+#[derive(Clone, Copy)]
+struct Told {
+    /// Whatever the envelope asks for.
+    always: bool,
+}
+
+/// What is remembered of attempts that ended alike.
+fn events(reports: &[Report], by: &str) -> Vec<queue_schema::Event> {
+    let mut events: Vec<queue_schema::Event> = Vec::new();
+    for report in reports {
+        let kind = match report.state.status {
+            Status::Waiting => EventKind::Deferred,
+            Status::Delivered => EventKind::Delivered,
+            Status::Bounced if !by.is_empty() => EventKind::Returned,
+            Status::Bounced => EventKind::Bounced,
+            Status::Expired => EventKind::Expired,
+            Status::Removed => EventKind::Removed,
+        };
+        let reply = report.state.last_reply.as_ref();
+        let event = queue_schema::Event {
+            at: report.state.last_attempt,
+            kind,
+            recipients: vec![report.recipient],
+            text: reply
+                .map(|reply| clean(&reply.to_string(), REMEMBERED))
+                .unwrap_or_default(),
+            remote: reply.map(|reply| reply.remote.clone()).unwrap_or_default(),
+            tls: report.tls.clone(),
+            by: by.to_owned(),
+        };
+        let alike = events.iter_mut().find(|known| {
+            let recipients = known.recipients.clone();
+            **known
+                == queue_schema::Event {
+                    recipients,
+                    ..event.clone()
+                }
+        });
+        match alike {
+            Some(known) => known.recipients.push(report.recipient),
+            None => events.push(event),
+        }
+    }
+    events
+}
+
 struct Work {
     id: QueueId,
+    /// Who is told.
+    to: String,
     message: Arc<Message>,
     reports: Vec<Report>,
     leads: super::Leads,
@@ -217,11 +403,13 @@ struct Work {
     signer: actix::Recipient<Sign>,
     hostname: String,
     retry: crate::config::Retry,
+    /// See [`super::clock`].
+    shift: i64,
 }
 
 impl Work {
     async fn notice(&self) -> Result<Option<(Box<Message>, Content)>, String> {
-        let sender = &self.message.envelope.reverse_path;
+        let sender = &self.to;
         let to = (self.leads)(sender);
         if to.is_empty() {
             tracing::warn!(id = %self.message.id, sender, "the sender's address leads nowhere");
@@ -246,9 +434,11 @@ impl Work {
             now,
             message: &self.message,
             reports: &self.reports,
-            deadline: schedule::deadline(&self.retry, &self.message),
+            deadline: schedule::deadline(&self.retry, &self.message)
+                .saturating_add_signed(self.shift),
             hostname: &self.hostname,
             original: original.as_ref(),
+            to: sender,
         });
         let Built {
             domain,
@@ -275,7 +465,7 @@ impl Work {
     }
 
     fn envelope(&self, to: Vec<String>, now: u64, body: BodyKind, smtputf8: bool) -> Message {
-        let sender = &self.message.envelope.reverse_path;
+        let sender = &self.to;
         let recipient = |address: String| Recipient {
             alias_of: (address != *sender).then(|| sender.clone()),
             address,
@@ -315,11 +505,6 @@ fn recipient(message: &Message, position: u32) -> Option<(&Recipient, &Recipient
     ))
 }
 
-/// Invariant I11: never to a null sender, never to one that may be forged.
-fn deserves(message: &Message) -> bool {
-    !message.envelope.reverse_path.is_empty() && message.origin.deserves_bounce()
-}
-
 /// The one line of an attempt.
 fn log(
     message: &Message,
@@ -340,7 +525,9 @@ fn log(
     let before = seconds(message.arrived, handed_at);
     let during = seconds(handed_at, attempt.at);
     tracing::info!(
+        target: "delivery",
         id = %message.id,
+        from = message.envelope.reverse_path,
         to = clean(&recipient.address, 320),
         orig_to = recipient.alias_of.as_deref().map(|alias| clean(alias, 320)),
         relay,

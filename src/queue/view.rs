@@ -7,7 +7,7 @@ use queue_schema::{Message, QueueId};
 
 use super::messages::FetchError;
 use super::selector::Matcher;
-use super::store::{Stats, Store, StoreError};
+use super::store::{Finding, Stats, Store, StoreError};
 use crate::message::Content;
 
 /// Messages in a page that are meant.
@@ -37,6 +37,44 @@ impl View {
     /// Counts of the store.
     pub fn stats(&self) -> Stats {
         self.store.stats()
+    }
+
+    /// Whether and why no new mail is taken.
+    pub fn failure(&self) -> Option<StoreError> {
+        self.store.failure()
+    }
+
+    /// Numbers of the segments there are.
+    pub fn segments(&self) -> Vec<u64> {
+        self.store.segments()
+    }
+
+    /// Verifies one segment: how many records it has, and what is damaged.
+    pub async fn verify_segment(&self, number: u64) -> Result<(u64, Vec<Finding>), StoreError> {
+        let scanner = self.store.scanner();
+        scanner
+            .run(move |reader| reader.verify_segment(number))
+            .await
+    }
+
+    /// Verifies some messages from `from` on: how many, what is damaged, where to go on.
+    pub async fn verify_messages(
+        &self,
+        from: QueueId,
+    ) -> Result<(u64, Vec<Finding>, Option<QueueId>), StoreError> {
+        let scanner = self.store.scanner();
+        scanner
+            .run(move |reader| reader.verify_messages(from))
+            .await?
+    }
+
+    /// The next start makes the index anew.
+    pub async fn suspect_index(&self) -> Result<(), String> {
+        let store = self.store.clone();
+        let marked = tokio::task::spawn_blocking(move || store.suspect_index()).await;
+        marked
+            .map_err(|error| error.to_string())?
+            .map_err(|error| error.to_string())
     }
 
     /// One message.

@@ -175,6 +175,7 @@ impl World {
             states: to.iter().map(|_| RecipientState::new(now)).collect(),
             warned: false,
             held: false,
+            story: Vec::new(),
         }
     }
 

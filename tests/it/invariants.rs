@@ -47,7 +47,7 @@ async fn i2_each_recipient_ends_in_exactly_one_way_that_outlives_a_kill() {
     // No end is only in memory: the queue was seen empty, so it stays empty.
     let daemon = world.daemon();
     let mut ends: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    for event in daemon.events("chapar::queue::settle", "attempt") {
+    for event in daemon.events("delivery", "attempt") {
         let text = |key: &str| event[key].as_str().unwrap_or_default().to_owned();
         if text("status") != "deferred" && text("to") != "me@box.example" {
             ends.entry(text("to")).or_default().push(text("status"));

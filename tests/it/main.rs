@@ -1,7 +1,10 @@
 //! The real binary against scripted peers, real peers and a real DNS server, all on loopback.
 
 mod acme;
+mod cases;
 mod crash;
+mod disk;
+mod doctor;
 mod durability;
 mod forward;
 mod hostile;

@@ -9,6 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::time::Duration;
 
+use chapar::auth::password::{self, Secrets};
 use chapar::lab::{Client, DnsServer};
 use serde_json::Value;
 use tokio::sync::watch;
@@ -41,10 +42,10 @@ pub fn binary() -> &'static Path {
     Path::new(env!("CARGO_BIN_EXE_chapar"))
 }
 
-/// The argon2id hash of [`PASSWORD`], made once: it costs time.
-fn hash() -> &'static str {
-    static HASH: OnceLock<String> = OnceLock::new();
-    HASH.get_or_init(|| chapar::auth::password::hash(PASSWORD.as_bytes()).expect("hash"))
+/// What is kept of [`PASSWORD`], made once: it costs time.
+fn secrets() -> &'static Secrets {
+    static SECRETS: OnceLock<Secrets> = OnceLock::new();
+    SECRETS.get_or_init(|| password::secrets(PASSWORD.as_bytes()).expect("secrets"))
 }
 
 impl World {
@@ -80,8 +81,9 @@ impl World {
             0o644,
         );
         let users = format!(
-            "\"{USER}\" = {{ password = \"{}\", send_as = [\"*@{DOMAIN}\"] }}\n",
-            hash()
+            "\"{USER}\" = {{ password = \"{}\", scram = \"{}\", send_as = [\"*@{DOMAIN}\"] }}\n",
+            secrets().hash,
+            secrets().scram
         );
         write(domain.join("users.toml"), &users, 0o600);
         write(

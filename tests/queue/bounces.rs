@@ -14,7 +14,11 @@ fn is_notice(job: &Job) -> bool {
 #[actix::test]
 async fn one_signed_notice_tells_of_all_that_failed_together() {
     let mut world = World::start(|_| {}).await;
-    let id = world.accept(&["b@example.net", "c@example.net"]).await;
+    let id = world
+        .accept_with(&["b@example.net", "c@example.net"], |accept| {
+            accept.envelope.ret = Some(queue_schema::Ret::Full);
+        })
+        .await;
     let job = world.job().await;
     world.report(&job, Outcome::Failed, 550).await;
     let notice = world.job().await;

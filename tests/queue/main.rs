@@ -1,9 +1,15 @@
 //! The queue actor between a scripted dispatcher and a scripted signer, on a real store.
 
 mod bounces;
+mod cases;
+mod clock;
+mod fair;
+mod peer_faults;
 mod steering;
 mod support;
 mod tool;
+mod transfer;
+mod verbs;
 
 use std::time::Duration;
 

@@ -11,6 +11,7 @@ async fn steer(world: &World, verb: Verb, id: QueueId, recipients: &[u32]) -> u6
         verb,
         targets,
         by: "root".into(),
+        manner: Default::default(),
     };
     world.handle().addr.send(steer).await.unwrap().unwrap()
 }

@@ -196,6 +196,7 @@ impl World {
                     remote: "mx.example.net[192.0.2.1]:25".into(),
                 },
                 tls: String::new(),
+                notifies: false,
             })
             .collect();
         let record = Record {
@@ -219,6 +220,11 @@ impl World {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         panic!("{what} did not happen: {:?}", self.messages().await);
+    }
+
+    /// Nobody answers any more where a daemon did.
+    pub fn no_daemon(&self) {
+        let _ = std::fs::remove_file(chapar::control::socket(&self.config.data_dir));
     }
 
     pub fn data(&self, name: &str) -> PathBuf {

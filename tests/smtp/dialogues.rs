@@ -76,10 +76,9 @@ impl House {
         let users = std::fs::read_to_string(root.join("users.toml")).expect("users");
         let bob = users.replace(USER, "bob@example.org");
         let bob = bob.split(", send_as").next().expect("an entry");
-        let scram = chapar::auth::password::scram(PASSWORD.as_bytes()).expect("verifier");
         write(
             root.join("users.toml"),
-            &format!("{users}{bob}, scram = \"{scram}\" }}\n"),
+            &format!("{users}{bob} }}\n"),
             0o600,
         );
         let aliases = "sales: a@one.example, b@two.example\ninfo: me@box.example\n\

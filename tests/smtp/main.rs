@@ -5,6 +5,7 @@ mod dialogues;
 mod documented;
 mod idle;
 mod interop;
+mod relays;
 mod resources;
 mod script;
 #[allow(dead_code, reason = "shared with the other suites, which use the rest")]

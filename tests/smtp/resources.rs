@@ -10,7 +10,7 @@ use chapar::lab::{Client, Mx, MxConfig};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 
-use crate::world::{HOST, PASSWORD, PATIENCE, USER, World, binary};
+use crate::world::{DOMAIN, HOST, PASSWORD, PATIENCE, USER, World, binary, write};
 
 async fn world(limits: &str) -> World {
     let remote = Mx::start(MxConfig::default()).await.expect("MX");
@@ -457,4 +457,42 @@ async fn c043_a_silent_dns_delays_the_reply_to_a_message_within_bounds() {
         .await
         .expect("the session goes on");
     assert_eq!(world.queue().len(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_users_own_quota_counts_and_a_refused_message_leaves_no_file() {
+    // The body comes in memory; what its encoding makes of it is long enough for a file.
+    let config = "[limits]\nmemory_body = \"1KiB\"\n[smtp]\nseven_bit = true\n";
+    let mut world = World::new(25, config).await;
+    let users = world.dir.path().join("domains").join(DOMAIN);
+    let users = users.join("users.toml");
+    let text = std::fs::read_to_string(&users).expect("users");
+    let quota = "{ quota = { messages = 5, recipients = 2 }, password";
+    write(users, &text.replace("{ password", quota), 0o600);
+    world.start().await;
+    let mut client = world.user().await;
+    let body = "üüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüü\r\n".repeat(10);
+    let message = format!("From: {USER}\r\nSubject: x\r\n\r\n{body}");
+    let to = ["a@box.example", "b@box.example", "c@box.example"];
+    let answer = client.send(USER, &to, message.as_bytes()).await;
+    let answer = answer.expect("message");
+    let refusal = "450 4.7.1 You have sent too much for now, try again in an hour\r\n";
+    assert_eq!(answer.text, refusal);
+    let mut files = Vec::new();
+    let mut directories = vec![world.data()];
+    while let Some(directory) = directories.pop() {
+        for entry in std::fs::read_dir(directory).expect("directory").flatten() {
+            if entry.path().is_dir() {
+                directories.push(entry.path());
+            } else if entry.path().to_string_lossy().contains("spool") {
+                files.push(entry.path());
+            }
+        }
+    }
+    assert!(files.is_empty(), "{files:?}");
+    // A message within the quota, and then no more for today.
+    let answer = client.send(USER, &to[..2], message.as_bytes()).await;
+    assert_eq!(answer.expect("message").code, 250);
+    let answer = client.command(&format!("MAIL FROM:<{USER}>")).await;
+    assert_eq!(answer.expect("MAIL").text, refusal);
 }

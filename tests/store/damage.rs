@@ -319,3 +319,77 @@ fn ids_go_on_above_everything_that_was_ever_seen() {
         store.close();
     }
 }
+
+/// `CHAPAR_FLIPS` rounds, a few unless told.
+#[test]
+fn i6_a_flipped_bit_in_any_file_costs_one_message_at_most_and_is_reported() {
+    let rounds: u32 = std::env::var("CHAPAR_FLIPS")
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(12);
+    for round in 0..rounds {
+        let place = filled();
+        let mut files = Vec::new();
+        let mut dirs = vec![place.data("")];
+        while let Some(dir) = dirs.pop() {
+            for entry in fs::read_dir(dir).unwrap() {
+                let path = entry.unwrap().path();
+                match path.is_dir() {
+                    true => dirs.push(path),
+                    false if path.metadata().unwrap().len() > 0 => files.push(path),
+                    false => {}
+                }
+            }
+        }
+        let path = &files[fastrand::usize(..files.len())];
+        let length = path.metadata().unwrap().len();
+        let (at, bit) = (fastrand::u64(..length), fastrand::u32(..8));
+        let file = fs::OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(path)
+            .unwrap();
+        let mut byte = [0];
+        file.read_exact_at(&mut byte, at).unwrap();
+        file.write_all_at(&[byte[0] ^ (1 << bit)], at).unwrap();
+        let what = format!(
+            "round {round}: bit {bit} of byte {at} of {}",
+            path.display()
+        );
+        let (store, recovered) = place.open();
+        let mut lost = 0;
+        for id in LIVE {
+            let whole = load(&store, id).is_some()
+                && fetch(&store, id) == Ok((head(id), format!("body {id}").into_bytes()));
+            lost += u32::from(!whole);
+        }
+        assert!(lost <= 1, "{what}: {lost} lost");
+        let kept = fs::read_dir(place.data("quarantine")).unwrap().count();
+        assert!(
+            lost == 0 || !recovered.damage.is_empty() || kept > 0,
+            "{what}: nobody was told"
+        );
+        let back = load(&store, 4).is_some();
+        assert!(
+            !back || !recovered.damage.is_empty(),
+            "{what}: what had ended came back and nobody was told"
+        );
+        store.close();
+    }
+}
+
+#[test]
+fn fault_21_i6_empty_and_blank_files_after_a_power_cut_are_no_crash_loop() {
+    let place = filled();
+    let last = place.segments().pop().unwrap();
+    // A segment that was made and never written, and one whose end is blank.
+    fs::write(place.data("journal").join("000000000099.journal"), b"").unwrap();
+    let file = fs::OpenOptions::new().write(true).open(last).unwrap();
+    file.set_len(file.metadata().unwrap().len() + 4096).unwrap();
+    fs::write(place.data("spool").join("tmp-0000000000001"), b"").unwrap();
+    for _ in 0..2 {
+        let (store, _) = place.open();
+        assert_eq!(ids(&store), LIVE);
+        store.close();
+    }
+}

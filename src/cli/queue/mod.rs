@@ -7,7 +7,12 @@
 //! message, 69 the queue can not be reached, 78 a wrong configuration.
 
 mod ask;
+mod postfix;
 mod show;
+mod steer;
+mod top;
+mod transfer;
+mod watch;
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -21,6 +26,7 @@ use crate::config::Config;
 use crate::control::protocol::{Answer, Request};
 use crate::queue::{Selector, Verb};
 use ask::Failure;
+use steer::Steering;
 
 /// See and steer the queue
 ///
@@ -39,15 +45,15 @@ pub struct QueueCommand {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Print every recipient that waits: state, next attempt, last reply
+    /// Print every recipient that waits, newest trouble first
     List {
         #[command(flatten)]
         which: Which,
-        /// Rows of the table; 0 prints all
+        /// Rows of the table; 0 prints all. With --json all are printed, in the order of ids
         #[arg(long, default_value_t = 1000)]
         limit: usize,
     },
-    /// Print all that is known about one message
+    /// Print the story of one message: whence it came, who signed it, every attempt
     Show {
         /// The id, as `list` prints it
         id: String,
@@ -62,23 +68,55 @@ enum Command {
         #[command(flatten)]
         which: Which,
     },
+    /// Watch the queue live: rates, destinations, errors; keys filter, hold, replay
+    Top(top::Args),
+    /// Print what happens from now on, a line for each event
+    Watch {
+        #[command(flatten)]
+        which: Which,
+    },
     /// Make deferred recipients due now
-    Replay(Steering),
+    Replay {
+        #[command(flatten)]
+        steering: Steering,
+        /// Spread them over this span by chance, so that no server is overrun
+        #[arg(long, value_name = "SPAN")]
+        spread: Option<String>,
+    },
     /// End recipients here; nobody is told
     Remove(Steering),
+    /// End recipients here and tell the sender
+    Bounce {
+        #[command(flatten)]
+        steering: Steering,
+        /// What the sender is told
+        #[arg(long)]
+        reason: Option<String>,
+    },
+    /// Send waiting mail to another address
+    Redirect {
+        #[command(flatten)]
+        steering: Steering,
+        /// Who gets it
+        #[arg(long, value_name = "ADDRESS")]
+        target: String,
+    },
     /// Stop trying messages until they are released; no deadline ends them
     Hold(Steering),
     /// Try held messages again
     Release(Steering),
-}
-
-#[derive(Debug, Args)]
-struct Steering {
-    #[command(flatten)]
-    which: Which,
-    /// Only print which they are and count them
-    #[arg(long)]
-    dry_run: bool,
+    /// Try nothing at a destination for a while; without one, print what is suspended
+    Suspend(steer::Suspend),
+    /// End a suspension; what waited for it is due
+    Resume(steer::Resume),
+    /// Write messages to a directory, each as ID.eml and ID.json
+    Export(transfer::Export),
+    /// Take messages from such a directory, or from a Postfix on this machine
+    Import(transfer::Import),
+    /// Compute every checksum of the store again
+    Verify,
+    /// Make the index anew from the journal
+    Rebuild,
 }
 
 /// Which recipients.
@@ -96,7 +134,7 @@ struct Which {
     /// The recipient's domain
     #[arg(long)]
     domain: Option<String>,
-    /// queued, deferred, held, delivered, bounced, expired or removed
+    /// queued, deferred, held, delivered, bounced, expired or removed; for `watch` an event
     #[arg(long)]
     state: Option<String>,
     /// Messages that came longer ago than this, such as 2h
@@ -124,7 +162,7 @@ impl Which {
 /// See and steer the queue of chapar.
 #[derive(Debug, Parser)]
 #[command(name = "mta-queue", version, arg_required_else_help = true)]
-struct Cli {
+pub(super) struct Cli {
     /// The configuration file.
     #[arg(long, global = true, value_name = "FILE", default_value = super::CONFIG)]
     config: PathBuf,
@@ -167,27 +205,26 @@ fn act(command: QueueCommand, config: &Path) -> Result<(), Failure> {
     let json = command.json;
     match command.verb {
         Command::List { which, limit } => {
-            let request = Request::List {
-                selector: which.selector(),
-            };
+            let selector = which.selector();
             if json {
-                return lines(&config, request).map(drop);
+                let limit = None;
+                return lines(&config, Request::List { selector, limit }).map(drop);
             }
-            let mut table = show::List::new(limit);
-            ask::ask(&config, request, &mut |answer| {
+            let request = Request::List {
+                selector,
+                limit: Some(if limit == 0 { usize::MAX } else { limit }),
+            };
+            let mut table = show::List::default();
+            let count = ask::ask(&config, request, &mut |answer| {
                 if let Answer::Item(item) = answer {
                     table.add(*item);
                 }
                 Ok(())
             })?;
-            table.print();
+            table.print(count);
         }
         Command::Show { id } => {
-            let selector = Selector {
-                id: Some(id),
-                ..Selector::default()
-            };
-            let request = Request::List { selector };
+            let request = Request::Show { id };
             if json {
                 return lines(&config, request).map(drop);
             }
@@ -217,12 +254,49 @@ fn act(command: QueueCommand, config: &Path) -> Result<(), Failure> {
             })?;
             show::summary(&rows);
         }
-        Command::Replay(steering) => steer(&config, Verb::Replay, &steering, json)?,
-        Command::Remove(steering) => steer(&config, Verb::Remove, &steering, json)?,
-        Command::Hold(steering) => steer(&config, Verb::Hold, &steering, json)?,
-        Command::Release(steering) => steer(&config, Verb::Release, &steering, json)?,
+        Command::Top(args) => top::run(&config, &args)?,
+        Command::Watch { which } => watch::run(&config, which.selector(), json)?,
+        Command::Replay { steering, spread } => {
+            let manner = steer::Manner {
+                spread,
+                ..steer::Manner::default()
+            };
+            steer::steer(&config, Verb::Replay, &steering, manner, json)?;
+        }
+        Command::Bounce { steering, reason } => {
+            let manner = steer::Manner {
+                reason,
+                ..steer::Manner::default()
+            };
+            steer::steer(&config, Verb::Bounce, &steering, manner, json)?;
+        }
+        Command::Redirect { steering, target } => {
+            let manner = steer::Manner {
+                address: Some(target),
+                ..steer::Manner::default()
+            };
+            steer::steer(&config, Verb::Redirect, &steering, manner, json)?;
+        }
+        Command::Remove(steering) => plain(&config, Verb::Remove, &steering, json)?,
+        Command::Hold(steering) => plain(&config, Verb::Hold, &steering, json)?,
+        Command::Release(steering) => plain(&config, Verb::Release, &steering, json)?,
+        Command::Suspend(suspend) => steer::suspend(&config, suspend, json)?,
+        Command::Resume(resume) => steer::resume(&config, resume, json)?,
+        Command::Export(export) => transfer::export(&config, &export, json)?,
+        Command::Import(import) => transfer::import(&config, &import, json)?,
+        Command::Verify => verify(&config, json)?,
+        Command::Rebuild => match ask::rebuild(&config, steer::operator())? {
+            None => {
+                say!("The daemon makes the index anew at its next start: systemctl restart chapar")
+            }
+            Some(count) => say!("The index was made anew; {count} messages wait."),
+        },
     }
     Ok(())
+}
+
+fn plain(config: &Config, verb: Verb, steering: &Steering, json: bool) -> Result<(), Failure> {
+    steer::steer(config, verb, steering, steer::Manner::default(), json)
 }
 
 /// Prints the objects of an answer, one a line.
@@ -232,7 +306,8 @@ fn lines(config: &Config, request: Request) -> Result<u64, Failure> {
         let text = match &answer {
             Answer::Item(item) => serde_json::to_string(item),
             Answer::Row(row) => serde_json::to_string(row),
-            Answer::Bytes(_) | Answer::End(_) | Answer::Error(_) => return Ok(()),
+            Answer::Suspended(one) => serde_json::to_string(one),
+            _ => return Ok(()),
         };
         writeln!(out, "{}", text.unwrap_or_default())
     })?;
@@ -240,53 +315,31 @@ fn lines(config: &Config, request: Request) -> Result<u64, Failure> {
     Ok(count)
 }
 
-fn steer(config: &Config, verb: Verb, steering: &Steering, json: bool) -> Result<(), Failure> {
-    let selector = steering.which.selector();
-    if selector.is_everything() && steering.which.id.is_none() {
-        return Err(Failure::Usage(
-            "say which: an id, `all`, or filters such as --domain example.net".into(),
-        ));
-    }
-    let by = std::env::var("SUDO_USER")
-        .or_else(|_| std::env::var("USER"))
-        .unwrap_or_default();
-    let request = Request::Steer {
-        verb,
-        selector,
-        dry_run: steering.dry_run,
-        by,
-    };
-    if json {
-        return lines(config, request).map(drop);
-    }
-    let mut table = show::List::new(if steering.dry_run { 1000 } else { 0 });
-    let dry_run = steering.dry_run;
-    let touched = ask::ask(config, request, &mut |answer| {
-        if let Answer::Item(item) = answer
-            && dry_run
-        {
-            table.add(*item);
+fn verify(config: &Config, json: bool) -> Result<(), Failure> {
+    let mut findings = 0u64;
+    let whole = ask::ask(config, Request::Verify {}, &mut |answer| {
+        if let Answer::Finding(finding) = answer {
+            findings += 1;
+            if json {
+                say!("{}", serde_json::to_string(&finding).unwrap_or_default());
+            } else {
+                say!("{}: {}", finding.place, finding.problem);
+            }
         }
         Ok(())
     })?;
-    let done = match verb {
-        Verb::Replay => "due now",
-        Verb::Remove => "removed",
-        Verb::Hold => "held",
-        Verb::Release => "released",
-    };
-    let plural = if touched == 1 {
-        "recipient"
-    } else {
-        "recipients"
-    };
-    if dry_run {
-        table.print();
-        say!("{touched} {plural} would be {done}");
-    } else {
-        say!("{touched} {plural} {done}");
+    if findings == 0 {
+        if json {
+            say!("{}", serde_json::json!({ "whole": whole, "damaged": 0 }));
+        } else {
+            say!("All is well: {whole} records and messages are whole.");
+        }
+        return Ok(());
     }
-    Ok(())
+    Err(Failure::Damaged(format!(
+        "{findings} damaged, {whole} whole; the next start puts damaged records into quarantine/ \
+         and delivers the rest"
+    )))
 }
 
 fn cat(config: &Config, id: String, json: bool) -> Result<(), Failure> {

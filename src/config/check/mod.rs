@@ -251,6 +251,7 @@ impl Checker<'_> {
             ("limits.idle_commands", limits.idle_commands, 1),
             ("limits.commands", limits.commands, 10),
             ("limits.transactions", limits.transactions, 1),
+            ("limits.relay_transactions", limits.relay_transactions, 1),
             ("limits.chunks", limits.chunks, 1),
             ("limits.own_hops", limits.own_hops, 1),
             ("limits.line", limits.line, 78),

@@ -33,8 +33,8 @@ pub(super) async fn deliver(path: PathBuf, errand: &Errand<'_>) -> Verdict {
     };
     let done = tokio::task::spawn_blocking(work).await;
     match done.unwrap_or_else(|_| Err(io::Error::other("the delivery panicked"))) {
-        Ok(()) => Verdict::delivered("2.0.0", &format!("stored in {shown}")),
-        Err(error) => failed(&shown, &error),
+        Ok(()) => Verdict::delivered("2.0.0", "stored"),
+        Err(error) => failed("the mailbox can not be written", &shown, &error),
     }
 }
 

@@ -158,15 +158,16 @@ fn push_lf(bytes: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(bytes.get(start..).unwrap_or_default());
 }
 
-/// A failure of this machine, which may pass.
-fn failed(what: &str, error: &std::io::Error) -> Verdict {
+/// A failure of this machine, which may pass. The log names the path; the reply, which a stranger
+/// may be sent, does not.
+fn failed(what: &str, path: &str, error: &std::io::Error) -> Verdict {
     use std::io::ErrorKind::{QuotaExceeded, StorageFull};
     let (code, enhanced) = match error.kind() {
         StorageFull => (452, "4.3.1"),
         QuotaExceeded => (452, "4.2.2"),
         _ => (451, "4.3.0"),
     };
-    tracing::error!(target: "alarm", what, %error, "a local delivery failed; the message waits");
+    tracing::error!(target: "alarm", path, %error, "a local delivery failed; the message waits");
     Verdict::deferred(code, enhanced, &format!("{what}: {error}"))
 }
 

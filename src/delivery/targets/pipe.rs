@@ -25,7 +25,7 @@ pub(super) async fn run(argv: &[String], errand: &Errand<'_>) -> Verdict {
     let (local, domain) = address.rsplit_once('@').unwrap_or((address, ""));
     let input = match bytes(errand) {
         Ok(input) => input,
-        Err(error) => return failed("the message", &error),
+        Err(error) => return failed("the message can not be read", program, &error),
     };
     let spawned = Command::new(program)
         .args(arguments)
@@ -45,7 +45,7 @@ pub(super) async fn run(argv: &[String], errand: &Errand<'_>) -> Verdict {
         .spawn();
     let mut child = match spawned {
         Ok(child) => child,
-        Err(error) => return failed(program, &error),
+        Err(error) => return failed("the program can not be run", program, &error),
     };
     let group = Group(
         child
@@ -87,7 +87,7 @@ pub(super) async fn run(argv: &[String], errand: &Errand<'_>) -> Verdict {
             let text = format!("{program} took longer than {} s", errand.patience.as_secs());
             Verdict::deferred(451, "4.3.0", &text)
         }
-        Ok((Err(error), _)) => failed(program, &error),
+        Ok((Err(error), _)) => failed("the program can not be run", program, &error),
         Ok((Ok(status), said)) => {
             let said = String::from_utf8_lossy(&said);
             judge(program, status.code(), said.trim())

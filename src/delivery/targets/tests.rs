@@ -133,7 +133,10 @@ async fn a_directory_that_can_not_be_written_defers() {
     let verdict = go("maildir:/proc/nowhere", &message, &content(HEAD, ""), 5).await;
     assert!(matches!(verdict.outcome, Outcome::Deferred { .. }));
     assert!(
-        verdict.reply.text.starts_with("/proc/nowhere: "),
+        verdict
+            .reply
+            .text
+            .starts_with("the mailbox can not be written: "),
         "{}",
         verdict.reply.text
     );

@@ -170,7 +170,10 @@ impl Committer {
         let refusal = if *stop {
             Some(StoreError::Closed)
         } else {
-            self.shared.failure()
+            match &request {
+                Request::Apply { .. } => self.shared.journal_failure(),
+                _ => self.shared.failure(),
+            }
         };
         if let Some(error) = refusal {
             return request.refuse(error);
@@ -250,7 +253,7 @@ impl Committer {
             return Ok(());
         }
         self.commit();
-        if let Some(error) = self.shared.failure() {
+        if let Some(error) = self.shared.journal_failure() {
             return Err(error);
         }
         self.journal.rotate(&self.shared)

@@ -8,7 +8,9 @@
 //!
 //! The store is crash-only: it is opened the same way after a clean stop and after a power cut.
 //! After a failed write or sync it is read-only until a restart; such an error is never taken
-//! back by a later success. A panic in one of its threads ends the process.
+//! back by a later success. After a failure of the index it takes no new mail, and outcomes of
+//! what is under way until the restart that makes the index anew. A panic in one of its threads
+//! ends the process.
 
 mod arrivals;
 mod committer;
@@ -24,6 +26,7 @@ mod scan;
 mod shared;
 mod space;
 mod spool;
+mod verify;
 
 use std::fs::File;
 use std::io;
@@ -45,6 +48,9 @@ pub use reader::{Reader, Readers};
 pub use recover::{Damage, Recovered};
 pub use request::{Action, Apply, ApplyError, ChangeKind};
 pub use spool::{Spool, SpoolWriter};
+pub use verify::Finding;
+
+pub(super) use layout::sync_dir;
 
 use committer::Committer;
 use flusher::Flusher;
@@ -72,6 +78,8 @@ pub struct Options {
     pub data_dir: PathBuf,
     /// Bytes of free space below which new mail is refused.
     pub free_space: u64,
+    /// Free inodes below which new mail is refused.
+    pub free_inodes: u64,
     /// See [`SEGMENT_SIZE`].
     pub segment_size: u64,
     /// See [`FLUSH_EVERY`].
@@ -86,6 +94,7 @@ impl Options {
         Options {
             data_dir: data_dir.to_path_buf(),
             free_space: 0,
+            free_inodes: 0,
             segment_size: SEGMENT_SIZE,
             flush_every: FLUSH_EVERY,
             index_limit: INDEX_LIMIT,
@@ -136,7 +145,10 @@ impl OpenError {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
     /// There is no space; nothing was written, it may be tried again.
-    #[error("free space is below limits.free_space; free some on the file system of data_dir")]
+    #[error(
+        "free space is below limits.free_space, or free inodes below limits.free_inodes; free some \
+         on the file system of data_dir"
+    )]
     Full,
     /// Read-only until a restart.
     #[error("{0}")]
@@ -306,9 +318,17 @@ impl Store {
         (Apply { actions, ack }, answer)
     }
 
-    /// Whether and why the store is read-only.
+    /// Whether and why no new mail is taken.
     pub fn failure(&self) -> Option<StoreError> {
         self.0.shared.failure()
+    }
+
+    /// Whether the index failed, which a restart cures: outcomes can be written until then.
+    pub fn needs_restart(&self) -> Option<StoreError> {
+        match self.0.shared.journal_failure() {
+            Some(_) => None,
+            None => self.0.shared.index_failure(),
+        }
     }
 
     /// Reads for delivery.
@@ -319,6 +339,17 @@ impl Store {
     /// Long reads for operators, which do not keep deliveries waiting.
     pub fn scanner(&self) -> Readers {
         self.0.scanner.clone()
+    }
+
+    /// Numbers of the segments there are.
+    pub fn segments(&self) -> Vec<u64> {
+        self.0.shared.state().segments.keys().copied().collect()
+    }
+
+    /// The next start makes the index anew.
+    pub fn suspect_index(&self) -> io::Result<()> {
+        std::fs::write(self.0.shared.layout.index_mark(), b"")?;
+        layout::sync_dir(&self.0.shared.layout.root)
     }
 
     /// Where sessions put large bodies.
@@ -397,6 +428,7 @@ pub fn new_message(id: QueueId, arrived: Millis, origin: Origin, envelope: Envel
         states,
         warned: false,
         held: false,
+        story: Vec::new(),
     }
 }
 
@@ -435,3 +467,110 @@ pub fn failpoint(name: &str) {
 #[cfg(not(feature = "failpoints"))]
 #[inline(always)]
 pub fn failpoint(_name: &str) {}
+
+#[cfg(test)]
+mod tests {
+    use queue_schema::{BodyKind, Change, Recipient, Status};
+
+    use super::*;
+    use crate::message::Body;
+
+    fn message(id: u64) -> (Message, Content) {
+        let envelope = Envelope {
+            reverse_path: "a@example.org".into(),
+            forwarded_as: None,
+            recipients: vec![Recipient {
+                address: "b@example.net".into(),
+                alias_of: None,
+                notify: Default::default(),
+                orcpt: None,
+            }],
+            body: BodyKind::SevenBit,
+            smtputf8: false,
+            require_tls: false,
+            ret: None,
+            envid: None,
+            release_at: None,
+            deliver_by: None,
+            priority: 0,
+        };
+        let origin = Origin::Network {
+            client: [127, 0, 0, 1].into(),
+        };
+        let content = Content {
+            head: b"Subject: x\r\n\r\n".to_vec().into(),
+            body: Body::Memory(b"body\r\n".to_vec().into()),
+        };
+        (new_message(QueueId(id), 1, origin, envelope), content)
+    }
+
+    #[tokio::test]
+    async fn i6_an_index_that_fails_while_it_is_used_costs_no_outcome() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = Options::new(dir.path());
+        let open = async || {
+            let options = options.clone();
+            let open = tokio::task::spawn_blocking(move || Store::open(&options));
+            open.await.unwrap().unwrap()
+        };
+        let close = async |store: Store| {
+            tokio::task::spawn_blocking(move || store.close())
+                .await
+                .unwrap();
+        };
+        let (store, _) = open().await;
+        let mut kept = Vec::new();
+        for id in [1, 2] {
+            let (message, content) = message(id);
+            kept.push(store.accept(message, content).await.unwrap());
+        }
+        store
+            .0
+            .shared
+            .fail_index(&index::IndexError("is broken".into()));
+        let (third, content) = message(3);
+        let refused = store.accept(third, content).await;
+        assert!(matches!(refused, Err(StoreError::Failed(why)) if why.contains("is broken")));
+        assert!(store.needs_restart().is_some());
+
+        let mut state = kept[0].states[0].clone();
+        state.attempts = 7;
+        let change = Change {
+            recipients: vec![(0, state)],
+            ..Change::default()
+        };
+        let mut changed = Message::clone(&kept[0]);
+        change.apply(&mut changed);
+        let mut end = kept[1].states[0].clone();
+        end.status = Status::Delivered;
+        let done = Change {
+            recipients: vec![(0, end)],
+            ..Change::default()
+        };
+        let actions = vec![
+            Action::Change {
+                kind: ChangeKind::Progress,
+                message: Arc::new(changed),
+                change,
+            },
+            Action::Change {
+                kind: ChangeKind::Done,
+                message: kept[1].clone(),
+                change: done,
+            },
+        ];
+        store.apply(actions).await.unwrap();
+        close(store).await;
+
+        let (store, recovered) = open().await;
+        assert!(recovered.rebuilt.is_some(), "the index is made anew");
+        let load = async |id| {
+            let readers = store.readers();
+            let read = readers.run(move |reader| reader.load(QueueId(id)));
+            read.await.unwrap().unwrap()
+        };
+        assert_eq!(load(1).await.unwrap().states[0].attempts, 7);
+        assert_eq!((load(2).await, load(3).await), (None, None));
+        close(store).await;
+    }
+}

@@ -220,6 +220,22 @@ impl Reader {
         }
     }
 
+    /// Whether the bytes of a message are whole.
+    pub(super) fn check(&self, id: QueueId, location: &Location) -> Result<(), String> {
+        self.read(id, location).map(drop)
+    }
+
+    /// An open segment.
+    pub(super) fn segment(&self, number: u64) -> Option<Arc<super::shared::SegmentFile>> {
+        self.shared.file(number)
+    }
+
+    /// Bytes written to a segment.
+    pub(super) fn used(&self, number: u64) -> Option<u64> {
+        let state = self.shared.state();
+        state.segments.get(&number).map(|usage| usage.used)
+    }
+
     fn read(&self, id: QueueId, location: &Location) -> Result<Content, String> {
         let segment = self
             .shared

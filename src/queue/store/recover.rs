@@ -26,6 +26,7 @@ use super::layout::{Layout, sync_dir};
 use super::replay::Replay;
 use super::shared::{SegmentFile, Shared, Usage};
 use super::{OpenError, Options, StoreError};
+use crate::queue::due::Lane;
 use crate::queue::schedule;
 
 /// Bytes of the journal that are no record.
@@ -44,6 +45,8 @@ pub struct Damage {
 pub struct Recovered {
     /// Every message that waits, and when it is due; held ones are not here.
     pub waiting: Vec<(Millis, QueueId)>,
+    /// Where each of them goes, roughly, in the same order.
+    pub lanes: Vec<Lane>,
     /// The highest id that was ever issued.
     pub highest: QueueId,
     /// Damage that was met, all of it kept in quarantine.
@@ -71,6 +74,7 @@ struct Loaded {
     index: Index,
     applied: Checkpoint,
     waiting: Vec<(Millis, QueueId)>,
+    lanes: Vec<Lane>,
     usage: BTreeMap<u64, Usage>,
     spooled: HashSet<QueueId>,
     damage: Vec<Damage>,
@@ -177,6 +181,7 @@ pub(super) fn recover(layout: &Layout, options: &Options) -> Result<Opened, Open
     };
     let recovered = Recovered {
         waiting: loaded.waiting,
+        lanes: loaded.lanes,
         highest,
         damage,
         rebuilt,
@@ -345,6 +350,7 @@ fn load(
         applied: position,
         index,
         waiting: Vec::new(),
+        lanes: Vec::new(),
         usage: BTreeMap::new(),
         spooled: HashSet::new(),
         damage,
@@ -355,6 +361,7 @@ fn load(
         progress.fetch_add(1, Ordering::Relaxed);
         if let Some(due) = schedule::due(&message) {
             loaded.waiting.push((due, message.id));
+            loaded.lanes.push(Lane::of(&message));
         }
         let usage = loaded.usage.entry(message.location.segment).or_default();
         usage.live += u64::from(message.location.length);

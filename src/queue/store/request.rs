@@ -158,7 +158,10 @@ impl Action {
     fn bytes(&self) -> u64 {
         match self {
             Action::Accept(_, content) => content_bytes(content),
-            Action::Change { change, .. } => 128 + 256 * change.recipients.len() as u64,
+            Action::Change { change, .. } => {
+                let parts = change.recipients.len() + change.story.len();
+                128 + 512 * parts as u64
+            }
             Action::Group(actions) => actions.iter().map(Action::bytes).sum(),
         }
     }

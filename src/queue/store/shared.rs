@@ -76,6 +76,7 @@ pub struct Shared {
     pub turn: Condvar,
     files: RwLock<BTreeMap<u64, Arc<SegmentFile>>>,
     failed: OnceLock<String>,
+    failed_index: OnceLock<String>,
 }
 
 impl Shared {
@@ -100,6 +101,7 @@ impl Shared {
             turn: Condvar::new(),
             files: RwLock::new(files),
             failed: OnceLock::new(),
+            failed_index: OnceLock::new(),
         }
     }
 
@@ -133,18 +135,32 @@ impl Shared {
         }
     }
 
-    /// The index failed: read-only, and it is made again at the next start.
+    /// The index failed. New mail is refused; outcomes of what is under way still go into the
+    /// journal; the next start makes the index anew.
     pub fn fail_index(&self, error: &IndexError) {
+        if self.failed_index.set(error.to_string()).is_err() {
+            return;
+        }
+        tracing::error!(%error, "no mail is taken until a restart, which makes the index anew");
         let mark = self.layout.index_mark();
         if let Err(error) = std::fs::write(&mark, b"") {
             tracing::error!(%error, path = %mark.display(), "can not be written");
         }
-        self.fail(error.to_string());
     }
 
-    /// Whether and why the store is read-only.
-    pub fn failure(&self) -> Option<StoreError> {
+    /// Why nothing can be written any more.
+    pub fn journal_failure(&self) -> Option<StoreError> {
         self.failed.get().cloned().map(StoreError::Failed)
+    }
+
+    /// Why the index can not be used any more.
+    pub fn index_failure(&self) -> Option<StoreError> {
+        self.failed_index.get().cloned().map(StoreError::Failed)
+    }
+
+    /// Why no new mail is taken.
+    pub fn failure(&self) -> Option<StoreError> {
+        self.journal_failure().or_else(|| self.index_failure())
     }
 
     /// A message as it is now: from the changes, else from the index.

@@ -4,9 +4,6 @@ use std::time::{Duration, Instant};
 
 use super::Options;
 
-/// Free inodes below which new mail is refused.
-const FREE_INODES: u64 = 1000;
-
 /// Free space, asked of the system at most once a second.
 #[derive(Debug, Default)]
 pub struct Space {
@@ -34,6 +31,6 @@ impl Space {
             };
         }
         self.free = self.free.saturating_sub(bytes);
-        self.free >= options.free_space && self.inodes >= FREE_INODES
+        self.free >= options.free_space && self.inodes >= options.free_inodes
     }
 }

@@ -1,4 +1,5 @@
-//! `chapar check`: whether a daemon would take this configuration, and what is wrong with it.
+//! `chapar check --config`: whether a daemon would take this configuration, and what is wrong with
+//! it.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -8,7 +9,7 @@ use std::process::ExitCode;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 
-use super::exit;
+use super::super::exit;
 use crate::config::{Config, TlsMode};
 use crate::daemon;
 use crate::delivery::check_routes;
@@ -16,20 +17,8 @@ use crate::identity::{Identity, Mode, Resolution};
 use crate::signing::keys::PrivateKey;
 use crate::tls;
 
-/// Check the configuration and everything it names
-///
-/// That is domains, users, aliases, keys, certificates. One line for each problem, with its remedy;
-/// exit code 78 if there is one.
-#[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  chapar check\n  chapar check --config ./chapar.toml")]
-pub(super) struct Args {}
-
-pub(super) fn run(file: &Path, _: Args) -> anyhow::Result<ExitCode> {
-    Ok(configuration(file))
-}
-
 /// Prints what is wrong with the configuration in `file`, or that it is good.
-pub(super) fn configuration(file: &Path) -> ExitCode {
+pub fn configuration(file: &Path) -> ExitCode {
     match problems(file) {
         Ok(good) => {
             say!("{}: {good}", file.display());

@@ -1,0 +1,202 @@
+//! Verbs that change something: every one takes a selector or a destination, can be tried with
+//! `--dry-run`, and says how many recipients it touched.
+
+use clap::Args;
+
+use super::ask::{self, Failure};
+use super::{Which, lines, show};
+use crate::config::Config;
+use crate::control::protocol::{Answer, Request, Suspended};
+use crate::queue::Verb;
+
+/// Which recipients a verb is about.
+#[derive(Debug, Args)]
+pub(super) struct Steering {
+    #[command(flatten)]
+    which: Which,
+    /// Only print which they are and count them
+    #[arg(long)]
+    dry_run: bool,
+}
+
+/// `mta-queue suspend`.
+#[derive(Debug, Args)]
+pub(super) struct Suspend {
+    /// A recipient domain such as gmail.com, or the name of a next hop; `*` stands for anything
+    destination: Option<String>,
+    /// For how long, such as 2h
+    #[arg(long = "for", value_name = "SPAN", requires = "destination")]
+    span: Option<String>,
+    /// Why; it is printed by `list` and `show`
+    #[arg(long, default_value = "", requires = "destination")]
+    reason: String,
+    /// Only count the recipients that wait for it
+    #[arg(long)]
+    dry_run: bool,
+}
+
+/// `mta-queue resume`.
+#[derive(Debug, Args)]
+pub(super) struct Resume {
+    /// A destination as it was suspended, or `all`
+    destination: String,
+    /// Spread what is due over this span by chance
+    #[arg(long, value_name = "SPAN")]
+    spread: Option<String>,
+    /// Only count the recipients that would be due
+    #[arg(long)]
+    dry_run: bool,
+}
+
+/// What a verb needs to know besides.
+#[derive(Debug, Default)]
+pub(super) struct Manner {
+    pub(super) spread: Option<String>,
+    pub(super) address: Option<String>,
+    pub(super) reason: Option<String>,
+}
+
+/// The operator, for the log; the daemon adds what the system says.
+pub(super) fn operator() -> String {
+    std::env::var("SUDO_USER")
+        .or_else(|_| std::env::var("USER"))
+        .unwrap_or_default()
+}
+
+pub(super) fn steer(
+    config: &Config,
+    verb: Verb,
+    steering: &Steering,
+    manner: Manner,
+    json: bool,
+) -> Result<(), Failure> {
+    let selector = steering.which.selector();
+    if selector.is_everything() && steering.which.id.is_none() {
+        return Err(Failure::Usage(
+            "say which: an id, `all`, or filters such as --domain example.net".into(),
+        ));
+    }
+    let dry_run = steering.dry_run;
+    let spread = manner.spread.clone();
+    let target = manner.address.clone().unwrap_or_default();
+    let request = Request::Steer {
+        verb,
+        selector,
+        dry_run,
+        by: operator(),
+        spread: manner.spread,
+        address: manner.address,
+        reason: manner.reason,
+    };
+    if json {
+        return lines(config, request).map(drop);
+    }
+    let mut table = show::List::default();
+    let touched = ask::ask(config, request, &mut |answer| {
+        if let Answer::Item(item) = answer
+            && dry_run
+            && table.len() < 1000
+        {
+            table.add(*item);
+        }
+        Ok(())
+    })?;
+    let done = match (verb, spread) {
+        (Verb::Replay, Some(span)) => format!("due within {span}"),
+        (Verb::Replay, None) => "due now".to_owned(),
+        (Verb::Remove, _) => "removed".to_owned(),
+        (Verb::Hold, _) => "held".to_owned(),
+        (Verb::Release, _) => "released".to_owned(),
+        (Verb::Bounce, _) => "returned to their senders".to_owned(),
+        (Verb::Redirect, _) => format!("redirected to {target}"),
+    };
+    if dry_run {
+        table.print(touched);
+        say!("{} would be {done}", recipients(touched));
+    } else {
+        say!("{} {done}", recipients(touched));
+    }
+    Ok(())
+}
+
+fn recipients(count: u64) -> String {
+    match count {
+        1 => "1 recipient".to_owned(),
+        count => format!("{count} recipients"),
+    }
+}
+
+pub(super) fn suspend(config: &Config, suspend: Suspend, json: bool) -> Result<(), Failure> {
+    let Suspend {
+        destination,
+        span,
+        reason,
+        dry_run,
+    } = suspend;
+    let Some(destination) = destination else {
+        if json {
+            return lines(config, Request::Suspensions {}).map(drop);
+        }
+        let (list, _) = suspended(config, Request::Suspensions {})?;
+        show::suspensions(&list);
+        return Ok(());
+    };
+    let span = span.ok_or_else(|| Failure::Usage("say for how long, such as --for 2h".into()))?;
+    let request = Request::Suspend {
+        destination,
+        span,
+        reason,
+        dry_run,
+        by: operator(),
+    };
+    if json {
+        return lines(config, request).map(drop);
+    }
+    let (list, waiting) = suspended(config, request)?;
+    let would = if dry_run { "would be " } else { "" };
+    for one in list {
+        let (name, until) = (one.destination, one.until);
+        say!("{name} {would}suspended until {until}");
+    }
+    say!("{} at that domain wait now", recipients(waiting));
+    Ok(())
+}
+
+pub(super) fn resume(config: &Config, resume: Resume, json: bool) -> Result<(), Failure> {
+    let Resume {
+        destination,
+        spread,
+        dry_run,
+    } = resume;
+    let request = Request::Resume {
+        destination: match destination.as_str() {
+            "all" => String::new(),
+            _ => destination,
+        },
+        spread: spread.clone(),
+        dry_run,
+        by: operator(),
+    };
+    if json {
+        return lines(config, request).map(drop);
+    }
+    let (list, touched) = suspended(config, request)?;
+    let would = if dry_run { "would be " } else { "" };
+    for one in &list {
+        say!("{} {would}resumed", one.destination);
+    }
+    let when = spread.map_or("now".to_owned(), |span| format!("within {span}"));
+    say!("{} {would}due {when}", recipients(touched));
+    Ok(())
+}
+
+fn suspended(config: &Config, request: Request) -> Result<(Vec<Suspended>, u64), Failure> {
+    let mut list = Vec::new();
+    let count = ask::ask(config, request, &mut |answer| {
+        if let Answer::Suspended(one) = answer {
+            list.push(*one);
+        }
+        Ok(())
+    })?;
+    Ok((list, count))
+}

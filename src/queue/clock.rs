@@ -1,0 +1,313 @@
+//! A wall clock that is set, forward or back, by an hour or by years.
+//!
+//! Due times and deadlines are wall-clock times on disk. When the clock jumps, everything that was
+//! written before is moved by as much as the clock, so that mail waits as long as it was to wait:
+//! no burst when it is set forward, nothing stuck when it is set back, nothing expired too early.
+//! New mail lives by the new clock. A jump is noticed because the monotonic clock did not make it;
+//! a machine that slept looks the same, which is right: its mail did not wait meanwhile.
+//!
+//! Pure: times are given. The jumps lie in `data_dir/clock.json`, so that a restart knows them.
+
+use std::time::Duration;
+
+use queue_schema::{Message, Millis, QueueId, RecipientState, Status};
+use serde::{Deserialize, Serialize};
+
+/// A smaller step is followed: it is what time servers do every day.
+const STEP: i64 = 60_000;
+/// Jumps that are remembered.
+const MOST: usize = 16;
+/// The file they lie in.
+pub const FILE: &str = "clock.json";
+
+/// The wall clock was set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Jump {
+    /// What it would have shown.
+    pub before: Millis,
+    /// What it showed.
+    pub after: Millis,
+    /// Messages with smaller ids were there before.
+    pub floor: QueueId,
+}
+
+impl Jump {
+    /// By how much, in milliseconds.
+    pub fn by(&self) -> i64 {
+        let difference = i128::from(self.after) - i128::from(self.before);
+        i64::try_from(difference).unwrap_or(if difference < 0 { i64::MIN } else { i64::MAX })
+    }
+}
+
+/// See the module.
+#[derive(Debug, Clone, Default)]
+pub struct Clock {
+    jumps: Vec<Jump>,
+    last: Option<(Millis, Duration)>,
+}
+
+impl Clock {
+    /// A clock with a past.
+    pub fn new(jumps: Vec<Jump>) -> Clock {
+        Clock { jumps, last: None }
+    }
+
+    /// The jumps, the oldest first.
+    pub fn jumps(&self) -> &[Jump] {
+        &self.jumps
+    }
+
+    /// Compares the clocks; `steady` is any time that never jumps. `floor` is called when the wall
+    /// clock has jumped and gives an id above all that were issued.
+    pub fn check(
+        &mut self,
+        wall: Millis,
+        steady: Duration,
+        floor: impl FnOnce() -> QueueId,
+    ) -> Option<Jump> {
+        let last = self.last.replace((wall, steady));
+        let (then, since) = last?;
+        let passed = crate::time::millis(steady.saturating_sub(since));
+        let before = then.saturating_add(passed);
+        let jump = Jump {
+            before,
+            after: wall,
+            floor: QueueId(0),
+        };
+        if jump.by().saturating_abs() < STEP {
+            return None;
+        }
+        let jump = Jump {
+            floor: floor(),
+            ..jump
+        };
+        if self.jumps.len() == MOST {
+            self.jumps.remove(0);
+        }
+        self.jumps.push(jump);
+        Some(jump)
+    }
+
+    /// By how much the deadline of a message moves: by the jumps since it arrived.
+    pub fn deadline_shift(&self, message: &Message, now: Millis) -> i64 {
+        self.moved(message.id, message.arrived, now)
+    }
+
+    /// By how much the due time of a recipient moves: by the jumps since it was written.
+    pub fn shift(&self, message: &Message, state: &RecipientState, now: Millis) -> i64 {
+        let touched = match state.last_attempt {
+            0 => message.arrived,
+            last => last,
+        };
+        self.moved(message.id, touched, now)
+    }
+
+    fn moved(&self, id: QueueId, mut touched: Millis, now: Millis) -> i64 {
+        let mut shift = 0i64;
+        for jump in self.jumps.iter().filter(|jump| id < jump.floor) {
+            let older = match jump.by() > 0 {
+                true => touched <= jump.before,
+                // A time after the jump is from before it as well if it is still to come.
+                false => touched < jump.after || touched > now,
+            };
+            if older {
+                shift = shift.saturating_add(jump.by());
+                touched = touched.saturating_add_signed(jump.by());
+            }
+        }
+        shift
+    }
+
+    /// When a recipient is due by the clock as it is now.
+    pub fn due(&self, message: &Message, state: &RecipientState, now: Millis) -> Millis {
+        if self.jumps.is_empty() {
+            return state.next_due;
+        }
+        let shift = self.shift(message, state, now);
+        state.next_due.saturating_add_signed(shift)
+    }
+
+    /// When a message of the index is to be looked at: never later than it may be due.
+    pub fn look_at(&self, id: QueueId, due: Millis) -> Millis {
+        let back = self
+            .jumps
+            .iter()
+            .filter(|jump| id < jump.floor && jump.by() < 0);
+        back.fold(due, |due, jump| due.saturating_add_signed(jump.by()))
+    }
+
+    /// When a message has something to do next; see [`super::schedule::due`].
+    pub fn message_due(&self, message: &Message, now: Millis) -> Option<Millis> {
+        if message.held {
+            return None;
+        }
+        let waiting = message
+            .states
+            .iter()
+            .filter(|state| state.status == Status::Waiting);
+        Some(
+            waiting
+                .map(|state| self.due(message, state, now))
+                .min()
+                .unwrap_or(0),
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::config::Retry;
+    use crate::queue::schedule::{self, Next};
+    use crate::queue::store::new_message;
+    use queue_schema::{BodyKind, Envelope, Origin, Recipient};
+
+    const HOUR: u64 = 3_600_000;
+    const YEAR: u64 = 365 * 24 * HOUR;
+    const START: Millis = 50 * YEAR;
+
+    fn message(id: u64, arrived: Millis) -> Message {
+        let envelope = Envelope {
+            reverse_path: "a@example.org".into(),
+            forwarded_as: None,
+            recipients: vec![Recipient {
+                address: "b@example.net".into(),
+                alias_of: None,
+                notify: Default::default(),
+                orcpt: None,
+            }],
+            body: BodyKind::SevenBit,
+            smtputf8: false,
+            require_tls: false,
+            ret: None,
+            envid: None,
+            release_at: None,
+            deliver_by: None,
+            priority: 0,
+        };
+        let origin = Origin::Network {
+            client: [127, 0, 0, 1].into(),
+        };
+        new_message(QueueId(id), arrived, origin, envelope)
+    }
+
+    fn ms(millis: u64) -> Duration {
+        Duration::from_millis(millis)
+    }
+
+    #[test]
+    fn small_steps_and_the_passing_of_time_are_no_jumps() {
+        let mut clock = Clock::default();
+        let mut wall = START;
+        for second in 0..1000 {
+            wall += if second % 100 == 0 { 30_000 } else { 1000 };
+            assert_eq!(clock.check(wall, ms(second * 1000), || QueueId(9)), None);
+        }
+        assert!(clock.jumps().is_empty());
+    }
+
+    /// A week of one message that is deferred each time, while the clock is set at `at` by `by`:
+    /// the moments of its attempts in time that really passed, and when it expired.
+    fn life(at: u64, by: i64) -> (Vec<u64>, u64) {
+        let retry = Retry::default();
+        let mut clock = Clock::default();
+        let mut message = message(5, START);
+        let mut attempts = Vec::new();
+        let wall = |passed: u64| {
+            let set = if passed >= at { by } else { 0 };
+            (START + passed).saturating_add_signed(set)
+        };
+        let mut passed = 0;
+        loop {
+            let now = wall(passed);
+            clock.check(now, ms(passed), || QueueId(6));
+            let due = clock.due(&message, &message.states[0], now);
+            if due <= now {
+                attempts.push(passed);
+                let state = &message.states[0];
+                let shift = clock.deadline_shift(&message, now);
+                let deadline = schedule::deadline(&retry, &message).saturating_add_signed(shift);
+                match schedule::next(&retry, deadline, now, state.attempts, None, 0.5) {
+                    Next::Expired => return (attempts, passed),
+                    Next::At(next) => {
+                        let state = &mut message.states[0];
+                        state.attempts += 1;
+                        state.last_attempt = now;
+                        state.next_due = next;
+                    }
+                }
+            }
+            passed += 5000;
+            assert!(passed < 14 * 24 * HOUR, "it is stuck: {attempts:?}");
+        }
+    }
+
+    #[test]
+    fn i5_a_clock_that_is_set_causes_no_burst_and_no_loss() {
+        let (still, end) = life(u64::MAX, 0);
+        assert_eq!(end, 120 * HOUR);
+        for by in [HOUR as i64, -(HOUR as i64), YEAR as i64, -(YEAR as i64)] {
+            for at in [1000, 20 * 60_000, 3 * HOUR, 70 * HOUR] {
+                let (attempts, end) = life(at, by);
+                let case = format!("set by {by} after {at}");
+                assert_eq!(
+                    attempts.len(),
+                    still.len(),
+                    "{case}: no attempt more or less"
+                );
+                for (one, other) in attempts.iter().zip(&still) {
+                    assert!(
+                        one.abs_diff(*other) <= 2 * HOUR,
+                        "{case}: {one} for {other}"
+                    );
+                }
+                assert!(end.abs_diff(120 * HOUR) <= HOUR + 60_000, "{case}: {end}");
+            }
+        }
+    }
+
+    #[test]
+    fn new_mail_lives_by_the_new_clock() {
+        let jump = Jump {
+            before: START,
+            after: START + YEAR,
+            floor: QueueId(10),
+        };
+        let clock = Clock::new(vec![jump]);
+        let now = START + YEAR + 5;
+        let old = message(9, START - 1000);
+        let new = message(10, START + YEAR);
+        assert_eq!(clock.due(&old, &old.states[0], now), START - 1000 + YEAR);
+        assert_eq!(clock.due(&new, &new.states[0], now), START + YEAR);
+        assert_eq!(clock.deadline_shift(&old, now), YEAR as i64);
+        assert_eq!(clock.deadline_shift(&new, now), 0);
+        let back = Clock::new(vec![Jump {
+            before: START,
+            after: START - YEAR,
+            floor: QueueId(10),
+        }]);
+        assert_eq!(back.look_at(QueueId(9), START + 7), START - YEAR + 7);
+        assert_eq!(back.look_at(QueueId(10), START + 7), START + 7);
+    }
+
+    proptest! {
+        #[test]
+        fn no_clock_breaks_it(walls: Vec<(u64, u32)>, id: u64, times: [u64; 3]) {
+            let mut clock = Clock::default();
+            let mut steady = Duration::ZERO;
+            for (wall, step) in walls {
+                steady += Duration::from_millis(step.into());
+                clock.check(wall, steady, || QueueId(id));
+            }
+            prop_assert!(clock.jumps().len() <= MOST);
+            let mut message = message(id / 2, times[0]);
+            message.states[0].last_attempt = times[1];
+            message.states[0].next_due = times[2];
+            clock.due(&message, &message.states[0], times[0]);
+            clock.deadline_shift(&message, times[0]);
+            clock.look_at(message.id, times[2]);
+        }
+    }
+}

@@ -1,0 +1,278 @@
+//! A disk that is full, read-only, slow or failing, under the real binary (I7). Full is a small
+//! tmpfs in a mount namespace of the daemon's own; slow and failing are system calls that strace
+//! makes slow or fail.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use chapar::lab::{Client, Mx, MxConfig};
+
+use crate::journey::mx;
+use crate::world::{PATIENCE, World, binary};
+
+const MESSAGE: &[u8] = b"From: a@c.example.net\r\nSubject: x\r\n\r\nbody\r\n";
+
+/// A world whose mail waits: its MX is nowhere.
+async fn world(config: &str) -> World {
+    let remote = Mx::start(MxConfig::default()).await.expect("MX");
+    // A port that was free a moment ago.
+    let nowhere = std::net::TcpListener::bind("127.0.0.1:0").expect("port");
+    let port = nowhere.local_addr().expect("address").port();
+    drop(nowhere);
+    let world = World::new(port, config).await;
+    mx(&world, "box.example", &remote).await;
+    world
+}
+
+/// The daemon with these faults injected.
+fn with_faults(faults: &[&str], trace: PathBuf) -> Command {
+    let mut strace = Command::new("strace");
+    strace.args(["-f", "-qq", "-e", "trace=fdatasync,pwrite64"]);
+    for fault in faults {
+        strace.args(["-e", fault]);
+    }
+    strace.arg("-o").arg(trace).arg(binary());
+    strace
+}
+
+/// SIGKILL for the daemon itself, not for what traces it.
+async fn crash(world: &mut World) {
+    world.daemon().signal("KILL");
+    world.stop_waiting().await;
+}
+
+/// Sends one message; the code of the answer to its data.
+async fn code(client: &mut Client) -> u16 {
+    let sent = client.send("", &["any@example.org"], MESSAGE).await;
+    sent.expect("an answer").code
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn c102_i7_a_sync_that_failed_once_makes_the_store_read_only_until_a_restart() {
+    for fault in [
+        "inject=fdatasync:error=EIO:when=4",
+        "inject=pwrite64:error=EROFS:when=6",
+        "inject=pwrite64:error=EIO:when=6",
+    ] {
+        let mut world = world("").await;
+        let trace = world.dir.path().join("trace");
+        world.start_with(with_faults(&[fault], trace)).await;
+        let mut client = world.mx().await;
+        let mut codes = Vec::new();
+        while codes.last() != Some(&451) {
+            codes.push(code(&mut client).await);
+            assert!(codes.len() < 50, "{fault} never failed: {codes:?}");
+        }
+        let accepted = codes.iter().filter(|code| **code == 250).count();
+        assert_eq!(accepted + 1, codes.len(), "{fault}: {codes:?}");
+        // The disk works again; what it did meanwhile is not known, so nothing is taken back.
+        for _ in 0..5 {
+            assert_eq!(code(&mut client).await, 451, "{fault}");
+        }
+        let said = world
+            .daemon()
+            .event_containing("chapar::queue::store::shared", "read-only until a restart")
+            .await;
+        assert!(
+            said["reason"]
+                .as_str()
+                .is_some_and(|why| why.contains("journal"))
+        );
+        crash(&mut world).await;
+        world.start().await;
+        assert_eq!(
+            world.queue().len(),
+            accepted,
+            "{fault}: what got 250 is there"
+        );
+        let mut client = world.mx().await;
+        assert_eq!(code(&mut client).await, 250, "a restart cures it");
+        world.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn i7_a_slow_disk_loses_nothing_and_one_sync_serves_many() {
+    let mut world = world("").await;
+    let trace = world.dir.path().join("trace");
+    let slow = with_faults(&["inject=fdatasync:delay_enter=200000"], trace);
+    world.start_with(slow).await;
+    let begun = std::time::Instant::now();
+    let server = world.daemon().port("mx/starttls");
+    let clients: Vec<_> = (0..20)
+        .map(|_| {
+            tokio::spawn(async move {
+                let mut client = Client::connect(server).await.expect("connect");
+                client.reply().await.expect("greeting");
+                client
+                    .expect("EHLO c.example.net", 250)
+                    .await
+                    .expect("EHLO");
+                for _ in 0..2 {
+                    assert_eq!(code(&mut client).await, 250);
+                }
+            })
+        })
+        .collect();
+    for client in clients {
+        client.await.expect("client");
+    }
+    // One by one the 40 syncs alone would take 8 seconds.
+    assert!(
+        begun.elapsed() < Duration::from_secs(6),
+        "{:?}",
+        begun.elapsed()
+    );
+    assert_eq!(world.queue().len(), 40);
+    crash(&mut world).await;
+    world.start().await;
+    assert_eq!(world.queue().len(), 40);
+    world.stop().await;
+}
+
+/// The daemon on a tmpfs of its own, and a shell beside it that does what a file `order` says:
+/// whoever is outside of the namespace sees neither the disk nor the control socket.
+fn on_tmpfs(world: &World, options: &str) -> Option<Command> {
+    let can = Command::new("unshare").args(["-rm", "true"]).status();
+    if !can.is_ok_and(|status| status.success()) {
+        // A kernel that lets nobody mount: the same limits are tested in tests/store/space.rs.
+        eprintln!("no mount namespaces here");
+        return None;
+    }
+    let data = world.data();
+    std::fs::create_dir_all(&data).expect("data");
+    let root = world.dir.path().display().to_string();
+    let data = data.display();
+    let script = format!(
+        "mount -t tmpfs -o {options},mode=700 tmpfs {data} || exit 1
+         ( cd {root}
+           while [ -e chapar.toml ]; do
+             if [ -e order ]; then sh order >out 2>&1; mv order done; fi
+             sleep 0.05
+           done ) 2>/dev/null >/dev/null </dev/null &
+         exec {} \"$@\"",
+        binary().display()
+    );
+    let mut command = Command::new("unshare");
+    command.args(["-rm", "sh", "-c", &script, "sh"]);
+    Some(command)
+}
+
+/// Runs this beside the daemon; what it printed.
+async fn beside(world: &World, order: &str) -> String {
+    let root = world.dir.path();
+    let (done, new) = (root.join("done"), root.join("order.new"));
+    let _ = std::fs::remove_file(&done);
+    std::fs::write(&new, order).expect("order");
+    std::fs::rename(&new, root.join("order")).expect("order");
+    let until = tokio::time::Instant::now() + PATIENCE;
+    while !done.exists() {
+        assert!(tokio::time::Instant::now() < until, "nobody did {order}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    std::fs::read_to_string(root.join("out")).expect("output")
+}
+
+/// The same for `mta-queue`.
+async fn queue(world: &World, arguments: &str) -> String {
+    let config = world.config().display().to_string();
+    let order = format!("{} queue {arguments} --config {config}", binary().display());
+    beside(world, &order).await
+}
+
+/// Sends messages until one gets this code, for as long as the daemon may take to notice.
+async fn until(client: &mut Client, wanted: u16) -> usize {
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    let mut accepted = 0;
+    loop {
+        let code = code(client).await;
+        accepted += usize::from(code == 250);
+        if code == wanted {
+            return accepted;
+        }
+        assert!([250, 452].contains(&code), "{code}");
+        assert!(tokio::time::Instant::now() < deadline, "no {wanted}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+async fn full(options: &str, fill: &str, config: &str) {
+    let mut world = world(config).await;
+    let data = world.data().display().to_string();
+    let fill = fill.replace("DATA", &data);
+    let Some(command) = on_tmpfs(&world, options) else {
+        return;
+    };
+    world.start_with(command).await;
+    let mut client = world.mx().await;
+    assert_eq!(code(&mut client).await, 250);
+    let mut accepted = 1;
+    for _ in 0..2 {
+        beside(&world, &fill).await;
+        accepted += until(&mut client, 452).await;
+        // It is refused; operators' orders and outcomes are not.
+        assert_eq!(code(&mut client).await, 452);
+        let held = queue(&world, "hold all").await;
+        assert_eq!(
+            held,
+            format!("{accepted} recipients held\n").replace("1 recipients", "1 recipient")
+        );
+        queue(&world, "release all").await;
+        beside(&world, &format!("rm -rf {data}/filler")).await;
+        // By itself.
+        accepted += until(&mut client, 250).await;
+    }
+    let listed = queue(&world, "list --json").await;
+    assert_eq!(listed.lines().count(), accepted, "{listed}");
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn c102_fault_06_i7_a_full_disk_answers_452_and_takes_mail_again_by_itself() {
+    full(
+        "size=160m",
+        "fallocate -l 60m DATA/filler",
+        "[limits]\nfree_space = \"50MiB\"\nfree_inodes = 0\n",
+    )
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn c102_i7_a_disk_without_inodes_answers_452_and_takes_mail_again_by_itself() {
+    full(
+        "size=160m,nr_inodes=3000",
+        "mkdir -p DATA/filler && (cd DATA/filler && seq 2400 | xargs touch)",
+        "[limits]\nfree_space = \"1MiB\"\nfree_inodes = 1000\n",
+    )
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn c102_i7_a_read_only_disk_stops_the_start_with_words_that_help() {
+    let world = world("").await;
+    let data = world.data();
+    std::fs::create_dir_all(&data).expect("data");
+    let script = format!(
+        "mount -t tmpfs -o ro tmpfs {} || exit 75; exec {} serve --config {}",
+        data.display(),
+        binary().display(),
+        world.config().display()
+    );
+    let output = Command::new("unshare")
+        .args(["-rm", "sh", "-c", &script])
+        .output()
+        .expect("unshare");
+    if output.status.code() == Some(75)
+        || String::from_utf8_lossy(&output.stderr).contains("unshare")
+    {
+        eprintln!("no mount namespaces here");
+        return;
+    }
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(69), "{said}");
+    assert!(
+        said.contains("Read-only file system") && said.contains("data"),
+        "{said}"
+    );
+}
