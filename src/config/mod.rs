@@ -18,7 +18,6 @@ use serde::Deserialize;
 
 use crate::smtp::extension::Extension;
 
-pub use check::Via;
 pub use choices::{
     AcmeChallenge, Dmarc, DnsTrouble, DomainName, Failing, FieldName, HttpsUrl, MilterAddress,
     MilterChanges, MtaSts, Rewrite, Spam, SpfFail,
@@ -185,9 +184,62 @@ pub enum Family {
 #[serde(deny_unknown_fields)]
 pub struct Route {
     /// A domain, `*.domain` for its sub-domains, or `*`.
+    #[serde(default = "everything")]
     pub to: String,
-    /// `smtp://host:port`.
-    pub via: String,
+    /// The same for the domain of the reverse-path.
+    #[serde(default = "everything")]
+    pub from: String,
+    /// What [`crate::delivery::routes::Via`] reads: one, or several hosts in the order to try them.
+    #[serde(deserialize_with = "one_or_more")]
+    pub via: Vec<String>,
+    /// Addresses to send from instead of `delivery.source`.
+    #[serde(default)]
+    pub source: Vec<std::net::IpAddr>,
+}
+
+impl Default for Route {
+    fn default() -> Self {
+        Route {
+            to: everything(),
+            from: everything(),
+            via: Vec::new(),
+            source: Vec::new(),
+        }
+    }
+}
+
+fn everything() -> String {
+    "*".to_owned()
+}
+
+/// A string, or a list of strings.
+fn one_or_more<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Error> {
+    struct Strings;
+
+    impl<'de> serde::de::Visitor<'de> for Strings {
+        type Value = Vec<String>;
+
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("a string or a list of strings")
+        }
+
+        fn visit_str<E: serde::de::Error>(self, one: &str) -> Result<Self::Value, E> {
+            Ok(vec![one.to_owned()])
+        }
+
+        fn visit_seq<A: serde::de::SeqAccess<'de>>(
+            self,
+            mut list: A,
+        ) -> Result<Self::Value, A::Error> {
+            let mut all = Vec::new();
+            while let Some(one) = list.next_element()? {
+                all.push(one);
+            }
+            Ok(all)
+        }
+    }
+
+    from.deserialize_any(Strings)
 }
 
 /// The oldest TLS version that is spoken.

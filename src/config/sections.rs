@@ -108,6 +108,8 @@ sections! {
         data: Span = Span::mins(3),
         /// For the reply to the final dot; shorter makes duplicates.
         final_dot: Span = Span::mins(10),
+        /// For a program that a route or an alias gives mail to; then it is killed and tried again.
+        pipe: Span = Span::mins(10),
     }
 
     /// `[incoming]`: what is asked about mail from outside, and what follows; `domain.toml` may say otherwise for one domain.

@@ -129,11 +129,28 @@ pub fn defaults() -> Vec<Row> {
         ),
         Row::of(
             "route.to",
-            None,
+            Some(quoted("*")),
             "domain | *.domain | *",
-            "Whose mail takes this route instead of its MX; the first match wins.",
+            "Mail to whom takes this route instead of its MX; the first match wins.",
         ),
-        Row::of("route.via", None, "smtp://host:port", "Where it goes."),
+        Row::of(
+            "route.from",
+            Some(quoted("*")),
+            "domain | *.domain | *",
+            "Mail of whom does: the domain of the reverse-path; `*` includes bounces, which have none.",
+        ),
+        Row::of(
+            "route.via",
+            None,
+            "smtp: | smtps: | lmtp: | maildir: | pipe: | discard: | mx:",
+            "Where it goes; a list of hosts is tried in its order. See docs/delivery.md.",
+        ),
+        Row::of(
+            "route.source",
+            Some(none.shown()),
+            "addresses",
+            "Addresses to send from instead of delivery.source, at most one of each family.",
+        ),
     ];
     rows.extend(sections::rows());
     rows

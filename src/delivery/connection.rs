@@ -13,15 +13,18 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 use tokio_rustls::TlsConnector;
 
 use super::pending::Pending;
+use super::reach::{self, Destination, HostMemory, Lesson, Reach, Target};
+use super::routes::Protocol;
 use super::session::{Failure, Security, Session, Unopened};
-use super::targets::{self, Destination, HostMemory, Lesson, Reach};
+use super::targets;
 use super::verdict::{self, Verdict};
 use super::worker::{Connected, Ended, Grade, Learned, Next, Unreachable, Worker};
 use crate::config::Config;
 use crate::dns::Resolver;
 use crate::message::Content;
 use crate::queue::{Fetch, Outcome};
-use crate::smtp::client::{Answer, Loss, Mail, Said, Stage};
+use crate::smtp::client::{Answer, Login, Loss, Mail, Said, Stage};
+use crate::time;
 use queue_schema::BodyKind;
 
 /// A connection is not used for longer than this, so that none lives forever on one host of many.
@@ -97,6 +100,10 @@ impl Connection {
         let mut session = None;
         let mut grade = None;
         while let Some(mut part) = self.next(&mut session, grade.take()).await {
+            if self.destination.local.is_some() {
+                grade = Some(self.deliver_here(&mut part).await);
+                continue;
+            }
             let strict = part.message.envelope.require_tls;
             if strict && !self.destination.proven {
                 let permit = self.permit().await;
@@ -184,16 +191,7 @@ impl Connection {
 
     async fn open_any(&mut self, strict: bool) -> Result<Session, Unreached> {
         let common = Arc::clone(&self.common);
-        let verified = match (&common.verified, strict) {
-            (Some(connector), true) => Some(Security::Verified(connector)),
-            (None, true) => {
-                let text = "the sender requires verified TLS (REQUIRETLS), and this machine trusts \
-                            no certificate; install ca-certificates";
-                return Err(Verdict::deferred(451, "4.7.30", text).into());
-            }
-            (_, false) => None,
-        };
-        let targets = targets::targets(
+        let targets = reach::targets(
             &self.destination,
             &common.resolver,
             &common.reach,
@@ -204,19 +202,29 @@ impl Connection {
         for target in targets {
             let address = target.address.ip();
             let may_use_tls = self.memory.may_use_tls(address, Instant::now());
-            let security = verified.unwrap_or_else(|| match &common.tls {
-                Some(connector) if may_use_tls => Security::Opportunistic(connector),
-                _ => Security::Clear,
-            });
-            let mut opened = Session::open(&target, &common.config, &common.reach, security).await;
+            let security = match security(&common, &target, strict, may_use_tls) {
+                Ok(security) => security,
+                Err(verdict) => {
+                    last.get_or_insert(verdict.into());
+                    continue;
+                }
+            };
+            let login = match login(&common.config, &target).await {
+                Ok(login) => login,
+                Err(verdict) => {
+                    last.get_or_insert(verdict.into());
+                    continue;
+                }
+            };
+            let mut opened = Session::open(&target, &common.config, security, login).await;
             // Clear text is what opportunistic TLS falls back to (RFC 7435 section 4).
             if let (
                 Err(Unopened {
                     failure: Failure::Handshake,
                     answer,
                 }),
-                false,
-            ) = (&opened, strict)
+                Security::Opportunistic(_),
+            ) = (&opened, security)
             {
                 tracing::warn!(
                     host = %target.remote(),
@@ -224,8 +232,7 @@ impl Connection {
                     "TLS handshake failed; this host is spoken to in clear for a while"
                 );
                 self.learn(address, Lesson::NoTls).await;
-                opened =
-                    Session::open(&target, &common.config, &common.reach, Security::Clear).await;
+                opened = Session::open(&target, &common.config, Security::Clear, None).await;
             }
             match opened {
                 Ok(session) => {
@@ -236,6 +243,10 @@ impl Connection {
                 Err(Unopened { answer, failure }) => {
                     let mut remote = target.remote();
                     let mut verdict = match &failure {
+                        Failure::Untrusted(reason) if !strict => {
+                            let text = format!("{remote}: TLS could not be verified: {reason}");
+                            Verdict::deferred(451, "4.7.5", &text)
+                        }
                         Failure::Untrusted(reason) => {
                             let text =
                                 format!("{remote}: the sender requires verified TLS: {reason}");
@@ -287,6 +298,12 @@ impl Connection {
             require_tls: message.envelope.require_tls,
             ret: message.envelope.ret,
             envid: message.envelope.envid.as_deref(),
+            priority: message.envelope.priority,
+            deliver_by: message.envelope.deliver_by.map(|by| {
+                let left = i128::from(by.at) - i128::from(time::now());
+                let seconds = i64::try_from(left / 1000).unwrap_or(i64::MAX);
+                (seconds, by.give_up)
+            }),
         };
         let recipients = part.recipients().iter().map(|at| part.to(*at));
         if let Err(refusal) = session.client().begin(&mail, recipients) {
@@ -321,6 +338,40 @@ impl Connection {
         Sent::Reported(grade)
     }
 
+    /// Delivers a part to a target on this machine, one recipient after the other.
+    async fn deliver_here(&self, part: &mut Pending) -> Grade {
+        let permit = self.permit().await;
+        let content = self.content(part).await;
+        let config = &self.common.config;
+        let mut verdicts = Vec::new();
+        for at in part.recipients() {
+            let verdict = match (&content, part.recipient(*at), &self.destination.local) {
+                (Err(verdict), _, _) => verdict.clone(),
+                (Ok(content), Some(recipient), Some(via)) => {
+                    let errand = targets::Errand {
+                        message: &part.message,
+                        at: *at,
+                        recipient,
+                        content,
+                        hostname: &config.hostname,
+                        patience: config.timeouts.pipe.0,
+                    };
+                    targets::deliver(via, &errand).await
+                }
+                _ => Verdict::deferred(451, "4.3.0", "no such recipient"),
+            };
+            verdicts.push(verdict);
+        }
+        let delivered = |verdict: &Verdict| verdict.outcome == Outcome::Delivered;
+        let grade = match verdicts.iter().any(delivered) {
+            true => Grade::Delivered,
+            false => Grade::Neutral,
+        };
+        let record = part.settle(verdicts.into_iter(), "local", "");
+        part.reporter().send(record, permit);
+        grade
+    }
+
     async fn content(&self, part: &mut Pending) -> Result<Content, Verdict> {
         if let Some(content) = part.content.take() {
             return Ok(content);
@@ -350,6 +401,91 @@ impl Connection {
     async fn permit(&self) -> Option<OwnedSemaphorePermit> {
         // It is closed never.
         Arc::clone(&self.records).acquire_owned().await.ok()
+    }
+}
+
+/// How a target is to be spoken to.
+fn security<'a>(
+    common: &'a Common,
+    target: &Target,
+    strict: bool,
+    may_use_tls: bool,
+) -> Result<Security<'a>, Verdict> {
+    let hop = target.hop.as_ref();
+    // A password, and a door that is TLS from the first byte, are for who proves to be it.
+    let proof = hop.is_some_and(|hop| hop.user.is_some() || hop.protocol == Protocol::Smtps);
+    match (&common.verified, &common.tls) {
+        (Some(connector), _) if strict => Ok(Security::Strict(connector)),
+        (Some(connector), _) if proof => Ok(Security::Verified(connector)),
+        (None, _) if strict || proof => {
+            let who = if strict {
+                "the sender (REQUIRETLS)"
+            } else {
+                "the route"
+            };
+            let text = format!(
+                "{who} requires verified TLS, and this machine trusts no certificate; install \
+                 ca-certificates"
+            );
+            Err(Verdict::deferred(451, "4.7.30", &text))
+        }
+        (_, Some(connector)) if may_use_tls && target.socket().is_none() => {
+            Ok(Security::Opportunistic(connector))
+        }
+        _ => Ok(Security::Clear),
+    }
+}
+
+/// Who we are to a relay. A password that can not be read is for the operator to correct: the mail
+/// waits.
+async fn login(config: &Config, target: &Target) -> Result<Option<Login>, Verdict> {
+    let Some(hop) = &target.hop else {
+        return Ok(None);
+    };
+    let (Some(user), Some(file)) = (&hop.user, hop.password_file()) else {
+        return Ok(None);
+    };
+    let path = config.dir.join(file);
+    let read = tokio::task::spawn_blocking({
+        let path = path.clone();
+        move || secret(&path)
+    });
+    let password = read
+        .await
+        .unwrap_or_else(|_| Err("it could not be read".to_owned()));
+    let password = password.map_err(|problem| {
+        let problem = format!("{}: {problem}", path.display());
+        tracing::error!(target: "alarm", relay = %hop, problem, "no password for a relay");
+        Verdict::deferred(451, "4.3.5", &format!("no password for {hop}; see the log"))
+    })?;
+    let nonce = std::iter::repeat_with(fastrand::alphanumeric)
+        .take(24)
+        .collect();
+    Ok(Some(Login {
+        user: user.clone(),
+        password,
+        nonce,
+    }))
+}
+
+/// The first line of a file that nobody else may read.
+fn secret(path: &std::path::Path) -> Result<String, String> {
+    use std::os::unix::fs::PermissionsExt as _;
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| format!("{error}; write the password into it, with mode 0600"))?;
+    let mode = std::fs::metadata(path)
+        .map_err(|error| error.to_string())?
+        .permissions()
+        .mode();
+    if mode & 0o077 != 0 {
+        return Err(format!(
+            "others can read it (mode {:o}); chmod 600 it",
+            mode & 0o777
+        ));
+    }
+    match text.lines().next() {
+        Some(password) if !password.is_empty() => Ok(password.to_owned()),
+        _ => Err("it is empty; write the password into it".to_owned()),
     }
 }
 

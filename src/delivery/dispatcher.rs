@@ -17,11 +17,11 @@ use futures_util::future::join_all;
 use tokio::sync::{Semaphore, watch};
 
 use super::connection::Common;
-use super::hops::{Found, HopOrVerdict, Hops, domain_of};
+use super::hops::{Found, HopOrVerdict, Hops};
 use super::messages::{Drain, Reload, Resume, Suspensions, Wake};
 use super::pending::{Pending, Reporter};
+use super::reach::{Destination, Reach};
 use super::routes::RouteError;
-use super::targets::{Destination, Reach};
 use super::verdict::Verdict;
 use super::worker::{self, Deliver, Worker};
 use super::{CONNECTIONS, RECIPIENTS};
@@ -132,7 +132,7 @@ impl Dispatcher {
         let now = Instant::now();
         // Most messages: one recipient, at a domain that is known.
         if let [only] = part.recipients() {
-            let domain = domain_of(part.address(*only));
+            let domain = self.hops.key(&part, *only);
             if let Some(destination) = self.hops.cached(&domain, now) {
                 return batches.add(Arc::clone(destination), part);
             }
@@ -140,7 +140,7 @@ impl Dispatcher {
         let mut hops: Vec<(String, Found)> = Vec::new();
         let mut unknown: Vec<String> = Vec::new();
         for at in part.recipients() {
-            let domain = domain_of(part.address(*at));
+            let domain = self.hops.key(&part, *at);
             let seen = hops.iter().any(|(known, _)| *known == domain);
             if seen || unknown.iter().any(|known| *known == domain) {
                 continue;
@@ -182,7 +182,7 @@ impl Dispatcher {
     fn place(&mut self, mut part: Pending, hops: &[(String, Found)], batches: &mut Batches) {
         let mut groups: Vec<(HopOrVerdict, Vec<u32>)> = Vec::new();
         for at in part.recipients() {
-            let domain = domain_of(part.address(*at));
+            let domain = self.hops.key(&part, *at);
             let found = hops.iter().find(|(known, _)| *known == domain);
             let hop = match found {
                 Some((_, found)) => found.hop.clone(),

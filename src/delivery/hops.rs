@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,8 +12,9 @@ use tokio::sync::Semaphore;
 
 use super::connection::Common;
 use super::mx::{self, Host};
-use super::routes::{RouteError, Routes};
-use super::targets::Destination;
+use super::pending::Pending;
+use super::reach::Destination;
+use super::routes::{Hop, RouteError, Routes, Via};
 use super::verdict::Verdict;
 use crate::config::Config;
 
@@ -63,30 +65,46 @@ impl Hops {
         found.hop.as_ref().ok()
     }
 
-    /// The next hop of a domain if it can be told without waiting.
-    pub(super) fn known(&self, domain: &str, now: Instant) -> Option<Found> {
-        if let Some(found) = self.found.get(domain).filter(|found| found.until > now) {
+    /// What decides where a recipient's mail goes: its domain in lower case, the sender's where
+    /// routes ask for it, or the local target an alias led to.
+    pub(super) fn key<'a>(&self, part: &'a Pending, at: u32) -> Cow<'a, str> {
+        if part.leads_here(at) {
+            return Cow::Borrowed(part.address(at));
+        }
+        let domain = domain_of(part.address(at));
+        match self.routes.ask_for_sender() {
+            true => {
+                let from = domain_of(part.message.envelope.mail_from());
+                Cow::Owned(format!("{domain}\n{from}"))
+            }
+            false => domain,
+        }
+    }
+
+    /// The next hop for a key if it can be told without waiting.
+    pub(super) fn known(&self, key: &str, now: Instant) -> Option<Found> {
+        if let Some(found) = self.found.get(key).filter(|found| found.until > now) {
             return Some(found.clone());
         }
         let until = now + LONGEST_CACHE;
-        if let Some(hop) = self.routes.find(domain) {
-            let host = Host {
-                rank: 0,
-                name: hop.host.clone(),
+        if let Some(via) = Via::of_address(key) {
+            let hop = match via {
+                Ok(via) => Ok(Arc::new(destination(&[via], &[]))),
+                Err(problem) => Err(Verdict::deferred(451, "4.3.5", &problem)),
             };
-            let key = format!("smtp://{}:{}", hop.host, hop.port);
-            let (key, port) = (key.into(), hop.port);
-            let destination = Destination {
-                key,
-                hosts: vec![host],
-                port,
-                routed: true,
-                proven: true,
-            };
-            return Some(Found {
-                hop: Ok(Arc::new(destination)),
-                until,
-            });
+            return Some(Found { hop, until });
+        }
+        let (domain, from) = key.split_once('\n').unwrap_or((key, ""));
+        let mut source: &[IpAddr] = &[];
+        if let Some((_, way)) = self.routes.find(from, domain) {
+            if way.vias != [Via::Mx] {
+                let destination = destination(&way.vias, &way.source);
+                return Some(Found {
+                    hop: Ok(Arc::new(destination)),
+                    until,
+                });
+            }
+            source = &way.source;
         }
         let port = self.port;
         let hop = match mx::address_literal(domain)? {
@@ -96,13 +114,13 @@ impl Hops {
                     rank: 0,
                     name: address.to_string(),
                 }];
-                let key = mx::key(&hosts, port).into();
+                let key = sourced(mx::key(&hosts, port), source);
                 Ok(Arc::new(Destination {
                     key,
                     hosts,
                     port,
-                    routed: false,
-                    proven: false,
+                    source: source.to_vec(),
+                    ..Destination::default()
                 }))
             }
         };
@@ -122,21 +140,24 @@ impl Hops {
         self.found.insert(domain.to_owned(), found.clone());
     }
 
-    /// Joins the lookup of a domain that is under way, or begins one.
-    pub(super) fn lookup(&mut self, domain: &str, common: &Arc<Common>) -> Lookup {
-        if let Some(lookup) = self.lookups.get(domain) {
+    /// Joins the lookup for a key that is under way, or begins one.
+    pub(super) fn lookup(&mut self, key: &str, common: &Arc<Common>) -> Lookup {
+        if let Some(lookup) = self.lookups.get(key) {
             return lookup.clone();
         }
         let common = Arc::clone(common);
         let slots = Arc::clone(&self.slots);
+        let (domain, from) = key.split_once('\n').unwrap_or((key, ""));
+        let way = self.routes.find(from, domain);
+        let source = way.map(|(_, way)| way.source.clone()).unwrap_or_default();
         let owned = domain.to_owned();
         let lookup = async move {
             // It is closed never.
             let _slot = slots.acquire_owned().await;
-            look_up(&owned, &common).await
+            look_up(&owned, source, &common).await
         };
         let lookup = lookup.boxed_local().shared();
-        self.lookups.insert(domain.to_owned(), lookup.clone());
+        self.lookups.insert(key.to_owned(), lookup.clone());
         lookup
     }
 
@@ -144,6 +165,48 @@ impl Hops {
     pub(super) fn looked_up(&mut self, domain: &str, found: &Found, now: Instant) {
         self.lookups.remove(domain);
         self.remember(domain, found, now);
+    }
+}
+
+/// The destination of a route or of an alias's target.
+fn destination(vias: &[Via], source: &[IpAddr]) -> Destination {
+    if let [via] = vias
+        && via.is_local()
+    {
+        return Destination {
+            key: format!("{via:?}").into(),
+            routed: true,
+            local: Some(via.clone()),
+            ..Destination::default()
+        };
+    }
+    let hop = |via: &Via| match via {
+        Via::Hop(hop) => Some(hop.clone()),
+        _ => None,
+    };
+    let hops: Vec<Hop> = vias.iter().filter_map(hop).collect();
+    let names: Vec<String> = hops.iter().map(ToString::to_string).collect();
+    let host = |(rank, hop): (usize, &Hop)| Host {
+        rank,
+        name: hop.host.clone(),
+    };
+    Destination {
+        key: sourced(names.join(" "), source),
+        hosts: hops.iter().enumerate().map(host).collect(),
+        port: hops.first().map_or(0, |hop| hop.port),
+        routed: true,
+        proven: true,
+        hops,
+        local: None,
+        source: source.to_vec(),
+    }
+}
+
+/// A key in which the addresses to send from have their part.
+fn sourced(key: String, source: &[IpAddr]) -> Arc<str> {
+    match source.is_empty() {
+        true => key.into(),
+        false => format!("{key} from {source:?}").into(),
     }
 }
 
@@ -156,7 +219,7 @@ pub(super) fn domain_of(address: &str) -> Cow<'_, str> {
     }
 }
 
-async fn look_up(domain: &str, common: &Common) -> Found {
+async fn look_up(domain: &str, source: Vec<IpAddr>, common: &Common) -> Found {
     let now = Instant::now();
     if domain.is_empty() {
         let verdict = Verdict::failed(553, "5.1.3", "an address without a domain");
@@ -168,13 +231,13 @@ async fn look_up(domain: &str, common: &Common) -> Found {
     let (lookup, until) = common.resolver.mx(domain).await;
     let port = common.config.delivery.port;
     let hop = mx::hosts(domain, lookup, &common.config.hostname).map(|hosts| {
-        let key = mx::key(&hosts, port).into();
+        let key = sourced(mx::key(&hosts, port), &source);
         Arc::new(Destination {
             key,
             hosts,
             port,
-            routed: false,
-            proven: false,
+            source,
+            ..Destination::default()
         })
     });
     Found {

@@ -15,6 +15,7 @@ mod messages;
 pub mod mx;
 pub mod pacing;
 mod pending;
+mod reach;
 pub mod routes;
 mod session;
 mod targets;

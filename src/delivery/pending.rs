@@ -13,6 +13,7 @@ use actix::Recipient;
 use queue_schema::{Message, Reply};
 use tokio::sync::{Notify, OwnedSemaphorePermit};
 
+use super::routes::Via;
 use super::verdict::Verdict;
 use crate::message::Content;
 use crate::queue::{Attempt, Job, Record};
@@ -137,20 +138,33 @@ impl Pending {
 
     /// The address of a recipient; empty for a position that is not in the envelope.
     pub(super) fn address(&self, recipient: u32) -> &str {
-        usize::try_from(recipient)
-            .ok()
-            .and_then(|at| self.message.envelope.recipients.get(at))
+        self.recipient(recipient)
             .map_or("", |recipient| recipient.address.as_str())
+    }
+
+    /// Whether an alias led this recipient to a target on this machine, or over LMTP: then its
+    /// address is that target.
+    pub(super) fn leads_here(&self, recipient: u32) -> bool {
+        let found = self.recipient(recipient);
+        found.is_some_and(|found| {
+            found.alias_of.is_some() && Via::of_address(&found.address).is_some()
+        })
+    }
+
+    /// A recipient as it stands in the envelope.
+    pub(super) fn recipient(&self, recipient: u32) -> Option<&queue_schema::Recipient> {
+        let at = usize::try_from(recipient).ok()?;
+        self.message.envelope.recipients.get(at)
     }
 
     /// What RCPT says about a recipient.
     pub(super) fn to(&self, recipient: u32) -> To<'_> {
-        let found = usize::try_from(recipient)
-            .ok()
-            .and_then(|at| self.message.envelope.recipients.get(at));
-        match found {
+        match self.recipient(recipient) {
             Some(found) => To {
-                address: &found.address,
+                address: match &found.alias_of {
+                    Some(alias) if self.leads_here(recipient) => alias,
+                    _ => &found.address,
+                },
                 notify: found.notify,
                 orcpt: found.orcpt.as_deref(),
             },

@@ -10,15 +10,16 @@ use std::task::Poll;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::{TcpSocket, TcpStream, UnixStream};
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::targets::{Reach, Target};
+use super::reach::Target;
+use super::routes::Protocol;
 use crate::config::{Config, Span, Timeouts};
 use crate::message::{Body, Content};
-use crate::smtp::client::{Answer, Client, Finished, Loss, Said, Stage, Step, Wait};
+use crate::smtp::client::{Answer, Client, Finished, Login, Loss, Said, Stage, Step, Wait};
 use crate::smtp::reply::MAX_BYTES;
 use crate::smtp::stuffing::Stuffer;
 use crate::tls::client::{describe, is_untrusted, server_name};
@@ -37,6 +38,7 @@ const INPUT: usize = 4096;
 /// A plain or encrypted stream.
 enum Stream {
     Plain(TcpStream),
+    Unix(UnixStream),
     Tls(Box<TlsStream<TcpStream>>),
 }
 
@@ -66,20 +68,28 @@ pub(super) enum Security<'a> {
     Clear,
     /// STARTTLS where it is offered, whoever is at the other end.
     Opportunistic(&'a TlsConnector),
-    /// STARTTLS with a certificate that proves the host's name, or no session.
+    /// TLS with a certificate that proves who the host is, or no session.
     Verified(&'a TlsConnector),
+    /// The same, and the host promises to ask for it as well (RFC 8689 section 4.2.1).
+    Strict(&'a TlsConnector),
 }
 
 impl<'a> Security<'a> {
     fn connector(self) -> Option<&'a TlsConnector> {
         match self {
             Security::Clear => None,
-            Security::Opportunistic(connector) | Security::Verified(connector) => Some(connector),
+            Security::Opportunistic(connector)
+            | Security::Verified(connector)
+            | Security::Strict(connector) => Some(connector),
         }
     }
 
     fn is_verified(self) -> bool {
-        matches!(self, Security::Verified(_))
+        matches!(self, Security::Verified(_) | Security::Strict(_))
+    }
+
+    pub(super) fn is_strict(self) -> bool {
+        matches!(self, Security::Strict(_))
     }
 }
 
@@ -118,19 +128,28 @@ impl Session {
     pub(super) async fn open(
         target: &Target,
         config: &Config,
-        reach: &Reach,
         security: Security<'_>,
+        login: Option<Login>,
     ) -> Result<Session, Unopened> {
         let limit = limit(config.timeouts.connect);
-        let stream = match timeout(limit, connect(target, reach)).await {
+        let stream = match timeout(limit, connect(target)).await {
             Ok(Ok(stream)) => stream,
             Ok(Err(error)) => return Err(Unopened::new(Stage::Connect, network(&error))),
             Err(_) => return Err(Unopened::new(Stage::Connect, Loss::TimedOut)),
         };
         let now = Instant::now();
+        let mut client = Client::new(&config.hostname, security.connector().is_some());
+        match target.hop.as_ref().map(|hop| hop.protocol) {
+            Some(Protocol::Lmtp | Protocol::LmtpSocket) => client = client.lmtp(),
+            Some(Protocol::Smtps) => client = client.implicit_tls(),
+            Some(Protocol::Smtp) | None => {}
+        }
+        if let Some(login) = login {
+            client = client.log_in(login);
+        }
         let mut session = Session {
-            stream: Stream::Plain(stream),
-            client: Client::new(&config.hostname, security.connector().is_some()),
+            stream,
+            client,
             input: vec![0; INPUT].into_boxed_slice(),
             remote: target.remote(),
             tls: String::new(),
@@ -146,7 +165,10 @@ impl Session {
                 Step::Handshake => {
                     session = session.handshake(target, config, security).await?;
                 }
-                Step::Ready if security.is_verified() && !session.is_proven() => {
+                Step::Ready if security.is_verified() && !session.verified => {
+                    return Err(session.unproven().await);
+                }
+                Step::Ready if security.is_strict() && !session.is_proven() => {
                     return Err(session.unproven().await);
                 }
                 Step::Ready => return Ok(session),
@@ -424,9 +446,12 @@ impl Session {
     }
 }
 
-async fn connect(target: &Target, reach: &Reach) -> io::Result<TcpStream> {
+async fn connect(target: &Target) -> io::Result<Stream> {
+    if let Some(path) = target.socket() {
+        return UnixStream::connect(path).await.map(Stream::Unix);
+    }
     let address = target.address;
-    let stream = match reach.source(address.ip()) {
+    let stream = match target.source {
         None => TcpStream::connect(address).await?,
         Some(source) => {
             let socket = match source.is_ipv4() {
@@ -438,7 +463,7 @@ async fn connect(target: &Target, reach: &Reach) -> io::Result<TcpStream> {
         }
     };
     stream.set_nodelay(true)?;
-    Ok(stream)
+    Ok(Stream::Plain(stream))
 }
 
 /// A timeout in a form that can be added to any time; `never` is a year.
@@ -464,6 +489,7 @@ impl AsyncRead for Stream {
     ) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Stream::Plain(stream) => Pin::new(stream).poll_read(context, buffer),
+            Stream::Unix(stream) => Pin::new(stream).poll_read(context, buffer),
             Stream::Tls(stream) => Pin::new(stream.as_mut()).poll_read(context, buffer),
         }
     }
@@ -477,6 +503,7 @@ impl AsyncWrite for Stream {
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Stream::Plain(stream) => Pin::new(stream).poll_write(context, bytes),
+            Stream::Unix(stream) => Pin::new(stream).poll_write(context, bytes),
             Stream::Tls(stream) => Pin::new(stream.as_mut()).poll_write(context, bytes),
         }
     }
@@ -487,6 +514,7 @@ impl AsyncWrite for Stream {
     ) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Stream::Plain(stream) => Pin::new(stream).poll_flush(context),
+            Stream::Unix(stream) => Pin::new(stream).poll_flush(context),
             Stream::Tls(stream) => Pin::new(stream.as_mut()).poll_flush(context),
         }
     }
@@ -497,6 +525,7 @@ impl AsyncWrite for Stream {
     ) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Stream::Plain(stream) => Pin::new(stream).poll_shutdown(context),
+            Stream::Unix(stream) => Pin::new(stream).poll_shutdown(context),
             Stream::Tls(stream) => Pin::new(stream.as_mut()).poll_shutdown(context),
         }
     }

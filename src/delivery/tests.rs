@@ -158,7 +158,7 @@ mod workers {
     use crate::delivery::connection::Common;
     use crate::delivery::dispatcher::WorkerIdle;
     use crate::delivery::mx::Host;
-    use crate::delivery::targets::{Destination, Reach};
+    use crate::delivery::reach::{Destination, Reach};
     use crate::delivery::worker::{Deliver, Die, Worker};
     use crate::delivery::{Dispatcher, Wake};
     use crate::dns::Resolver;
@@ -336,6 +336,7 @@ mod workers {
             port: mx.address().port(),
             routed: true,
             proven: true,
+            ..Destination::default()
         });
         let worker = Worker::new(1, common, destination, dispatcher, reporter.clone()).start();
         let parts = ["a@x", "b@x", "c@x"].map(|to| Pending::new(job(&[to]), &reporter));

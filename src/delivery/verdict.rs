@@ -43,6 +43,14 @@ impl Verdict {
         }
     }
 
+    /// Theirs now, or ours no more.
+    pub fn delivered(enhanced: &str, text: &str) -> Verdict {
+        Verdict {
+            outcome: Outcome::Delivered,
+            reply: Reply::new(250, enhanced, text),
+        }
+    }
+
     /// Never to be tried again.
     pub fn failed(code: u16, enhanced: &str, text: &str) -> Verdict {
         Verdict {
@@ -65,6 +73,8 @@ pub fn judge(answer: &Answer) -> Verdict {
 
 fn judge_reply(stage: Stage, reply: &Reply) -> Outcome {
     let temporary = match reply.code {
+        // That we may not log in is for the operator to correct; the mail can wait for it.
+        _ if stage == Stage::Auth => true,
         // Only the reply to the final dot takes a message over (RFC 5321 section 4.2.5).
         200..=299 if stage == Stage::FinalDot => return Outcome::Delivered,
         200..=399 => true,

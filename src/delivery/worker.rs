@@ -21,7 +21,7 @@ use super::dispatcher::{Dispatcher, WorkerIdle};
 use super::messages::{Drain, Resume};
 use super::pacing::Pacing;
 use super::pending::{Pending, Reporter};
-use super::targets::{Destination, HostMemory, Lesson};
+use super::reach::{Destination, HostMemory, Lesson};
 use super::verdict::Verdict;
 use crate::queue::Outcome;
 use crate::smtp::reply::Reply;

@@ -37,6 +37,15 @@ pub struct MxConfig {
     pub dsn: bool,
     /// Offers REQUIRETLS once TLS is in use.
     pub require_tls: bool,
+    /// Speaks LMTP: LHLO, and at the end of data a reply for each recipient, in the order they
+    /// were accepted; [`Stage::Dot`] is asked once for each, with the recipient as its line.
+    pub lmtp: bool,
+    /// TLS from the first byte.
+    pub implicit_tls: bool,
+    /// AUTH mechanisms it offers once TLS is in use; it knows `user` with the password `pencil`.
+    pub auth: Vec<String>,
+    /// Further lines of its EHLO reply.
+    pub extensions: Vec<String>,
     /// Keeps the messages it takes; without, only their number.
     pub keep: bool,
 }
@@ -54,6 +63,10 @@ impl Default for MxConfig {
             smtputf8: false,
             dsn: false,
             require_tls: false,
+            lmtp: false,
+            implicit_tls: false,
+            auth: Vec::new(),
+            extensions: Vec::new(),
             keep: true,
         }
     }

@@ -8,14 +8,24 @@ use tokio::net::TcpStream;
 
 use super::mx::{Line, Received, Shared};
 use super::script::{Act, Stage};
+use crate::smtp::sasl::{self, Progress};
+use crate::smtp::scram::Verifier;
 
 /// Number and peer of a connection.
 pub(super) type Who = (u64, IpAddr);
 
 pub(super) async fn serve(stream: TcpStream, who: Who, shared: &Shared) -> io::Result<()> {
     stream.set_nodelay(true)?;
-    let mut session = Session::new(stream, who, false, shared);
     let greeting = format!("220 {} ESMTP lab", shared.config.hostname);
+    if shared.config.implicit_tls {
+        let stream = shared.acceptor.accept(stream).await?;
+        let mut session = Session::new(stream, who, true, shared);
+        if session.act(Stage::Greeting, "", &greeting).await? != Flow::Close {
+            session.run().await?;
+        }
+        return session.close().await;
+    }
+    let mut session = Session::new(stream, who, false, shared);
     if session.act(Stage::Greeting, "", &greeting).await? == Flow::Close {
         return session.close().await;
     }
@@ -91,7 +101,9 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Session<'a, S> {
     async fn command(&mut self, line: &str) -> io::Result<Flow> {
         let (verb, rest) = line.split_once(' ').unwrap_or((line, ""));
         match verb.to_ascii_uppercase().as_str() {
-            "EHLO" => {
+            "EHLO" if self.shared.config.lmtp => self.say("500 5.5.1 LHLO here"),
+            "LHLO" if !self.shared.config.lmtp => self.say("500 5.5.1 EHLO here"),
+            "EHLO" | "LHLO" => {
                 self.hello = rest.to_owned();
                 self.forget();
                 let usual = self.ehlo();
@@ -111,6 +123,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Session<'a, S> {
                     other => other,
                 },
             ),
+            "AUTH" if self.tls && !self.shared.config.auth.is_empty() => self.auth(rest).await,
             "MAIL" => {
                 if self.mail.is_some() {
                     return self.say("503 5.5.1 nested MAIL");
@@ -183,7 +196,23 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Session<'a, S> {
                 }
             }
         };
-        let flow = self.act(Stage::Dot, "", "250 2.0.0 Ok: queued").await?;
+        let flow = if self.shared.config.lmtp {
+            let mut kept = Vec::new();
+            for recipient in std::mem::take(&mut self.recipients) {
+                match self
+                    .act(Stage::Dot, &recipient, "250 2.0.0 Ok: stored")
+                    .await?
+                {
+                    Flow::Go(true) => kept.push(recipient),
+                    Flow::Go(false) => {}
+                    other => return Ok(other),
+                }
+            }
+            self.recipients = kept;
+            Flow::Go(!self.recipients.is_empty())
+        } else {
+            self.act(Stage::Dot, "", "250 2.0.0 Ok: queued").await?
+        };
         if flow == Flow::Go(true) && !self.recipients.is_empty() {
             let (reverse_path, parameters) = self.mail.take().unwrap_or_default();
             let received = Received {
@@ -214,6 +243,42 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Session<'a, S> {
         }
     }
 
+    /// AUTH with our own server's half of it.
+    async fn auth(&mut self, rest: &str) -> io::Result<Flow> {
+        let (mechanism, initial) = rest.split_once(' ').unwrap_or((rest, ""));
+        let offer = sasl::Offer {
+            scram: true,
+            exporter: None,
+        };
+        let initial = (!initial.is_empty()).then_some(initial);
+        let mut progress = sasl::begin(mechanism, initial, &offer);
+        loop {
+            progress = match progress {
+                Progress::Challenge(exchange, reply) => {
+                    self.say(&format!("334 {}", reply.text))?;
+                    match self.line().await? {
+                        Some(line) => exchange.response(line.as_bytes()),
+                        None => return Ok(Flow::Close),
+                    }
+                }
+                Progress::Lookup(first) => {
+                    let rounds = std::num::NonZeroU32::MIN.saturating_add(4095);
+                    let verifier = Verifier::new(b"pencil", b"salt", rounds);
+                    sasl::challenge(*first, verifier, "server")
+                }
+                Progress::Verify(who) if (&*who.user, &*who.password) == ("user", "pencil") => {
+                    return self.say("235 2.7.0 welcome");
+                }
+                Progress::Proved { right: true, user } if user == "user" => {
+                    return self.say("235 2.7.0 welcome");
+                }
+                Progress::Verify(_) | Progress::Proved { .. } | Progress::Refused(_) => {
+                    return self.say("535 5.7.8 who are you");
+                }
+            };
+        }
+    }
+
     fn forget(&mut self) {
         self.mail = None;
         self.recipients.clear();
@@ -233,6 +298,12 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Session<'a, S> {
         offer(config.smtputf8, "SMTPUTF8");
         offer(config.dsn, "DSN");
         offer(config.require_tls && self.tls, "REQUIRETLS");
+        if self.tls && !config.auth.is_empty() {
+            offer(true, &format!("AUTH {}", config.auth.join(" ")));
+        }
+        for word in &config.extensions {
+            offer(true, word);
+        }
         if let Some(size) = config.size {
             offer(true, &format!("SIZE {size}"));
         }

@@ -4,4 +4,5 @@ mod faults;
 mod promises;
 mod routing;
 mod transactions;
+mod ways;
 mod world;

@@ -56,7 +56,8 @@ async fn relay(mx: MxConfig, trusted: bool) -> (World, Mx, tempfile::NamedTempFi
     let change = |config: &mut Config| {
         config.routes = vec![Route {
             to: "*".to_owned(),
-            via: format!("smtp://relay.example.com:{}", mx.address().port()),
+            via: vec![format!("smtp://relay.example.com:{}", mx.address().port())],
+            ..Route::default()
         }];
         if trusted {
             config.tls.ca_file = roots.path().display().to_string();

@@ -8,6 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use toml::de::{DeTable, DeValue};
 
 use super::{Config, ConfigError, Listen, Route, Size, Span, TlsMode, line_of};
+use crate::delivery::routes;
 use crate::identity::address;
 
 /// Fewest bits of an IPv4 network that may relay: `10.0.0.0/8` is the largest private one.
@@ -16,54 +17,6 @@ const LEAST_PREFIX_V4: u8 = 8;
 const LEAST_PREFIX_V6: u8 = 7;
 /// Fewest bytes of a command line (RFC 5321 section 4.5.3.1.4).
 const LEAST_COMMAND_LINE: usize = 512;
-
-/// Where a route leads.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Via {
-    /// A host name or an address without brackets.
-    pub host: String,
-    /// Its port.
-    pub port: u16,
-}
-
-impl Route {
-    /// `via`, taken apart: `smtp://host`, `smtp://host:port`, an IPv6 address in brackets.
-    pub fn target(&self) -> Result<Via, String> {
-        let bad = |why: &str| {
-            Err(format!(
-                "via = \"{}\" {why}; write smtp://relay.example.org:25",
-                self.via
-            ))
-        };
-        let Some(rest) = self.via.strip_prefix("smtp://") else {
-            return bad("does not begin with smtp://, the only kind of route");
-        };
-        if rest.contains('@') {
-            return bad("has a user, which is not supported");
-        }
-        let (host, port) = match rest.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
-            Some((host, after)) => (
-                host,
-                after.strip_prefix(':').or(after.is_empty().then_some("25")),
-            ),
-            None => rest
-                .split_once(':')
-                .map_or((rest, Some("25")), |(host, port)| (host, Some(port))),
-        };
-        let bracketed = rest.starts_with('[');
-        let well = match host.parse::<IpAddr>() {
-            Ok(ip) => ip.is_ipv6() == bracketed,
-            Err(_) => !bracketed && address::is_domain(host),
-        };
-        match port.and_then(|port| port.parse::<u16>().ok()) {
-            Some(port) if well && port != 0 => Ok(Via {
-                host: host.to_owned(),
-                port,
-            }),
-            _ => bad("has no valid host and port"),
-        }
-    }
-}
 
 /// Everything that is wrong with `config`, which was read from `text` of the file `name`.
 pub(super) fn check(config: &Config, text: &str, name: &str) -> Vec<ConfigError> {
@@ -190,16 +143,28 @@ impl Checker<'_> {
     }
 
     fn route(&mut self, index: usize, route: &Route) {
-        let domain = route.to.strip_prefix("*.").unwrap_or(&route.to);
-        if route.to != "*" && !address::is_domain(domain) {
-            let problem = format!(
-                "to = \"{}\" is no domain; write example.org, *.example.org for its sub-domains, or *",
-                route.to
-            );
-            self.blame("route.to", Some(index), problem);
+        if let Err((key, problem)) = routes::read(route) {
+            self.blame(key, Some(index), problem);
         }
-        if let Err(problem) = route.target() {
-            self.blame("route.via", Some(index), problem);
+        self.sources("route.source", Some(index), &route.source);
+    }
+
+    /// Addresses to send from: at most one of a family, and such as can be sent from.
+    fn sources(&mut self, key: &str, index: Option<usize>, source: &[IpAddr]) {
+        for v4 in [true, false] {
+            if source.iter().filter(|ip| ip.is_ipv4() == v4).count() > 1 {
+                let problem = format!("{key} has two addresses of one family; keep one");
+                self.blame(key, index, problem);
+            }
+        }
+        if source
+            .iter()
+            .any(|ip| ip.is_unspecified() || ip.is_multicast())
+        {
+            let problem = format!(
+                "{key} is not an address of this host; leave it out to let the kernel choose"
+            );
+            self.blame(key, index, problem);
         }
     }
 
@@ -219,22 +184,7 @@ impl Checker<'_> {
                 "delivery.port = 0 is no port; write 25".into(),
             );
         }
-        for v4 in [true, false] {
-            let own = delivery.source.iter().filter(|ip| ip.is_ipv4() == v4);
-            if own.count() > 1 {
-                let problem = "delivery.source has two addresses of one family; keep one";
-                self.blame("delivery.source", None, problem.into());
-            }
-        }
-        if delivery
-            .source
-            .iter()
-            .any(|ip| ip.is_unspecified() || ip.is_multicast())
-        {
-            let problem = "delivery.source is not an address of this host; leave it out to let the \
-                           kernel choose";
-            self.blame("delivery.source", None, problem.into());
-        }
+        self.sources("delivery.source", None, &delivery.source);
         self.at_least("delivery.connections", delivery.connections, 1);
         self.at_least("delivery.active", delivery.active, 1);
         self.bounded("delivery.keep_idle", delivery.keep_idle);
@@ -245,6 +195,7 @@ impl Checker<'_> {
             ("timeouts.command", timeouts.command),
             ("timeouts.data", timeouts.data),
             ("timeouts.final_dot", timeouts.final_dot),
+            ("timeouts.pipe", timeouts.pipe),
         ] {
             self.bounded(key, span);
         }

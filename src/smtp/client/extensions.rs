@@ -1,5 +1,8 @@
 //! What a server says it can do in its reply to EHLO (RFC 5321 section 4.1.1.1).
 
+/// AUTH mechanisms that are looked at.
+const MECHANISMS: usize = 32;
+
 /// The extensions of a server that our client has a use for.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Extensions {
@@ -17,6 +20,12 @@ pub struct Extensions {
     pub require_tls: bool,
     /// SIZE (RFC 1870): the longest message it takes, 0 if it names no limit.
     pub size: Option<u64>,
+    /// MT-PRIORITY (RFC 6710).
+    pub priority: bool,
+    /// DELIVERBY (RFC 2852).
+    pub deliver_by: bool,
+    /// AUTH (RFC 4954): the mechanisms, in upper case.
+    pub auth: Vec<String>,
 }
 
 impl Extensions {
@@ -39,6 +48,17 @@ impl Extensions {
                 found.dsn = true;
             } else if keyword.eq_ignore_ascii_case(b"REQUIRETLS") {
                 found.require_tls = true;
+            } else if keyword.eq_ignore_ascii_case(b"MT-PRIORITY") {
+                found.priority = true;
+            } else if keyword.eq_ignore_ascii_case(b"DELIVERBY") {
+                found.deliver_by = true;
+            } else if keyword.eq_ignore_ascii_case(b"AUTH") {
+                // Old servers write `AUTH=` beside it: both lists count.
+                let names = words.filter_map(|word| std::str::from_utf8(word).ok());
+                let room = MECHANISMS.saturating_sub(found.auth.len());
+                found
+                    .auth
+                    .extend(names.map(str::to_ascii_uppercase).take(room));
             } else if keyword.eq_ignore_ascii_case(b"SIZE") {
                 // A limit that can not be read is no limit: the server itself says no in time.
                 let limit = words.next().and_then(|word| std::str::from_utf8(word).ok());
@@ -60,7 +80,8 @@ mod tests {
     #[test]
     fn keywords_in_any_case_and_none_from_the_name() {
         let found = parse(
-            "PIPELINING\nstarttls\nSize 1000\n8BitMime\nX-OTHER a b\nSMTPUTF8\ndsn\nRequireTLS",
+            "PIPELINING\nstarttls\nSize 1000\n8BitMime\nX-OTHER a b\nSMTPUTF8\ndsn\nRequireTLS\n\
+             MT-PRIORITY MIXER\nDELIVERBY 240\nAUTH plain LOGIN\nAUTH=LOGIN",
         );
         assert_eq!(
             found,
@@ -72,6 +93,9 @@ mod tests {
                 dsn: true,
                 require_tls: true,
                 size: Some(1000),
+                priority: true,
+                deliver_by: true,
+                auth: ["PLAIN", "LOGIN", "LOGIN"].map(str::to_owned).to_vec(),
             }
         );
         for (text, size) in [

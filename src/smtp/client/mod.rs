@@ -10,9 +10,11 @@
 //! a command it does not belong to, or use what a server said before TLS once TLS began.
 
 mod extensions;
+mod login;
 mod transaction;
 
 pub use extensions::Extensions;
+pub use login::Login;
 pub use transaction::{Mail, Refusal, To};
 
 use super::reply::{Reply, ReplyError, ReplyReader};
@@ -29,6 +31,8 @@ pub enum Stage {
     Hello,
     /// STARTTLS and the handshake.
     StartTls,
+    /// AUTH.
+    Auth,
     /// RSET between two transactions.
     Reset,
     /// MAIL FROM.
@@ -48,6 +52,7 @@ impl std::fmt::Display for Stage {
             Stage::Greeting => "the greeting",
             Stage::Hello => "EHLO",
             Stage::StartTls => "STARTTLS",
+            Stage::Auth => "AUTH",
             Stage::Reset => "RSET",
             Stage::Mail => "MAIL FROM",
             Stage::Recipient => "RCPT TO",
@@ -149,6 +154,8 @@ enum State {
     Helo,
     StartTls,
     Handshake,
+    /// The next reply belongs to this dialogue; none while it is being looked at.
+    Auth(Option<login::Exchange>),
     Ready,
     /// Replies to MAIL, RCPT and DATA are awaited.
     Group,
@@ -169,6 +176,12 @@ pub struct Client {
     hello: String,
     wants_tls: bool,
     secure: bool,
+    /// LMTP (RFC 2033): LHLO, and a reply for each recipient at the end of data.
+    lmtp: bool,
+    /// The greeting comes after the handshake (RFC 8314).
+    implicit: bool,
+    /// Who to log in as, until that is done.
+    login: Option<Login>,
     state: State,
     replies: ReplyReader,
     output: Vec<u8>,
@@ -188,6 +201,9 @@ impl Client {
             hello: hello.to_owned(),
             wants_tls,
             secure: false,
+            lmtp: false,
+            implicit: false,
+            login: None,
             state: State::Greeting,
             replies: ReplyReader::default(),
             output: Vec::new(),
@@ -197,6 +213,25 @@ impl Client {
             transactions: 0,
             heard: 0,
         }
+    }
+
+    /// Speak LMTP instead.
+    pub fn lmtp(mut self) -> Client {
+        self.lmtp = true;
+        self
+    }
+
+    /// TLS comes before the greeting.
+    pub fn implicit_tls(mut self) -> Client {
+        self.implicit = true;
+        self.state = State::Handshake;
+        self
+    }
+
+    /// Log in before the first transaction, and only within TLS.
+    pub fn log_in(mut self, login: Login) -> Client {
+        self.login = Some(login);
+        self
     }
 
     /// What is to be written; the driver clears it once it is.
@@ -261,7 +296,10 @@ impl Client {
         self.secure = true;
         self.replies.clear();
         self.extensions = Extensions::default();
-        self.greet_back();
+        match self.implicit {
+            true => self.state = State::Greeting,
+            false => self.greet_back(),
+        }
     }
 
     /// Begins a transaction; only in [`Step::Ready`]. An error is about this message and leaves
@@ -315,7 +353,9 @@ impl Client {
                 State::Ready => return Step::Ready,
                 State::Greeting => Wait::Greeting,
                 State::FinalDot | State::EmptyDot => Wait::FinalDot,
-                State::Ehlo | State::Helo | State::StartTls | State::Group => Wait::Command,
+                State::Ehlo | State::Helo | State::StartTls | State::Auth(_) | State::Group => {
+                    Wait::Command
+                }
             };
             match self.next_reply() {
                 Ok(None) => return Step::Read(wait),
@@ -342,7 +382,7 @@ impl Client {
         }
         self.heard += 1;
         // Nobody ever reads the text of a success but that of the final dot.
-        let kept = raw.code >= 400 || matches!(self.state, State::FinalDot);
+        let kept = raw.code >= 400 || matches!(self.state, State::FinalDot | State::Auth(_));
         Ok(Some(match kept {
             true => raw.to_reply(),
             false => Reply::new(raw.code, "", ""),
@@ -359,7 +399,7 @@ impl Client {
                 250..=299 => self.introduced(),
                 // RFC 5321 section 3.2: a server without EHLO is greeted the old way. 421 is not
                 // among these, and 554 after the greeting still may accept HELO.
-                500..=599 => {
+                500..=599 if !self.lmtp => {
                     self.state = State::Helo;
                     self.extensions = Extensions::default();
                     self.say(&["HELO ", &self.hello.clone()]);
@@ -379,7 +419,29 @@ impl Client {
                 400..=599 if reply.code != 421 => self.introduced_for_good(),
                 _ => self.refuse(Stage::StartTls, reply),
             },
+            State::Auth(ref mut exchange) => match reply.code {
+                200..=399 => {
+                    let turn = exchange
+                        .take()
+                        .map(|exchange| exchange.hear(reply.code, &reply.text));
+                    match turn {
+                        Some(login::Turn::Say(line, next)) => {
+                            self.state = State::Auth(Some(next));
+                            self.say(&[&line]);
+                        }
+                        Some(login::Turn::Done) => self.state = State::Ready,
+                        Some(login::Turn::Broken) | None => self.fail(Loss::OutOfStep),
+                    }
+                }
+                _ => self.refuse(Stage::Auth, reply),
+            },
             State::Group => self.hear_in_group(reply),
+            State::FinalDot if self.lmtp && !matches!(reply.code, 300..=399 | 421) => {
+                // RFC 2033 section 4.2: a reply for each recipient that was accepted, in order.
+                if self.transaction.answer_next(said(Stage::FinalDot, reply)) {
+                    self.finish(None);
+                }
+            }
             State::FinalDot => {
                 let closing = matches!(reply.code, 300..=399 | 421);
                 let answer = match reply.code {
@@ -417,6 +479,10 @@ impl Client {
                 }
             }
             Turn::SendData => self.state = State::Data,
+            // LMTP has no reply for nobody (RFC 2033 section 4.2).
+            Turn::EndEmpty if self.lmtp => {
+                self.finish(Some(nothing(Stage::Data, Loss::OutOfStep)));
+            }
             Turn::EndEmpty => {
                 self.output.extend_from_slice(b".\r\n");
                 self.state = State::EmptyDot;
@@ -446,6 +512,7 @@ impl Client {
             State::Greeting => Stage::Greeting,
             State::Ehlo | State::Helo => Stage::Hello,
             State::StartTls | State::Handshake => Stage::StartTls,
+            State::Auth(_) => Stage::Auth,
             State::Ready => Stage::Mail,
             State::Group => {
                 let answer = nothing(self.transaction.stage(), loss);
@@ -469,7 +536,8 @@ impl Client {
 
     fn greet_back(&mut self) {
         self.state = State::Ehlo;
-        self.say(&["EHLO ", &self.hello.clone()]);
+        let verb = if self.lmtp { "LHLO " } else { "EHLO " };
+        self.say(&[verb, &self.hello.clone()]);
     }
 
     fn introduced(&mut self) {
@@ -483,6 +551,25 @@ impl Client {
 
     fn introduced_for_good(&mut self) {
         self.state = State::Ready;
+        let Some(login) = self.login.take() else {
+            return;
+        };
+        self.state = State::Auth(None);
+        // A password never travels in clear (I9).
+        if !self.secure {
+            let what = "the server offers no TLS, and without it nobody logs in";
+            return self.fail(Loss::Network(what.to_owned()));
+        }
+        match login::begin(login, &self.extensions.auth) {
+            Some((line, exchange)) => {
+                self.state = State::Auth(Some(exchange));
+                self.say(&[&line]);
+            }
+            None => {
+                let what = "the server offers none of SCRAM-SHA-256, PLAIN and LOGIN";
+                self.fail(Loss::Network(what.to_owned()));
+            }
+        }
     }
 
     fn say(&mut self, words: &[&str]) {

@@ -23,6 +23,11 @@ pub struct Mail<'a> {
     pub ret: Option<Ret>,
     /// The sender's name for the envelope (RFC 3461 section 4.4); told where DSN is offered.
     pub envid: Option<&'a str>,
+    /// Its priority, -9 to 9 (RFC 6710); told where MT-PRIORITY is offered.
+    pub priority: i8,
+    /// The seconds left to deliver it, and whether it is returned when they are over rather than
+    /// told of (RFC 2852); told where DELIVERBY is offered.
+    pub deliver_by: Option<(i64, bool)>,
 }
 
 /// What RCPT TO says about a recipient.
@@ -191,6 +196,16 @@ impl Transaction {
         if mail.require_tls {
             parameters.push_str(" REQUIRETLS");
         }
+        if offered.priority && mail.priority != 0 {
+            parameters.push_str(&format!(" MT-PRIORITY={}", mail.priority));
+        }
+        if let Some((left, give_up)) = mail.deliver_by.filter(|_| offered.deliver_by) {
+            // RFC 2852 section 4: nine digits; what is to be returned has time left.
+            let mode = if give_up { 'R' } else { 'N' };
+            let least = if give_up { 1 } else { -999_999_999 };
+            let left = left.clamp(least, 999_999_999);
+            parameters.push_str(&format!(" BY={left};{mode}"));
+        }
         if offered.dsn {
             parameters.push_str(match mail.ret {
                 Some(Ret::Full) => " RET=FULL",
@@ -347,6 +362,16 @@ impl Transaction {
             }
         }
         Turn::Next
+    }
+
+    /// Gives this answer to the first who has none; true when all have one.
+    pub(super) fn answer_next(&mut self, answer: Answer) -> bool {
+        if let Some(slot) = self.answers.iter_mut().find(|slot| slot.is_none()) {
+            *slot = Some(answer);
+        }
+        // However it ended for each of them, the transaction is over.
+        self.completed = self.answers.iter().all(Option::is_some);
+        self.completed
     }
 
     /// Gives this answer to all who have none.

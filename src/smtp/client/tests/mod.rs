@@ -31,6 +31,8 @@ const MAIL: Mail<'static> = Mail {
     require_tls: false,
     ret: None,
     envid: None,
+    priority: 0,
+    deliver_by: None,
 };
 
 fn run(wants_tls: bool, script: &[L]) -> Client {

@@ -1,13 +1,14 @@
 //! From a destination to the addresses to connect to, in the order to try them.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 
 use super::mx::{self, Host, MAX_ADDRESSES};
+use super::routes::{Hop, Protocol, Via};
 use super::verdict::Verdict;
 use crate::config::{Config, Family};
 use crate::dns::{Addresses, Resolver};
@@ -18,7 +19,7 @@ pub(super) const NO_TLS_MEMORY: Duration = Duration::from_secs(3600);
 pub(super) const UNREACHABLE_MEMORY: Duration = Duration::from_secs(300);
 
 /// Where mail for some domains goes: a set of hosts.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Destination {
     /// Equal for equal destinations.
     pub(super) key: Arc<str>,
@@ -29,6 +30,24 @@ pub(super) struct Destination {
     /// Whether the names of the hosts are beyond doubt: the configuration has them, or DNSSEC or
     /// MTA-STS vouch for the MX records (RFC 8689 section 4.2.1).
     pub(super) proven: bool,
+    /// The hops of a route, by the rank of their host.
+    pub(super) hops: Vec<Hop>,
+    /// A target on this machine, without hosts.
+    pub(super) local: Option<Via>,
+    /// Addresses to send from instead of `delivery.source`.
+    pub(super) source: Vec<IpAddr>,
+}
+
+impl Destination {
+    /// The hop that a host of a route is.
+    fn hop(&self, host: &Host) -> Option<&Hop> {
+        self.hops.get(host.rank)
+    }
+
+    fn source(&self, to: IpAddr) -> Option<IpAddr> {
+        let fits = |source: &&IpAddr| source.is_ipv4() == to.is_ipv4();
+        self.source.iter().find(fits).copied()
+    }
 }
 
 /// An address to connect to.
@@ -36,11 +55,24 @@ pub(super) struct Destination {
 pub(super) struct Target {
     pub(super) host: String,
     pub(super) address: SocketAddr,
+    /// The hop of a route that it is.
+    pub(super) hop: Option<Hop>,
+    /// The address to connect from.
+    pub(super) source: Option<IpAddr>,
 }
 
 impl Target {
+    /// The path of the Unix socket that it is.
+    pub(super) fn socket(&self) -> Option<&str> {
+        let hop = self.hop.as_ref()?;
+        (hop.protocol == Protocol::LmtpSocket).then_some(hop.host.as_str())
+    }
+
     /// `host[address]:port` for people.
     pub(super) fn remote(&self) -> String {
+        if let Some(path) = self.socket() {
+            return path.to_owned();
+        }
         format!(
             "{}[{}]:{}",
             self.host,
@@ -171,36 +203,48 @@ pub(super) async fn targets(
     memory: &HostMemory,
 ) -> Result<Vec<Target>, Verdict> {
     let hosts = mx::shuffled(&destination.hosts, |n| fastrand::usize(..n));
-    let found = join_all(
-        hosts
-            .iter()
-            .map(|host| addresses(&host.name, resolver, reach)),
-    )
+    let found = join_all(hosts.iter().map(|host| async {
+        match destination.hop(host).map(|hop| hop.protocol) {
+            // It has a path, no address.
+            Some(Protocol::LmtpSocket) => Ok(vec![Ipv4Addr::UNSPECIFIED.into()]),
+            _ => addresses(&host.name, resolver, reach).await,
+        }
+    }))
     .await;
     let mut none = NoTarget::default();
     let mut targets = Vec::new();
     for (host, found) in hosts.iter().zip(found) {
+        let hop = destination.hop(host);
+        let port = hop.map_or(destination.port, |hop| hop.port);
         for address in found.unwrap_or_else(|reason| {
             none.failed = Some(reason);
             Vec::new()
         }) {
-            let socket = SocketAddr::new(address, destination.port);
-            if (address.is_ipv4() && !reach.ipv4) || (address.is_ipv6() && !reach.ipv6) {
+            let socket = SocketAddr::new(address, port);
+            let target = || Target {
+                host: host.name.clone(),
+                address: socket,
+                hop: hop.cloned(),
+                source: destination
+                    .source(address)
+                    .or_else(|| reach.source(address)),
+            };
+            let no_source = !destination.source.is_empty() && destination.source(address).is_none();
+            if hop.is_some_and(|hop| hop.protocol == Protocol::LmtpSocket) {
+                targets.push(target());
+            } else if no_source
+                || (address.is_ipv4() && !reach.ipv4)
+                || (address.is_ipv6() && !reach.ipv6)
+            {
                 none.family = true;
             } else if destination.routed {
-                targets.push(Target {
-                    host: host.name.clone(),
-                    address: socket,
-                });
+                targets.push(target());
             } else if reach.is_own(socket) {
                 none.own = true;
             } else if !reach.private && !mx::is_public(address) {
                 none.private = Some(address);
             } else {
-                targets.push(Target {
-                    host: host.name.clone(),
-                    address: socket,
-                });
+                targets.push(target());
             }
         }
     }
@@ -210,7 +254,10 @@ pub(super) async fn targets(
     }
     targets.truncate(MAX_ADDRESSES);
     let now = Instant::now();
-    targets.sort_by_key(|target| memory.was_unreachable(target.address.ip(), now));
+    // In a chain of hops the first that answers is meant, however long ago it last did.
+    if destination.hops.len() < 2 {
+        targets.sort_by_key(|target| memory.was_unreachable(target.address.ip(), now));
+    }
     Ok(targets)
 }
 
