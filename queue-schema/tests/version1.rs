@@ -114,10 +114,6 @@ fn message2() -> Message {
     message
 }
 
-fn spooled() -> Message {
-    spooled_from(message())
-}
-
 fn spooled_from(mut message: Message) -> Message {
     message.id = QueueId(message.id.0 + 1);
     message.origin = Origin::Dsn {

@@ -31,6 +31,15 @@ pub struct Own {
     pub record: String,
 }
 
+/// How a domain gets another key; a selector that was never used is in no cache.
+fn new_key(domain: &str) -> String {
+    format!(
+        "add a new name that ends in rsa, such as \"chapar2-rsa\", to selectors in \
+         domains/{domain}/domain.toml; `chapar setup {domain}` makes its RSA key of 2048 bits and prints \
+         the record; remove the old name once the record is published"
+    )
+}
+
 /// Judges the selectors of a domain.
 pub fn judge(domain: &str, selectors: &[Facts]) -> Vec<Finding> {
     if selectors.is_empty() {
@@ -39,7 +48,7 @@ pub fn judge(domain: &str, selectors: &[Facts]) -> Vec<Finding> {
             domain,
             "the domain has no selector, so its mail is not signed",
             "Gmail and Yahoo want a signature, and forwarded mail passes DMARC only with one",
-            format!("`chapar dkim rotate {domain}` makes keys"),
+            new_key(domain),
         )];
     }
     let mut found: Vec<Finding> = selectors.iter().map(selector).collect();
@@ -55,7 +64,7 @@ pub fn judge(domain: &str, selectors: &[Facts]) -> Vec<Finding> {
             domain,
             "it signs with Ed25519 alone",
             "Gmail and Outlook do not verify it yet and see no signature",
-            format!("`chapar dkim rotate {domain}` makes an RSA key beside it"),
+            new_key(domain),
         ));
     }
     found
@@ -115,7 +124,7 @@ fn selector(facts: &Facts) -> Finding {
             &about,
             "the published key is revoked (empty p=)",
             "every signature with it fails",
-            format!("`chapar dkim rotate {}` makes a new key", facts.domain),
+            new_key(&facts.domain),
         );
     }
     if key != public(&own.record) {
@@ -151,7 +160,7 @@ fn selector(facts: &Facts) -> Finding {
             &about,
             format!("the RSA key has {} bits", own.bits),
             "receivers take less than 2048 for weak, and some for none",
-            format!("`chapar dkim rotate {}` makes a key of 2048", facts.domain),
+            new_key(&facts.domain),
         );
     }
     let testing = tags
