@@ -5,7 +5,7 @@
 //! notices any other and hands them to the listeners, so that no connection is dropped. It never
 //! touches a certificate while it has no better one, and never speaks to a client.
 //!
-//! Receives [`Check`] (also from itself) and [`Reload`]; sends to nobody.
+//! Receives [`Reload`]; sends to nobody.
 
 mod challenge;
 mod order;
@@ -45,11 +45,6 @@ pub struct Given {
 #[derive(Message)]
 #[rtype(result = "()")]
 pub struct Reload(pub Given);
-
-/// Look now.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub struct Check;
 
 /// See the module.
 pub struct Certificates {
@@ -207,14 +202,6 @@ impl Actor for Certificates {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
-        self.check(ctx);
-    }
-}
-
-impl Handler<Check> for Certificates {
-    type Result = ();
-
-    fn handle(&mut self, _check: Check, ctx: &mut Self::Context) {
         self.check(ctx);
     }
 }
