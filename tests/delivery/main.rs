@@ -2,6 +2,7 @@
 
 mod faults;
 mod promises;
+mod providers;
 mod routing;
 mod transactions;
 mod ways;
