@@ -3,6 +3,7 @@
 mod faults;
 mod promises;
 mod routing;
+mod sts;
 mod transactions;
 mod ways;
 mod world;
