@@ -9,6 +9,7 @@ mod choices;
 pub mod files;
 mod sections;
 mod table;
+mod tls_rules;
 mod units;
 
 use std::ops::Range;
@@ -29,6 +30,7 @@ pub use sections::{
     Tls, Web,
 };
 pub use table::{Row, defaults};
+pub use tls_rules::{TlsRule, TlsRules};
 pub use units::{Network, Size, Span, Steps};
 
 /// The whole of `chapar.toml`.

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use super::table::{Row, Shown};
 use super::{
     AcmeChallenge, Dmarc, DnsTrouble, DomainName, Failing, Family, FieldName, HttpsUrl,
-    MilterChanges, MtaSts, Rewrite, Size, Spam, Span, SpfFail, Steps, TlsVersion,
+    MilterChanges, MtaSts, Rewrite, Size, Spam, Span, SpfFail, Steps, TlsRules, TlsVersion,
 };
 use crate::smtp::extension::Extension;
 
@@ -270,6 +270,14 @@ sections! {
         ca_file: String = String::new(),
         /// The oldest version that is spoken.
         min_version: TlsVersion = TlsVersion::V12,
+        /// Whether MTA-STS policies of other domains are fetched and obeyed (RFC 8461).
+        mta_sts: bool = true,
+        /// How long a policy may take to come.
+        mta_sts_time: Span = Span::mins(1),
+        /// What holds for some domains, or `*.domain`, whatever they publish: { "example.com" = "verify" }; never, may, encrypt, verify or dane.
+        domains: TlsRules = TlsRules::default(),
+        /// The port of policy hosts (labs).
+        mta_sts_port: u16 = 443,
     }
 
     /// `[acme]`: the certificate of `hostname` from a CA (RFC 8555), renewed at two thirds of its life.

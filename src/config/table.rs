@@ -5,7 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::{
     AcmeChallenge, Dmarc, DnsTrouble, DomainName, Failing, Family, FieldName, HttpsUrl,
-    MilterChanges, MtaSts, Rewrite, Size, Spam, Span, SpfFail, Steps, TlsVersion, sections,
+    MilterChanges, MtaSts, Rewrite, Size, Spam, Span, SpfFail, Steps, TlsRules, TlsVersion,
+    sections,
 };
 use crate::smtp::extension::Extension;
 
@@ -230,6 +231,7 @@ shown! {
     });
     AcmeChallenge, "http-01 | tls-alpn-01", value => quoted(value.name());
     MtaSts, "none | testing | enforce", value => quoted(value.name());
+    TlsRules, "{ domain = rule }", value => value.to_string();
     HttpsUrl, "https://...", value => quoted(value.as_str());
     Vec<DomainName>, "domains", value => {
         list(&value.iter().map(DomainName::as_str).collect::<Vec<_>>())

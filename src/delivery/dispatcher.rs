@@ -23,6 +23,7 @@ use super::hops::{Found, HopOrVerdict, Hops};
 use super::messages::{Drain, Keeper, Reload, Resume, Wake};
 use super::paces::{Paces, Standing};
 use super::pending::{Pending, Reporter};
+use super::promise::Promise;
 use super::reach::{Destination, Reach};
 use super::routes::RouteError;
 use super::verdict::Verdict;
@@ -32,6 +33,7 @@ use crate::config::Config;
 use crate::dns::Resolver;
 use crate::queue::{Fetch, Record};
 use crate::tls;
+use crate::tls::sts::{self, Fetcher, Policies};
 
 /// Wakes and answers that may wait in the mailbox.
 const MAILBOX: usize = 256;
@@ -111,7 +113,9 @@ impl Dispatcher {
         arbiters: Vec<ArbiterHandle>,
     ) -> Result<Dispatcher, DispatcherError> {
         let connections = Arc::new(Semaphore::new(CONNECTIONS));
-        let common = common(&config, resolver, fetch, connections)?;
+        let fetcher = Fetcher::new(&config, resolver.clone())?;
+        let policies = Policies::new(fetcher, sts::directory(&config.data_dir)).start();
+        let common = common(&config, resolver, fetch, connections, policies)?;
         Ok(Dispatcher {
             common,
             hops: Hops::new(&config)?,
@@ -138,13 +142,17 @@ impl Dispatcher {
     }
 
     /// Groups the recipients of a part by destination, or finds out where they go first.
-    fn take(&mut self, part: Pending, batches: &mut Batches, context: &mut Context<Self>) {
+    fn take(&mut self, mut part: Pending, batches: &mut Batches, context: &mut Context<Self>) {
         let now = Instant::now();
         // Most messages: one recipient, at a domain that is known.
         if let [only] = part.recipients() {
             let domain = self.hops.key(&part, *only);
-            if let Some(destination) = self.hops.cached(&domain, now) {
-                return batches.add(Arc::clone(destination), part);
+            if let Some((destination, promise)) = self.hops.cached(&domain, now) {
+                let destination = Arc::clone(destination);
+                let promise = Arc::clone(promise);
+                drop(domain);
+                part.promise = promise;
+                return batches.add(destination, part);
             }
         }
         let mut hops: Vec<(String, Found)> = Vec::new();
@@ -192,6 +200,7 @@ impl Dispatcher {
     fn place(&mut self, mut part: Pending, hops: &[(String, Found)], batches: &mut Batches) {
         struct Group {
             hop: HopOrVerdict,
+            promise: Arc<Promise>,
             domain: String,
             recipients: Vec<u32>,
         }
@@ -199,12 +208,15 @@ impl Dispatcher {
         for at in part.recipients() {
             let domain = self.hops.key(&part, *at);
             let found = hops.iter().find(|(known, _)| *known == domain);
-            let hop = match found {
-                Some((_, found)) => found.hop.clone(),
-                None => Err(Verdict::deferred(451, "4.4.4", "no next hop was found")),
+            let (hop, promise) = match found {
+                Some((_, found)) => (found.hop.clone(), Arc::clone(&found.promise)),
+                None => {
+                    let verdict = Verdict::deferred(451, "4.4.4", "no next hop was found");
+                    (Err(verdict), Arc::default())
+                }
             };
-            let same = |group: &HopOrVerdict| match (group, &hop) {
-                (Ok(one), Ok(other)) => one.key == other.key,
+            let same = |group: &HopOrVerdict, demands: &Arc<Promise>| match (group, &hop) {
+                (Ok(one), Ok(other)) => one.key == other.key && demands.is_like(&promise),
                 (one, other) => one == other,
             };
             let provider = hop.as_ref().ok().map(|hop| &hop.provider);
@@ -213,7 +225,7 @@ impl Dispatcher {
             // Some refuse recipients of several domains in a transaction.
             let alone = provider.is_some_and(|provider| provider.one_domain);
             let fits = |group: &Group| {
-                same(&group.hop)
+                same(&group.hop, &group.promise)
                     && group.recipients.len() < most
                     && (!alone || *group.domain == domain)
             };
@@ -221,6 +233,7 @@ impl Dispatcher {
                 Some(group) => group.recipients.push(*at),
                 None => groups.push(Group {
                     hop,
+                    promise,
                     domain: domain.into_owned(),
                     recipients: vec![*at],
                 }),
@@ -229,19 +242,25 @@ impl Dispatcher {
         let last = groups.len().saturating_sub(1);
         for (at, group) in groups.into_iter().enumerate() {
             let Group {
-                hop, recipients, ..
+                hop,
+                promise,
+                recipients,
+                ..
             } = group;
             // The last group needs no part of its own.
             let group = match at == last {
                 true => None,
                 false => Some(part.split(recipients)),
             };
-            let (group, rest) = match group {
+            let (mut group, rest) = match group {
                 Some(group) => (group, Some(part)),
                 None => (part, None),
             };
             match hop {
-                Ok(destination) => batches.add(destination, group),
+                Ok(destination) => {
+                    group.promise = promise;
+                    batches.add(destination, group);
+                }
                 Err(verdict) => self.reporter.send_one(group, &verdict, ""),
             }
             match rest {
@@ -342,6 +361,7 @@ fn common(
     resolver: Resolver,
     fetch: Recipient<Fetch>,
     connections: Arc<Semaphore>,
+    policies: Addr<Policies>,
 ) -> Result<Arc<Common>, DispatcherError> {
     Ok(Arc::new(Common {
         reach: Reach::new(config),
@@ -351,6 +371,7 @@ fn common(
         resolver,
         fetch,
         connections,
+        policies,
     }))
 }
 
@@ -442,7 +463,14 @@ impl Handler<Reload> for Dispatcher {
         let hops = Hops::new(&config)?;
         let old = &self.common;
         let (resolver, fetch) = (old.resolver.clone(), old.fetch.clone());
-        self.common = common(&config, resolver, fetch, Arc::clone(&old.connections))?;
+        let fetcher = Fetcher::new(&config, resolver.clone())?;
+        let policies = old.policies.clone();
+        let connections = Arc::clone(&old.connections);
+        self.common = common(&config, resolver, fetch, connections, policies.clone())?;
+        actix_rt::spawn(async move {
+            // It is gone only when the process ends.
+            let _ = policies.send(sts::Renew(fetcher)).await;
+        });
         self.hops = hops;
         self.retired.retain(Addr::connected);
         self.retired

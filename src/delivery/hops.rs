@@ -13,11 +13,13 @@ use tokio::sync::Semaphore;
 use super::connection::Common;
 use super::mx::{self, Host};
 use super::pending::Pending;
+use super::promise::Promise;
 use super::providers::Providers;
 use super::reach::Destination;
 use super::routes::{Hop, RouteError, Routes, Via};
 use super::verdict::Verdict;
 use crate::config::Config;
+use crate::tls::sts::Ask;
 
 /// Domains that are looked up at the same time.
 pub(super) const LOOKUPS: usize = 100;
@@ -30,6 +32,8 @@ const LONGEST_CACHE: Duration = Duration::from_secs(300);
 #[derive(Clone)]
 pub(super) struct Found {
     pub(super) hop: HopOrVerdict,
+    /// What its mail demands of connections.
+    pub(super) promise: Arc<Promise>,
     pub(super) until: Instant,
 }
 
@@ -63,9 +67,13 @@ impl Hops {
     }
 
     /// The destination of a domain whose next hop was looked up and still holds.
-    pub(super) fn cached(&self, domain: &str, now: Instant) -> Option<&Arc<Destination>> {
+    pub(super) fn cached(
+        &self,
+        domain: &str,
+        now: Instant,
+    ) -> Option<(&Arc<Destination>, &Arc<Promise>)> {
         let found = self.found.get(domain).filter(|found| found.until > now)?;
-        found.hop.as_ref().ok()
+        found.hop.as_ref().ok().map(|hop| (hop, &found.promise))
     }
 
     /// What decides where a recipient's mail goes: its domain in lower case, the sender's where
@@ -95,7 +103,11 @@ impl Hops {
                 Ok(via) => Ok(Arc::new(destination(&[via], &[]).run_by(&self.providers))),
                 Err(problem) => Err(Verdict::deferred(451, "4.3.5", &problem)),
             };
-            return Some(Found { hop, until });
+            return Some(Found {
+                hop,
+                promise: Arc::default(),
+                until,
+            });
         }
         let (domain, from) = key.split_once('\n').unwrap_or((key, ""));
         let mut source: &[IpAddr] = &[];
@@ -104,6 +116,7 @@ impl Hops {
                 let destination = destination(&way.vias, &way.source).run_by(&self.providers);
                 return Some(Found {
                     hop: Ok(Arc::new(destination)),
+                    promise: Arc::default(),
                     until,
                 });
             }
@@ -128,7 +141,11 @@ impl Hops {
                 Ok(Arc::new(destination.run_by(&self.providers)))
             }
         };
-        Some(Found { hop, until })
+        Some(Found {
+            hop,
+            promise: Arc::default(),
+            until,
+        })
     }
 
     pub(super) fn remember(&mut self, domain: &str, found: &Found, now: Instant) {
@@ -157,8 +174,11 @@ impl Hops {
         let owned = domain.to_owned();
         let lookup = async move {
             // It is closed never.
-            let _slot = slots.acquire_owned().await;
-            look_up(&owned, source, &common).await
+            let slot = slots.acquire_owned().await;
+            let found = look_up(&owned, source, &common).await;
+            // A policy may take long to come; the DNS of others does not wait for it.
+            drop(slot);
+            promised(found, &owned, &common).await
         };
         let lookup = lookup.boxed_local().shared();
         self.lookups.insert(key.to_owned(), lookup.clone());
@@ -230,6 +250,7 @@ async fn look_up(domain: &str, source: Vec<IpAddr>, common: &Common) -> Found {
         let verdict = Verdict::failed(553, "5.1.3", "an address without a domain");
         return Found {
             hop: Err(verdict),
+            promise: Arc::default(),
             until: now,
         };
     }
@@ -248,6 +269,34 @@ async fn look_up(domain: &str, source: Vec<IpAddr>, common: &Common) -> Found {
     });
     Found {
         hop,
+        promise: Arc::default(),
         until: until.min(now + LONGEST_CACHE),
     }
+}
+
+/// Adds what the domain demands of connections to its hosts.
+async fn promised(mut found: Found, domain: &str, common: &Common) -> Found {
+    if found.hop.is_err() {
+        return found;
+    }
+    let mut promise = Promise {
+        domain: domain.to_owned(),
+        rule: common.config.tls.domains.find(domain),
+        ..Promise::default()
+    };
+    if promise.rule.is_none() && common.config.tls.mta_sts {
+        match common.policies.send(Ask(domain.to_owned())).await {
+            Ok(answer) => {
+                promise.sts = answer.policy;
+                promise.problem = answer.problem;
+            }
+            // Nobody knows whether it may go in clear.
+            Err(_) => {
+                let text = "the keeper of MTA-STS policies does not answer";
+                found.hop = Err(Verdict::deferred(451, "4.7.5", text));
+            }
+        }
+    }
+    found.promise = Arc::new(promise);
+    found
 }

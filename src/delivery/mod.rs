@@ -22,12 +22,14 @@ mod paces_tests;
 pub mod pacing;
 pub mod password;
 mod pending;
+mod promise;
 pub mod providers;
 #[cfg(test)]
 mod providers_tests;
 mod reach;
 pub mod routes;
 mod ruling;
+mod security;
 mod session;
 mod targets;
 #[cfg(test)]

@@ -50,6 +50,17 @@ pub enum Addresses {
     Failed(String),
 }
 
+/// What a lookup of TXT records told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Text {
+    /// These, the strings of each put together.
+    Found(Vec<Vec<u8>>),
+    /// The name has none, or does not exist.
+    None,
+    /// Could not find out.
+    Failed(String),
+}
+
 /// A handle to the shared resolver.
 #[derive(Clone)]
 pub struct Resolver {
@@ -137,6 +148,33 @@ impl Resolver {
                 Some(ResponseCode::NXDomain) => (mx::Lookup::NoDomain, now),
                 Some(_) => (mx::Lookup::Nothing, now),
                 None => (mx::Lookup::Failed(error.to_string()), now),
+            },
+        }
+    }
+
+    /// The TXT records of a name.
+    pub async fn txt(&self, name: &str) -> Text {
+        let Some(name) = fqdn(name) else {
+            return Text::None;
+        };
+        match self.inner.lookup(name, RecordType::TXT).await {
+            Ok(found) => {
+                let texts = found
+                    .answers()
+                    .iter()
+                    .filter_map(|record| match &record.data {
+                        RData::TXT(txt) => Some(txt.txt_data.concat()),
+                        _ => None,
+                    });
+                let texts: Vec<_> = texts.collect();
+                match texts.is_empty() {
+                    true => Text::None,
+                    false => Text::Found(texts),
+                }
+            }
+            Err(error) => match absence(&error) {
+                Some(_) => Text::None,
+                None => Text::Failed(error.to_string()),
             },
         }
     }

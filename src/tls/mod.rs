@@ -5,3 +5,4 @@ pub mod certificate;
 pub mod client;
 pub mod self_signed;
 pub mod server;
+pub mod sts;

@@ -4,6 +4,7 @@ mod faults;
 mod promises;
 mod providers;
 mod routing;
+mod sts;
 mod transactions;
 mod ways;
 mod world;
