@@ -127,6 +127,7 @@ pub async fn start(loaded: Loaded) -> Result<Running, StartError> {
         resolver.clone(),
         queue.addr.clone().recipient(),
         queue.addr.clone().recipient(),
+        signer.clone().recipient(),
         arbiters(),
     )?
     .start();

@@ -20,6 +20,7 @@ use super::promise::{self, Promise, Terms};
 use super::reach::{self, Destination, HostMemory, Lesson, Reach, Target};
 use super::security;
 use super::session::{Failure, Security, Session, Unopened};
+use super::seven_bit::SevenBit;
 use super::targets;
 use super::verdict::{self, Verdict};
 use super::worker::{Connected, Ended, Grade, Learned, Next, Unreachable, Worker};
@@ -45,6 +46,8 @@ pub(super) struct Common {
     /// TLS that asks for proof; `None` where this machine trusts no certificate.
     pub(super) verified: Option<TlsConnector>,
     pub(super) fetch: Recipient<Fetch>,
+    /// For hops without 8BITMIME.
+    pub(super) seven_bit: SevenBit,
     /// Knows the MTA-STS policies of domains.
     pub(super) policies: Addr<Policies>,
     /// Connections to all destinations together.
@@ -381,10 +384,23 @@ impl Connection {
             Ok(content) => content,
             Err(verdict) => return self.settle(session, part, verdict).await,
         };
+        let mut eight_bit = message.envelope.body == BodyKind::EightBit;
+        let original = content.clone();
+        let offered = session.client().extensions().eight_bit;
+        let (content, _encoded) = match eight_bit && !offered && !message.envelope.smtputf8 {
+            true => match self.common.seven_bit.encode(&message, content).await {
+                Ok(encoded) => {
+                    eight_bit = false;
+                    (encoded.content.clone(), Some(encoded))
+                }
+                Err(verdict) => return self.settle(session, part, verdict).await,
+            },
+            false => (content, None),
+        };
         let mail = Mail {
             reverse_path: message.envelope.mail_from(),
             size: content.len(),
-            eight_bit: message.envelope.body == BodyKind::EightBit,
+            eight_bit,
             smtputf8: message.envelope.smtputf8,
             require_tls: message.envelope.require_tls,
             ret: message.envelope.ret,
@@ -406,7 +422,7 @@ impl Connection {
             .transact(&content, &self.common.config.timeouts)
             .await;
         if kept && finished.untouched && finished.answers.iter().all(was_closed) {
-            part.content = Some(content);
+            part.content = Some(original);
             return Sent::Untouched;
         }
         let mut grade = Grade::Neutral;

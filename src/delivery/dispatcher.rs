@@ -26,12 +26,14 @@ use super::pending::{Pending, Reporter};
 use super::promise::Promise;
 use super::reach::{Destination, Reach};
 use super::routes::RouteError;
+use super::seven_bit::SevenBit;
 use super::verdict::Verdict;
 use super::worker::{self, Deliver, Worker};
 use super::{CONNECTIONS, RECIPIENTS};
 use crate::config::Config;
 use crate::dns::Resolver;
 use crate::queue::{Fetch, Record};
+use crate::signing::Sign;
 use crate::tls;
 use crate::tls::sts::{self, Fetcher, Policies};
 
@@ -104,18 +106,21 @@ pub struct Dispatcher {
 
 impl Dispatcher {
     /// Prepares the outbound side. Workers are spread over `arbiters`; without any they run where
-    /// the dispatcher does. Outcomes go to `record`, bytes that are not in memory come from `fetch`.
+    /// the dispatcher does. Outcomes go to `record`, bytes that are not in memory come from `fetch`,
+    /// what had to be encoded is signed again by `signer`.
     pub fn new(
         config: Arc<Config>,
         resolver: Resolver,
         record: Recipient<Record>,
         fetch: Recipient<Fetch>,
+        signer: Recipient<Sign>,
         arbiters: Vec<ArbiterHandle>,
     ) -> Result<Dispatcher, DispatcherError> {
         let connections = Arc::new(Semaphore::new(CONNECTIONS));
         let fetcher = Fetcher::new(&config, resolver.clone())?;
         let policies = Policies::new(fetcher, sts::directory(&config.data_dir)).start();
-        let common = common(&config, resolver, fetch, connections, policies)?;
+        let seven_bit = SevenBit::new(signer);
+        let common = common(&config, resolver, (fetch, seven_bit), connections, policies)?;
         Ok(Dispatcher {
             common,
             hops: Hops::new(&config)?,
@@ -359,7 +364,7 @@ impl Dispatcher {
 fn common(
     config: &Arc<Config>,
     resolver: Resolver,
-    fetch: Recipient<Fetch>,
+    (fetch, seven_bit): (Recipient<Fetch>, SevenBit),
     connections: Arc<Semaphore>,
     policies: Addr<Policies>,
 ) -> Result<Arc<Common>, DispatcherError> {
@@ -370,6 +375,7 @@ fn common(
         config: Arc::clone(config),
         resolver,
         fetch,
+        seven_bit,
         connections,
         policies,
     }))
@@ -466,7 +472,8 @@ impl Handler<Reload> for Dispatcher {
         let fetcher = Fetcher::new(&config, resolver.clone())?;
         let policies = old.policies.clone();
         let connections = Arc::clone(&old.connections);
-        self.common = common(&config, resolver, fetch, connections, policies.clone())?;
+        let content = (fetch, old.seven_bit.clone());
+        self.common = common(&config, resolver, content, connections, policies.clone())?;
         actix_rt::spawn(async move {
             // It is gone only when the process ends.
             let _ = policies.send(sts::Renew(fetcher)).await;

@@ -31,6 +31,7 @@ pub mod routes;
 mod ruling;
 mod security;
 mod session;
+mod seven_bit;
 mod targets;
 #[cfg(test)]
 mod tests;

@@ -160,11 +160,13 @@ mod workers {
     use crate::delivery::dispatcher::WorkerIdle;
     use crate::delivery::mx::Host;
     use crate::delivery::reach::{Destination, Reach};
+    use crate::delivery::seven_bit::SevenBit;
     use crate::delivery::worker::{Deliver, Die, Worker};
     use crate::delivery::{Dispatcher, Wake};
     use crate::dns::Resolver;
     use crate::lab::{Act, Mx, MxConfig, Stage};
     use crate::queue::{Fetch, FetchError};
+    use crate::signing::{Sign, SignError};
     use tokio::sync::Semaphore;
 
     impl Handler<Fetch> for Ear {
@@ -175,6 +177,14 @@ mod workers {
                 id: fetch.id,
                 reason: "a test without a store".to_owned(),
             })
+        }
+    }
+
+    impl Handler<Sign> for Ear {
+        type Result = Result<Bytes, SignError>;
+
+        fn handle(&mut self, _: Sign, _: &mut Context<Self>) -> Self::Result {
+            Ok(Bytes::new())
         }
     }
 
@@ -199,8 +209,9 @@ mod workers {
         let (ear, mut heard) = ear();
         let config = config(&mx);
         let resolver = Resolver::new(&config.dns).expect("a resolver");
-        let (record, fetch) = (ear.clone().recipient(), ear.recipient());
-        let dispatcher = Dispatcher::new(config, resolver, record, fetch, Vec::new());
+        let (record, fetch) = (ear.clone().recipient(), ear.clone().recipient());
+        let signer = ear.recipient();
+        let dispatcher = Dispatcher::new(config, resolver, record, fetch, signer, Vec::new());
         let dispatcher = dispatcher.expect("a dispatcher");
         let dispatcher = dispatcher.start();
         let jobs = ["a@x", "b@x", "c@x"].map(|to| job(&[to]));
@@ -262,8 +273,9 @@ mod workers {
         let (ear, mut heard) = ear();
         let config = config(&mx);
         let resolver = Resolver::new(&config.dns).expect("a resolver");
-        let (record, fetch) = (ear.clone().recipient(), ear.recipient());
-        let dispatcher = Dispatcher::new(config, resolver, record, fetch, Vec::new());
+        let (record, fetch) = (ear.clone().recipient(), ear.clone().recipient());
+        let signer = ear.recipient();
+        let dispatcher = Dispatcher::new(config, resolver, record, fetch, signer, Vec::new());
         let dispatcher = dispatcher.expect("a dispatcher").start();
         for _ in 0..2 {
             dispatcher
@@ -316,6 +328,7 @@ mod workers {
             resolver.clone(),
             record,
             fetch,
+            ear.clone().recipient(),
             Vec::new(),
         );
         let dispatcher = dispatcher.expect("a dispatcher").start();
@@ -327,6 +340,7 @@ mod workers {
             tls: None,
             verified: None,
             connections: Arc::new(Semaphore::new(9)),
+            seven_bit: SevenBit::new(ear.clone().recipient()),
             fetch: ear.recipient(),
             resolver,
             config,

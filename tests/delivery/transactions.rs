@@ -390,6 +390,57 @@ async fn helo_where_ehlo_is_unknown() {
     world.end().await;
 }
 
+/// Twice over one connection, and once over one that had ended: the message that is kept for the
+/// next attempt is the one that came.
+#[actix::test]
+async fn eight_bit_content_is_encoded_for_a_server_that_takes_none() {
+    let (mut world, mx) = World::with_mx(MxConfig {
+        eight_bit: false,
+        ..MxConfig::default()
+    })
+    .await;
+    let mut first = true;
+    let mut second = false;
+    mx.on(Stage::Mail, move |_| match (first, second) {
+        (true, _) => {
+            (first, second) = (false, true);
+            Act::Default
+        }
+        (_, true) => {
+            second = false;
+            Act::Close
+        }
+        _ => Act::Default,
+    });
+    for _ in 0..2 {
+        let mut message = world.message(&["a@example.com"]);
+        message.envelope.body = BodyKind::EightBit;
+        let content = Content {
+            head: "Subject: x\r\nContent-Type: text/plain; charset=utf-8\r\n\
+                   Content-Transfer-Encoding: 8bit\r\n\r\n"
+                .into(),
+            ..small("caf\u{e9}")
+        };
+        world.wake(message, Some(content)).await;
+        assert_eq!(world.outcome().await, DELIVERED);
+    }
+    let received = mx.received();
+    assert_eq!((received.len(), mx.connections()), (2, 2));
+    for message in &received {
+        assert!(!message.parameters.contains("BODY"), "{message:?}");
+        let text = String::from_utf8(message.data.clone()).expect("ASCII");
+        assert!(
+            text.contains("Content-Transfer-Encoding: quoted-printable\r\n"),
+            "{text}"
+        );
+        assert!(text.ends_with("\r\n\r\ncaf=C3=A9\r\n"), "{text}");
+        // SIZE is that of what is sent.
+        let size = format!("SIZE={}", message.data.len());
+        assert!(message.parameters.contains(&size), "{message:?}");
+    }
+    world.end().await;
+}
+
 #[actix::test]
 async fn what_a_server_can_not_take_is_not_sent_to_it() {
     let (mut world, mx) = World::with_mx(MxConfig {
@@ -407,12 +458,31 @@ async fn what_a_server_can_not_take_is_not_sent_to_it() {
     );
     let mut message = world.message(&["a@example.com"]);
     message.envelope.body = BodyKind::EightBit;
-    world.wake(message, Some(small("caf\u{e9}"))).await;
-    assert_eq!(
-        world.outcome().await,
-        "a@example.com failed 554 5.6.3 the message has 8-bit content and the server has no \
-         8BITMIME"
-    );
+    let signed = Content {
+        head: "Content-Type: multipart/signed; boundary=b\r\n\r\n".into(),
+        body: Body::Memory("--b\r\n\r\ncaf\u{e9}\r\n--b--\r\n".into()),
+    };
+    world.wake(message, Some(signed)).await;
+    let outcome = world.outcome().await;
+    let start =
+        "a@example.com failed 554 5.6.3 the message has 8-bit content that can not be encoded";
+    assert!(outcome.starts_with(start), "{outcome}");
+    // Nor is a header with 8-bit text encoded: what it means is not known.
+    for smtputf8 in [true, false] {
+        let mut message = world.message(&["a@example.com"]);
+        message.envelope.body = BodyKind::EightBit;
+        message.envelope.smtputf8 = smtputf8;
+        let content = Content {
+            head: "Subject: caf\u{e9}\r\n\r\n".into(),
+            ..small("caf\u{e9}")
+        };
+        world.wake(message, Some(content)).await;
+        let outcome = world.outcome().await;
+        assert!(
+            outcome.starts_with("a@example.com failed 554 5.6.7 "),
+            "{outcome}"
+        );
+    }
     let message = world.message(&["caf\u{e9}@example.com"]);
     world.wake(message, Some(small("x"))).await;
     assert_eq!(

@@ -13,6 +13,7 @@ use chapar::dns::Resolver;
 use chapar::lab::{DnsServer, Mx, MxConfig};
 use chapar::message::{Body, Content};
 use chapar::queue::{Attempt, Fetch, FetchError, Job, Outcome, Record};
+use chapar::signing::{Sign, SignError};
 use queue_schema::{
     BodyKind, BodyPlace, Envelope, Location, Message, Notify, Origin, QueueId, Recipient,
     RecipientState,
@@ -66,6 +67,15 @@ impl Handler<Fetch> for Ear {
     }
 }
 
+impl Handler<Sign> for Ear {
+    type Result = Result<Bytes, SignError>;
+
+    /// There is no key.
+    fn handle(&mut self, _: Sign, _: &mut Context<Self>) -> Self::Result {
+        Ok(Bytes::new())
+    }
+}
+
 /// A configuration in which nothing takes long.
 pub fn config(dns: &DnsServer, port: u16) -> Config {
     let mut config =
@@ -112,8 +122,9 @@ impl World {
         let resolver = Resolver::new(&config.dns).expect("a resolver");
         let (heard, records) = mpsc::unbounded_channel();
         let ear = Ear { heard, contents }.start();
-        let (record, fetch) = (ear.clone().recipient(), ear.recipient());
-        let dispatcher = Dispatcher::new(Arc::new(config), resolver, record, fetch, arbiters);
+        let (record, fetch) = (ear.clone().recipient(), ear.clone().recipient());
+        let (config, signer) = (Arc::new(config), ear.recipient());
+        let dispatcher = Dispatcher::new(config, resolver, record, fetch, signer, arbiters);
         let dispatcher = dispatcher.expect("a dispatcher").start();
         World {
             dns,

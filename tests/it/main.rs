@@ -6,6 +6,7 @@ mod crash;
 mod disk;
 mod doctor;
 mod durability;
+mod eight_bit;
 mod forward;
 mod hooks;
 mod hostile;

@@ -177,7 +177,12 @@ impl Transaction {
             return Err(Refusal::TooLarge { limit });
         }
         if mail.eight_bit && !offered.eight_bit {
-            return Err(Refusal::EightBit);
+            // Who has SMTPUTF8 has 8BITMIME (RFC 6531 section 3.1); of both it is the one that
+            // encoding the body does not help.
+            return Err(match mail.smtputf8 && !offered.smtputf8 {
+                true => Refusal::Utf8,
+                false => Refusal::EightBit,
+            });
         }
         if mail.require_tls && !offered.require_tls {
             return Err(Refusal::RequireTls);
