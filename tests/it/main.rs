@@ -14,4 +14,5 @@ mod journey;
 mod oracle;
 mod peers;
 mod service;
+mod top;
 mod world;
