@@ -4,7 +4,7 @@ use std::fmt::Display;
 use std::net::{IpAddr, SocketAddr};
 
 use super::{
-    AcmeChallenge, Dmarc, DnsTrouble, DomainName, Failing, Family, FieldName, HttpsUrl,
+    AcmeChallenge, Dmarc, DnsTrouble, Dnssec, DomainName, Failing, Family, FieldName, HttpsUrl,
     MilterChanges, MtaSts, Rewrite, Size, Spam, Span, SpfFail, Steps, TlsRules, TlsVersion,
     sections,
 };
@@ -204,6 +204,11 @@ shown! {
     SpfFail, "accept | reject", value => quoted(match value {
         SpfFail::Accept => "accept",
         SpfFail::Reject => "reject",
+    });
+    Dnssec, "auto | on | off", value => quoted(match value {
+        Dnssec::Auto => "auto",
+        Dnssec::On => "on",
+        Dnssec::Off => "off",
     });
     DnsTrouble, "defer | accept", value => quoted(match value {
         DnsTrouble::Defer => "defer",
