@@ -281,7 +281,7 @@ mod tests {
                 let above = record(2, selector, matching, ca.certificate());
                 for record in [own, above] {
                     assert_eq!(
-                        checked(&[record.clone()], &good, &[HOST]),
+                        checked(std::slice::from_ref(&record), &good, &[HOST]),
                         Ok(()),
                         "{record:?}"
                     );
@@ -309,7 +309,7 @@ mod tests {
         let above = record(2, 1, 1, ca.certificate());
         let bad = |identity: &Identity, names: &[&str]| {
             matches!(
-                checked(&[above.clone()], identity, names),
+                checked(std::slice::from_ref(&above), identity, names),
                 Err(Mismatch::Chain(_))
             )
         };
@@ -331,7 +331,7 @@ mod tests {
         // Another key, then the old and the new one while it is rolled over.
         let other = record(3, 1, 1, &expired.chain[0]);
         assert_eq!(
-            checked(&[other.clone()], &good, &[HOST]),
+            checked(std::slice::from_ref(&other), &good, &[HOST]),
             Err(Mismatch::None)
         );
         let new = record(3, 1, 1, &good.chain[0]);
@@ -368,7 +368,7 @@ mod tests {
             of(3, 1, 2, 32),
             of(3, 1, 0, 0),
         ] {
-            assert_eq!(usable(&[unusable.clone()]), [], "{unusable:?}");
+            assert_eq!(usable(std::slice::from_ref(&unusable)), [], "{unusable:?}");
         }
         let all = [
             of(3, 1, 1, 32),

@@ -201,7 +201,7 @@ async fn c086_the_usages_of_tlsa_records() {
         domain("a", &hosts[0], &[tlsa(3, 1, 1, &leaf(&expired))]),
         domain("b", &hosts[1], &[tlsa(2, 1, 1, ca.certificate())]),
         domain("c", &hosts[2], &[tlsa(2, 1, 1, ca.certificate())]),
-        domain("d", &hosts[3], &[other.clone()]),
+        domain("d", &hosts[3], std::slice::from_ref(&other)),
         domain("e", &hosts[4], &[other.clone(), tlsa(3, 1, 1, &leaf(&own))]),
         domain("f", &hosts[5], &[tlsa(0, 0, 1, &leaf(&own))]),
         domain("g", &hosts[6], &[format!("3 1 9 {}", "00".repeat(32))]),
@@ -346,7 +346,11 @@ async fn keys_are_rolled_over_and_a_missed_rollover_holds_mail_back() {
     let both = hosts(vec![shows(old.clone()), shows(new.clone())]).await;
     let port = both[0].address().port();
     let (old, new) = (tlsa(3, 1, 1, &old.chain[0]), tlsa(3, 1, 1, &new.chain[0]));
-    let mut bind = Bind::start(&domain("roll", &both[0], &[old.clone()]), Vec::new()).await;
+    let mut bind = Bind::start(
+        &domain("roll", &both[0], std::slice::from_ref(&old)),
+        Vec::new(),
+    )
+    .await;
     let dns = DnsServer::start().await.expect("a DNS server");
     let mut world = world(&bind, port, &dns, |config| {
         config.delivery.keep_idle =
@@ -395,8 +399,8 @@ async fn aliases_and_mx_records_that_are_not_proven() {
     let zone = format!(
         "{}alias MX 10 other\nother CNAME mx.good\n_{port}._tcp.other TLSA {wrong}\n\
          {}implicit A {}\n_{port}._tcp.implicit TLSA {right}\n",
-        domain("good", &mx, &[right.clone()]),
-        domain("bad", &mx, &[wrong.clone()]),
+        domain("good", &mx, std::slice::from_ref(&right)),
+        domain("bad", &mx, std::slice::from_ref(&wrong)),
         ip(&mx),
     );
     let plain = Zone {
