@@ -9,6 +9,7 @@ mod choices;
 pub mod files;
 mod sections;
 mod table;
+mod tls_rules;
 mod units;
 
 use std::ops::Range;
@@ -19,14 +20,15 @@ use serde::Deserialize;
 use crate::smtp::extension::Extension;
 
 pub use choices::{
-    AcmeChallenge, Dmarc, DnsTrouble, DomainName, Failing, FieldName, HttpsUrl, MilterAddress,
-    MilterChanges, MtaSts, Rewrite, Spam, SpfFail,
+    AcmeChallenge, Dmarc, DnsTrouble, Dnssec, DomainName, Failing, FieldName, HttpsUrl,
+    MilterAddress, MilterChanges, MtaSts, Rewrite, Spam, SpfFail,
 };
 pub use sections::{
     Acme, Auth, Delivery, Dns, Forwarding, Hooks, Incoming, Limits, Milter, Retry, Smtp, Timeouts,
     Tls, Web,
 };
 pub use table::{Row, defaults};
+pub use tls_rules::{TlsRule, TlsRules};
 pub use units::{Network, Size, Span, Steps};
 
 /// The whole of `chapar.toml`.
@@ -307,6 +309,10 @@ impl Config {
         }
         config.dir = dir.to_path_buf();
         config.data_dir = dir.join(&config.data_dir);
+        if !config.dns.trust_anchor.is_empty() {
+            let file = dir.join(&config.dns.trust_anchor);
+            config.dns.trust_anchor = file.display().to_string();
+        }
         Ok(config)
     }
 

@@ -20,6 +20,7 @@ use super::connection::Common;
 use super::hops::{Found, HopOrVerdict, Hops};
 use super::messages::{Drain, Reload, Resume, Suspensions, Wake};
 use super::pending::{Pending, Reporter};
+use super::promise::Promise;
 use super::reach::{Destination, Reach};
 use super::routes::RouteError;
 use super::verdict::Verdict;
@@ -31,6 +32,7 @@ use crate::queue::suspend::Suspension;
 use crate::queue::{Fetch, Record};
 use crate::smtp::reply::Reply;
 use crate::tls;
+use crate::tls::sts::{self, Fetcher, Policies};
 
 /// Wakes and answers that may wait in the mailbox.
 const MAILBOX: usize = 256;
@@ -103,7 +105,9 @@ impl Dispatcher {
         arbiters: Vec<ArbiterHandle>,
     ) -> Result<Dispatcher, DispatcherError> {
         let connections = Arc::new(Semaphore::new(CONNECTIONS));
-        let common = common(&config, resolver, fetch, connections)?;
+        let fetcher = Fetcher::new(&config, resolver.clone())?;
+        let policies = Policies::new(fetcher, sts::directory(&config.data_dir)).start();
+        let common = common(&config, resolver, fetch, connections, policies)?;
         Ok(Dispatcher {
             common,
             hops: Hops::new(&config)?,
@@ -128,13 +132,17 @@ impl Dispatcher {
     }
 
     /// Groups the recipients of a part by destination, or finds out where they go first.
-    fn take(&mut self, part: Pending, batches: &mut Batches, context: &mut Context<Self>) {
+    fn take(&mut self, mut part: Pending, batches: &mut Batches, context: &mut Context<Self>) {
         let now = Instant::now();
         // Most messages: one recipient, at a domain that is known.
         if let [only] = part.recipients() {
             let domain = self.hops.key(&part, *only);
-            if let Some(destination) = self.hops.cached(&domain, now) {
-                return batches.add(Arc::clone(destination), part);
+            if let Some((destination, promise)) = self.hops.cached(&domain, now) {
+                let destination = Arc::clone(destination);
+                let promise = Arc::clone(promise);
+                drop(domain);
+                part.promise = promise;
+                return batches.add(destination, part);
             }
         }
         let mut hops: Vec<(String, Found)> = Vec::new();
@@ -180,39 +188,45 @@ impl Dispatcher {
 
     /// Splits a part whose next hops are known into the batches of their destinations.
     fn place(&mut self, mut part: Pending, hops: &[(String, Found)], batches: &mut Batches) {
-        let mut groups: Vec<(HopOrVerdict, Vec<u32>)> = Vec::new();
+        let mut groups: Vec<(HopOrVerdict, Arc<Promise>, Vec<u32>)> = Vec::new();
         for at in part.recipients() {
             let domain = self.hops.key(&part, *at);
             let found = hops.iter().find(|(known, _)| *known == domain);
-            let hop = match found {
-                Some((_, found)) => found.hop.clone(),
-                None => Err(Verdict::deferred(451, "4.4.4", "no next hop was found")),
+            let (hop, promise) = match found {
+                Some((_, found)) => (found.hop.clone(), Arc::clone(&found.promise)),
+                None => {
+                    let verdict = Verdict::deferred(451, "4.4.4", "no next hop was found");
+                    (Err(verdict), Arc::default())
+                }
             };
-            let same = |group: &HopOrVerdict| match (group, &hop) {
-                (Ok(one), Ok(other)) => one.key == other.key,
+            let same = |group: &HopOrVerdict, demands: &Arc<Promise>| match (group, &hop) {
+                (Ok(one), Ok(other)) => one.key == other.key && demands.is_like(&promise),
                 (one, other) => one == other,
             };
             match groups
                 .iter_mut()
-                .find(|(group, to)| same(group) && to.len() < RECIPIENTS)
+                .find(|(group, demands, to)| same(group, demands) && to.len() < RECIPIENTS)
             {
-                Some((_, recipients)) => recipients.push(*at),
-                None => groups.push((hop, vec![*at])),
+                Some((_, _, recipients)) => recipients.push(*at),
+                None => groups.push((hop, promise, vec![*at])),
             }
         }
         let last = groups.len().saturating_sub(1);
-        for (at, (hop, recipients)) in groups.into_iter().enumerate() {
+        for (at, (hop, promise, recipients)) in groups.into_iter().enumerate() {
             // The last group needs no part of its own.
             let group = match at == last {
                 true => None,
                 false => Some(part.split(recipients)),
             };
-            let (group, rest) = match group {
+            let (mut group, rest) = match group {
                 Some(group) => (group, Some(part)),
                 None => (part, None),
             };
             match hop {
-                Ok(destination) => batches.add(destination, group),
+                Ok(destination) => {
+                    group.promise = promise;
+                    batches.add(destination, group);
+                }
                 Err(verdict) => self.reporter.send_one(group, &verdict, ""),
             }
             match rest {
@@ -317,6 +331,7 @@ fn common(
     resolver: Resolver,
     fetch: Recipient<Fetch>,
     connections: Arc<Semaphore>,
+    policies: Addr<Policies>,
 ) -> Result<Arc<Common>, DispatcherError> {
     Ok(Arc::new(Common {
         reach: Reach::new(config),
@@ -326,6 +341,7 @@ fn common(
         resolver,
         fetch,
         connections,
+        policies,
     }))
 }
 
@@ -417,7 +433,14 @@ impl Handler<Reload> for Dispatcher {
         let hops = Hops::new(&config)?;
         let old = &self.common;
         let (resolver, fetch) = (old.resolver.clone(), old.fetch.clone());
-        self.common = common(&config, resolver, fetch, Arc::clone(&old.connections))?;
+        let fetcher = Fetcher::new(&config, resolver.clone())?;
+        let policies = old.policies.clone();
+        let connections = Arc::clone(&old.connections);
+        self.common = common(&config, resolver, fetch, connections, policies.clone())?;
+        actix_rt::spawn(async move {
+            // It is gone only when the process ends.
+            let _ = policies.send(sts::Renew(fetcher)).await;
+        });
         self.hops = hops;
         self.retired.retain(Addr::connected);
         self.retired

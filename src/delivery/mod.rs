@@ -15,8 +15,10 @@ mod messages;
 pub mod mx;
 pub mod pacing;
 mod pending;
+mod promise;
 mod reach;
 pub mod routes;
+mod security;
 mod session;
 mod targets;
 #[cfg(test)]

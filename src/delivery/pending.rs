@@ -13,6 +13,7 @@ use actix::Recipient;
 use queue_schema::{Message, Reply};
 use tokio::sync::{Notify, OwnedSemaphorePermit};
 
+use super::promise::Promise;
 use super::routes::Via;
 use super::verdict::Verdict;
 use crate::message::Content;
@@ -113,6 +114,8 @@ impl Reporter {
 pub(super) struct Pending {
     pub(super) message: Arc<Message>,
     pub(super) content: Option<Content>,
+    /// What is to hold for the connection that carries it.
+    pub(super) promise: Arc<Promise>,
     recipients: Vec<u32>,
     outstanding: Outstanding,
 }
@@ -122,6 +125,7 @@ impl Pending {
         Pending {
             message: job.message,
             content: job.content,
+            promise: Arc::default(),
             recipients: job.recipients,
             outstanding: Outstanding::new(reporter),
         }
@@ -178,6 +182,7 @@ impl Pending {
         Pending {
             message: Arc::clone(&self.message),
             content: self.content.clone(),
+            promise: Arc::clone(&self.promise),
             recipients,
             outstanding: Outstanding::new(self.reporter()),
         }
