@@ -14,9 +14,11 @@ mod units;
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::Deserialize;
 
+use crate::delivery::providers::{self, Providers};
 use crate::smtp::extension::Extension;
 
 pub use choices::{
@@ -103,6 +105,9 @@ pub struct Config {
     /// The directory of the file this was read from; set by the loader.
     #[serde(skip)]
     pub dir: PathBuf,
+    /// What providers ask of our pace: the embedded rules, and `providers.toml` beside the file.
+    #[serde(skip)]
+    pub providers: Arc<Providers>,
 }
 
 /// One `[[listen]]`.
@@ -316,6 +321,12 @@ impl Config {
         Ok(config)
     }
 
+    /// The same with `providers.toml` beside the file, which only delivery needs.
+    pub fn with_providers(mut self) -> Result<Config, ConfigError> {
+        self.providers = Arc::new(read_providers(&self.dir.join(providers::FILE))?);
+        Ok(self)
+    }
+
     /// What `serve` needs beyond a well-formed file: somebody must be able to connect. `file` is
     /// where the configuration came from.
     pub fn check_to_serve(&self, file: &Path) -> Result<(), ConfigError> {
@@ -341,6 +352,23 @@ impl ConfigError {
         let none = || ConfigError::whole("", "refused without a reason".into());
         problems.into_iter().next().unwrap_or_else(none)
     }
+}
+
+/// The embedded providers and those of a file, which need not be there.
+fn read_providers(file: &Path) -> Result<Providers, ConfigError> {
+    let name = file.display().to_string();
+    let text = match std::fs::read_to_string(file) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
+        Err(error) => {
+            let remedy = "make it readable, or remove it to use the built-in rules";
+            return Err(ConfigError::whole(&name, format!("{error}; {remedy}")));
+        }
+    };
+    Providers::read(&text).map_err(|problem| ConfigError {
+        line: problem.span.map(|span| line_of(&text, &span)),
+        ..ConfigError::whole(&name, problem.text)
+    })
 }
 
 /// The line on which `span` begins, from 1.

@@ -141,6 +141,11 @@ pub async fn start(loaded: Loaded) -> Result<Running, StartError> {
         .await?;
     queue.resume = Some(dispatcher.clone().recipient());
     queue.suspended = Some(dispatcher.clone().recipient());
+    let keeper = delivery::Keeper {
+        suspend: queue.addr.clone().recipient(),
+        suspended: queue.addr.clone().recipient(),
+    };
+    dispatcher.send(keeper).await?;
     let suspended = queue.addr.send(queue::Suspended).await?;
     dispatcher.send(delivery::Suspensions(suspended)).await?;
     let control = control::start(&config.data_dir, queue.clone()).map_err(StartError::Control)?;

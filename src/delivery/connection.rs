@@ -12,6 +12,9 @@ use actix::{Addr, Recipient};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 use tokio_rustls::TlsConnector;
 
+use super::dispatcher::Dispatcher;
+use super::paces::Standing;
+use super::password;
 use super::pending::Pending;
 use super::promise::{Promise, Terms};
 use super::reach::{self, Destination, HostMemory, Lesson, Reach, Target};
@@ -25,10 +28,11 @@ use crate::dns::Resolver;
 use crate::message::Content;
 use crate::queue::{Fetch, Outcome};
 use crate::smtp::client::{Answer, Login, Loss, Mail, Said, Stage};
+use crate::smtp::reply::Reply;
 use crate::time;
 use crate::tls::client::Problem;
 use crate::tls::sts::Policies;
-use queue_schema::BodyKind;
+use queue_schema::{BodyKind, Origin};
 
 /// A connection is not used for longer than this, so that none lives forever on one host of many.
 const OLDEST: Duration = Duration::from_secs(300);
@@ -59,6 +63,9 @@ pub(super) struct Connection {
     pub(super) records: Arc<Semaphore>,
     /// Becomes true when no new attempt may begin.
     pub(super) stop: watch::Receiver<bool>,
+    /// What holds for the destination.
+    pub(super) standing: watch::Receiver<Standing>,
+    pub(super) dispatcher: Addr<Dispatcher>,
 }
 
 /// Tells the worker that a connection is gone, however it went.
@@ -102,12 +109,18 @@ impl Connection {
     /// Works until there is nothing more to do, or the worker says so by its silence.
     pub(super) async fn run(mut self) {
         let _farewell = Farewell(self.id, self.worker.clone());
+        let mut place = self.place().await;
         let Ok(_permit) = Arc::clone(&self.common.connections).acquire_owned().await else {
             return;
         };
         let mut session = None;
         let mut grade = None;
-        while let Some(mut part) = self.next(&mut session, grade.take()).await {
+        let mut sent = 0;
+        while let Some(part) = self.next(&mut session, grade.take()).await {
+            let Some(mut part) = self.turn(part, &mut session).await else {
+                continue;
+            };
+            sent += 1;
             if self.destination.local.is_some() {
                 grade = Some(self.deliver_here(&mut part).await);
                 continue;
@@ -163,10 +176,20 @@ impl Connection {
                     Sent::Untouched => continue,
                     Sent::Reported(reported) => grade = Some(reported),
                 }
-                if open.is_ready() && open.age() < OLDEST {
-                    session = Some(open);
+                // Some take so many messages in a connection and no more.
+                let more = sent < self.standing.borrow().messages;
+                match more && open.age() < OLDEST {
+                    true if open.is_ready() => session = Some(open),
+                    true => {}
+                    false => open.quit().await,
                 }
                 break;
+            }
+            if session.is_none() {
+                // Destinations of one provider share its places: to the end of the line.
+                sent = 0;
+                drop(place.take());
+                place = self.place().await;
             }
         }
         if let Some(session) = session {
@@ -189,8 +212,12 @@ impl Connection {
             Err(oneshot::error::TryRecvError::Closed) => return None,
             Err(oneshot::error::TryRecvError::Empty) => {}
         }
-        // Without a session there is nothing to keep for later.
-        if let Some(open) = session {
+        // Without a session there is nothing to keep for later; nor may it keep others out.
+        let crowded = |places: &Arc<Semaphore>| places.available_permits() == 0;
+        let crowded = self.standing.borrow().places.as_ref().is_some_and(crowded);
+        if let Some(open) = session
+            && !crowded
+        {
             tokio::select! {
                 biased;
                 part = &mut receiver => return part.ok(),
@@ -319,7 +346,11 @@ impl Connection {
                 let text = format!("{remote}: the TLS handshake failed: {reason}; {who}");
                 Verdict::deferred(451, "4.7.5", &text)
             }
-            Failure::Handshake | Failure::Other => verdict::judge(&answer),
+            Failure::Handshake | Failure::Other => {
+                let (verdict, ruled) = self.judge(&answer, true);
+                self.ruled(ruled).await;
+                verdict
+            }
         };
         if verdict.outcome != Outcome::Failed && failure == Failure::Other {
             self.learn(address, Lesson::Unreachable).await;
@@ -380,8 +411,12 @@ impl Connection {
             return Sent::Untouched;
         }
         let mut grade = Grade::Neutral;
+        let ours = !matches!(message.origin, Origin::Outside { .. });
+        let mut ruled: Vec<Reply> = Vec::new();
         let verdicts = finished.answers.iter().map(|answer| {
-            let judged = verdict::judge(answer);
+            let (judged, rule) = self.judge(answer, ours);
+            // Said to each recipient of a transaction, it was said once.
+            ruled.extend(rule.filter(|reply| !ruled.contains(reply)));
             match judged.outcome {
                 Outcome::Delivered => grade = Grade::Delivered,
                 _ if grade == Grade::Neutral && is_trouble(answer) => grade = Grade::Trouble,
@@ -396,6 +431,7 @@ impl Connection {
             attempt.notifies = notifies;
         }
         part.reporter().send(record, permit);
+        self.ruled(ruled).await;
         Sent::Reported(grade)
     }
 
@@ -477,12 +513,12 @@ async fn login(config: &Config, target: &Target) -> Result<Option<Login>, Verdic
     let path = config.dir.join(file);
     let read = tokio::task::spawn_blocking({
         let path = path.clone();
-        move || secret(&path)
+        move || password::read(&path)
     });
-    let password = read
+    let found = read
         .await
         .unwrap_or_else(|_| Err("it could not be read".to_owned()));
-    let password = password.map_err(|problem| {
+    let password = found.map_err(|problem| {
         let problem = format!("{}: {problem}", path.display());
         tracing::error!(target: "alarm", relay = %hop, problem, "no password for a relay");
         Verdict::deferred(451, "4.3.5", &format!("no password for {hop}; see the log"))
@@ -495,27 +531,6 @@ async fn login(config: &Config, target: &Target) -> Result<Option<Login>, Verdic
         password,
         nonce,
     }))
-}
-
-/// The first line of a file that nobody else may read.
-fn secret(path: &std::path::Path) -> Result<String, String> {
-    use std::os::unix::fs::PermissionsExt as _;
-    let text = std::fs::read_to_string(path)
-        .map_err(|error| format!("{error}; write the password into it, with mode 0600"))?;
-    let mode = std::fs::metadata(path)
-        .map_err(|error| error.to_string())?
-        .permissions()
-        .mode();
-    if mode & 0o077 != 0 {
-        return Err(format!(
-            "others can read it (mode {:o}); chmod 600 it",
-            mode & 0o777
-        ));
-    }
-    match text.lines().next() {
-        Some(password) if !password.is_empty() => Ok(password.to_owned()),
-        _ => Err("it is empty; write the password into it".to_owned()),
-    }
 }
 
 /// RFC 8689 section 4.2.1 item 2: that a host is who it says proves nothing if anyone could have

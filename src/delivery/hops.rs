@@ -14,6 +14,7 @@ use super::connection::Common;
 use super::mx::{self, Host};
 use super::pending::Pending;
 use super::promise::Promise;
+use super::providers::Providers;
 use super::reach::Destination;
 use super::routes::{Hop, RouteError, Routes, Via};
 use super::verdict::Verdict;
@@ -50,6 +51,7 @@ pub(super) struct Hops {
     found: HashMap<String, Found>,
     lookups: HashMap<String, Lookup>,
     slots: Arc<Semaphore>,
+    providers: Arc<Providers>,
 }
 
 impl Hops {
@@ -60,6 +62,7 @@ impl Hops {
             found: HashMap::new(),
             lookups: HashMap::new(),
             slots: Arc::new(Semaphore::new(LOOKUPS)),
+            providers: Arc::clone(&config.providers),
         })
     }
 
@@ -97,7 +100,7 @@ impl Hops {
         let until = now + LONGEST_CACHE;
         if let Some(via) = Via::of_address(key) {
             let hop = match via {
-                Ok(via) => Ok(Arc::new(destination(&[via], &[]))),
+                Ok(via) => Ok(Arc::new(destination(&[via], &[]).run_by(&self.providers))),
                 Err(problem) => Err(Verdict::deferred(451, "4.3.5", &problem)),
             };
             return Some(Found {
@@ -110,7 +113,7 @@ impl Hops {
         let mut source: &[IpAddr] = &[];
         if let Some((_, way)) = self.routes.find(from, domain) {
             if way.vias != [Via::Mx] {
-                let destination = destination(&way.vias, &way.source);
+                let destination = destination(&way.vias, &way.source).run_by(&self.providers);
                 return Some(Found {
                     hop: Ok(Arc::new(destination)),
                     promise: Arc::default(),
@@ -128,13 +131,14 @@ impl Hops {
                     name: address.to_string(),
                 }];
                 let key = sourced(mx::key(&hosts, port), source);
-                Ok(Arc::new(Destination {
+                let destination = Destination {
                     key,
                     hosts,
                     port,
                     source: source.to_vec(),
                     ..Destination::default()
-                }))
+                };
+                Ok(Arc::new(destination.run_by(&self.providers)))
             }
         };
         Some(Found {
@@ -219,6 +223,7 @@ fn destination(vias: &[Via], source: &[IpAddr]) -> Destination {
         hops,
         local: None,
         source: source.to_vec(),
+        ..Destination::default()
     }
 }
 
@@ -255,13 +260,14 @@ async fn look_up(domain: &str, source: Vec<IpAddr>, common: &Common) -> (Found, 
     let port = common.config.delivery.port;
     let hop = mx::hosts(domain, lookup, &common.config.hostname).map(|hosts| {
         let key = sourced(mx::key(&hosts, port), &source);
-        Arc::new(Destination {
+        let destination = Destination {
             key,
             hosts,
             port,
             source,
             ..Destination::default()
-        })
+        };
+        Arc::new(destination.run_by(&common.config.providers))
     });
     let found = Found {
         hop,

@@ -342,7 +342,15 @@ mod workers {
             proven: true,
             ..Destination::default()
         });
-        let worker = Worker::new(1, common, destination, dispatcher, reporter.clone()).start();
+        let worker = Worker::new(
+            1,
+            common,
+            destination,
+            dispatcher,
+            reporter.clone(),
+            crate::delivery::paces::Standing::default(),
+        )
+        .start();
         let parts = ["a@x", "b@x", "c@x"].map(|to| Pending::new(job(&[to]), &reporter));
         worker.send(Deliver(parts.into())).await.expect("a worker");
         let record = heard.recv().await.expect("a record");

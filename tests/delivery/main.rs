@@ -4,6 +4,7 @@ mod bind;
 mod dane;
 mod faults;
 mod promises;
+mod providers;
 mod routing;
 mod sts;
 mod transactions;

@@ -12,6 +12,7 @@ mod hostile;
 mod invariants;
 mod journey;
 mod oracle;
+mod pace;
 mod peers;
 mod service;
 mod top;
