@@ -203,16 +203,12 @@ impl Outside {
             arrival.eight_bit,
             arrival.at,
         );
-        let leaves = |target: &String| {
-            let domain = target.rsplit_once('@').map(|(_, domain)| domain);
-            domain.is_some_and(|domain| !identity.takes_mail_for(domain))
-        };
         let forwarder = arrival
             .transaction
             .recipients
             .iter()
             .zip(arrival.targets)
-            .find(|(_, targets)| targets.iter().any(leaves))
+            .find(|(_, targets)| targets.iter().any(|target| identity.leaves(target)))
             .map(|(rcpt, _)| &rcpt.to);
         if let Some(forwarder) = forwarder {
             envelope.forwarded_as = self.rewritten(
