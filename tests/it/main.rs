@@ -14,5 +14,6 @@ mod journey;
 mod mailboxes;
 mod oracle;
 mod peers;
+mod reload;
 mod service;
 mod world;
