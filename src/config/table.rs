@@ -7,6 +7,7 @@ use super::{
     AcmeChallenge, Dmarc, DnsTrouble, DomainName, Failing, Family, FieldName, HttpsUrl,
     MilterChanges, MtaSts, Rewrite, Size, Spam, Span, SpfFail, Steps, TlsVersion, sections,
 };
+use crate::intake::reputation::lists::ListZone;
 use crate::smtp::extension::Extension;
 
 /// One key of `chapar.toml`.
@@ -238,6 +239,7 @@ shown! {
         TlsVersion::V12 => "1.2",
         TlsVersion::V13 => "1.3",
     });
+    Vec<ListZone>, "domains", value => list(value);
     Vec<Extension>, "extensions", value => list(value);
     Vec<IpAddr>, "addresses", value => list(value);
     Vec<SocketAddr>, "address:port", value => list(value);

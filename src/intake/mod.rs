@@ -9,6 +9,7 @@
 pub mod hooks;
 pub mod outside;
 pub mod policy;
+pub mod reputation;
 pub mod results;
 pub mod srs;
 pub mod verify;

@@ -15,5 +15,6 @@ mod mailboxes;
 mod oracle;
 mod peers;
 mod reload;
+mod reputation;
 mod service;
 mod world;
