@@ -263,6 +263,9 @@ impl TryFrom<String> for DomainName {
 
     fn try_from(name: String) -> Result<DomainName, String> {
         if !name.is_empty() {
+            if name.starts_with('*') {
+                return Err(format!("'{name}' is a wildcard; write one name"));
+            }
             crate::identity::address::check_domain(&name)?;
         }
         Ok(DomainName(name))

@@ -26,8 +26,8 @@ pub use choices::{
     MilterAddress, MilterChanges, MtaSts, Rewrite, Spam, SpfFail,
 };
 pub use sections::{
-    Acme, Auth, Delivery, Dns, Forwarding, Hooks, Incoming, Limits, Milter, Retry, Smtp, Timeouts,
-    Tls, Web,
+    Acme, Auth, Delivery, Dns, DnsLists, Forwarding, Greylist, Hooks, Incoming, Limits, Milter,
+    Retry, Smtp, Timeouts, Tls, Web,
 };
 pub use table::{Row, defaults};
 pub use tls_rules::{TlsRule, TlsRules};
@@ -75,6 +75,12 @@ pub struct Config {
     /// What is asked about mail from outside.
     #[serde(default)]
     pub incoming: Incoming,
+    /// DNS lists of clients.
+    #[serde(default)]
+    pub dnslists: DnsLists,
+    /// Who is asked to come again.
+    #[serde(default)]
+    pub greylist: Greylist,
     /// Mail from outside to addresses elsewhere.
     #[serde(default)]
     pub forwarding: Forwarding,

@@ -8,6 +8,7 @@ use super::{
     MilterChanges, MtaSts, Rewrite, Size, Spam, Span, SpfFail, Steps, TlsRules, TlsVersion,
     sections,
 };
+use crate::intake::reputation::lists::ListZone;
 use crate::smtp::extension::Extension;
 
 /// One key of `chapar.toml`.
@@ -245,6 +246,7 @@ shown! {
         TlsVersion::V12 => "1.2",
         TlsVersion::V13 => "1.3",
     });
+    Vec<ListZone>, "domains", value => list(value);
     Vec<Extension>, "extensions", value => list(value);
     Vec<IpAddr>, "addresses", value => list(value);
     Vec<SocketAddr>, "address:port", value => list(value);

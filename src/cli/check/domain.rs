@@ -11,7 +11,7 @@ use super::{Ask, net};
 use crate::delivery::mx::Lookup as MxLookup;
 use crate::dns::Addresses;
 use crate::doctor::{Asked, Finding, Level, address, dkim, dmarc, mx, policy, spf};
-use crate::identity::{Domain, Mode};
+use crate::identity::Domain;
 use crate::intake::verify::dmarc as dmarc_record;
 use crate::intake::verify::lookup::{Lookup, Trouble};
 use crate::intake::verify::spf::record::{self, Mechanism};
@@ -44,7 +44,7 @@ pub(super) async fn examine(ask: &Ask<'_>, name: &str) -> Vec<Finding> {
     findings.extend(dmarc::judge(
         &dmarc_facts(ask, name, dkim_passes, spf_passes).await,
     ));
-    if domain.mode == Mode::Forward {
+    if domain.mode.takes_mail() {
         findings.extend(policy::judge(&policy_facts(ask, name).await));
     }
     let lookup = Lookup::new(ask.hickory().clone());

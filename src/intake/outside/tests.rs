@@ -129,6 +129,7 @@ impl World {
         }
         let arrival = Arrival {
             filters: None,
+            standing: None,
             tls: false,
             client: client.into(),
             hello: "mail.src.example",
