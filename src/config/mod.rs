@@ -22,12 +22,12 @@ use crate::delivery::providers::{self, Providers};
 use crate::smtp::extension::Extension;
 
 pub use choices::{
-    AcmeChallenge, Dmarc, DnsTrouble, DomainName, Failing, FieldName, HttpsUrl, MilterAddress,
-    MilterChanges, MtaSts, Rewrite, Spam, SpfFail,
+    AcmeChallenge, Dmarc, DnsTrouble, Dnssec, DomainName, Failing, FieldName, HttpsUrl,
+    MilterAddress, MilterChanges, MtaSts, Rewrite, Spam, SpfFail,
 };
 pub use sections::{
-    Acme, Auth, Delivery, Dns, Forwarding, Hooks, Incoming, Limits, Milter, Retry, Smtp, Timeouts,
-    Tls, Web,
+    Acme, Auth, Delivery, Dns, DnsLists, Forwarding, Greylist, Hooks, Incoming, Limits, Milter,
+    Retry, Smtp, Timeouts, Tls, Web,
 };
 pub use table::{Row, defaults};
 pub use tls_rules::{TlsRule, TlsRules};
@@ -75,6 +75,12 @@ pub struct Config {
     /// What is asked about mail from outside.
     #[serde(default)]
     pub incoming: Incoming,
+    /// DNS lists of clients.
+    #[serde(default)]
+    pub dnslists: DnsLists,
+    /// Who is asked to come again.
+    #[serde(default)]
+    pub greylist: Greylist,
     /// Mail from outside to addresses elsewhere.
     #[serde(default)]
     pub forwarding: Forwarding,
@@ -314,6 +320,10 @@ impl Config {
         }
         config.dir = dir.to_path_buf();
         config.data_dir = dir.join(&config.data_dir);
+        if !config.dns.trust_anchor.is_empty() {
+            let file = dir.join(&config.dns.trust_anchor);
+            config.dns.trust_anchor = file.display().to_string();
+        }
         Ok(config)
     }
 

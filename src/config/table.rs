@@ -4,10 +4,11 @@ use std::fmt::Display;
 use std::net::{IpAddr, SocketAddr};
 
 use super::{
-    AcmeChallenge, Dmarc, DnsTrouble, DomainName, Failing, Family, FieldName, HttpsUrl,
+    AcmeChallenge, Dmarc, DnsTrouble, Dnssec, DomainName, Failing, Family, FieldName, HttpsUrl,
     MilterChanges, MtaSts, Rewrite, Size, Spam, Span, SpfFail, Steps, TlsRules, TlsVersion,
     sections,
 };
+use crate::intake::reputation::lists::ListZone;
 use crate::smtp::extension::Extension;
 
 /// One key of `chapar.toml`.
@@ -205,6 +206,11 @@ shown! {
         SpfFail::Accept => "accept",
         SpfFail::Reject => "reject",
     });
+    Dnssec, "auto | on | off", value => quoted(match value {
+        Dnssec::Auto => "auto",
+        Dnssec::On => "on",
+        Dnssec::Off => "off",
+    });
     DnsTrouble, "defer | accept", value => quoted(match value {
         DnsTrouble::Defer => "defer",
         DnsTrouble::Accept => "accept",
@@ -240,6 +246,7 @@ shown! {
         TlsVersion::V12 => "1.2",
         TlsVersion::V13 => "1.3",
     });
+    Vec<ListZone>, "domains", value => list(value);
     Vec<Extension>, "extensions", value => list(value);
     Vec<IpAddr>, "addresses", value => list(value);
     Vec<SocketAddr>, "address:port", value => list(value);

@@ -16,7 +16,7 @@ use super::dispatcher::Dispatcher;
 use super::paces::Standing;
 use super::password;
 use super::pending::Pending;
-use super::promise::{self, Promise, Terms};
+use super::promise::{Promise, Terms};
 use super::reach::{self, Destination, HostMemory, Lesson, Reach, Target};
 use super::security;
 use super::session::{Failure, Security, Session, Unopened};
@@ -31,6 +31,7 @@ use crate::queue::{Fetch, Outcome};
 use crate::smtp::client::{Answer, Login, Loss, Mail, Said, Stage};
 use crate::smtp::reply::Reply;
 use crate::time;
+use crate::tls::client::Problem;
 use crate::tls::sts::Policies;
 use queue_schema::{BodyKind, Origin};
 
@@ -295,7 +296,7 @@ impl Connection {
             own: true,
             ..Unreached::from(verdict)
         };
-        let plan = security::plan(common, target, strict, promise, may_use_tls);
+        let plan = security::plan(common, target, strict, promise, may_use_tls).await;
         let security = plan.map_err(own)?;
         let login = login(&common.config, target).await?;
         let mut opened = Session::open(target, &common.config, &security, login).await;
@@ -319,7 +320,7 @@ impl Connection {
                 session.terms = target.hop.is_none().then(|| Terms {
                     host: target.host.clone(),
                     rule: promise.rule,
-                    dane: false,
+                    dane: promise.dnssec,
                     proof: session.proof,
                 });
                 return Ok(session);
@@ -329,21 +330,21 @@ impl Connection {
         let mut remote = target.remote();
         let demanded = target.hop.is_none() && !security.is_optional();
         let mut verdict = match &failure {
-            Failure::Untrusted(reason) if strict => {
+            Failure::Untrusted(Problem { text: reason, .. }) if strict => {
                 let text = format!("{remote}: the sender requires verified TLS: {reason}");
                 Verdict::failed(550, "5.7.30", &text)
             }
-            Failure::Untrusted(reason) if demanded => {
-                let who = promise::demanded_by(promise, false);
+            Failure::Untrusted(Problem { text: reason, .. }) if demanded => {
+                let who = &security.why;
                 let text = format!("{remote}: no verified TLS: {reason}; {who}");
                 Verdict::deferred(451, "4.7.5", &text)
             }
-            Failure::Untrusted(reason) => {
+            Failure::Untrusted(Problem { text: reason, .. }) => {
                 let text = format!("{remote}: TLS could not be verified: {reason}");
                 Verdict::deferred(451, "4.7.5", &text)
             }
             Failure::Handshake if demanded => {
-                let who = promise::demanded_by(promise, false);
+                let who = &security.why;
                 let reason = answer_text(&answer);
                 let text = format!("{remote}: the TLS handshake failed: {reason}; {who}");
                 Verdict::deferred(451, "4.7.5", &text)

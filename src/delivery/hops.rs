@@ -175,10 +175,10 @@ impl Hops {
         let lookup = async move {
             // It is closed never.
             let slot = slots.acquire_owned().await;
-            let found = look_up(&owned, source, &common).await;
+            let (found, proven) = look_up(&owned, source, &common).await;
             // A policy may take long to come; the DNS of others does not wait for it.
             drop(slot);
-            promised(found, &owned, &common).await
+            promised(found, &owned, proven, &common).await
         };
         let lookup = lookup.boxed_local().shared();
         self.lookups.insert(key.to_owned(), lookup.clone());
@@ -244,17 +244,19 @@ pub(super) fn domain_of(address: &str) -> Cow<'_, str> {
     }
 }
 
-async fn look_up(domain: &str, source: Vec<IpAddr>, common: &Common) -> Found {
+/// The next hop, and whether DNSSEC proves it.
+async fn look_up(domain: &str, source: Vec<IpAddr>, common: &Common) -> (Found, bool) {
     let now = Instant::now();
     if domain.is_empty() {
         let verdict = Verdict::failed(553, "5.1.3", "an address without a domain");
-        return Found {
+        let found = Found {
             hop: Err(verdict),
             promise: Arc::default(),
             until: now,
         };
+        return (found, false);
     }
-    let (lookup, until) = common.resolver.mx(domain).await;
+    let (lookup, until, proven) = common.resolver.mx_proven(domain).await;
     let port = common.config.delivery.port;
     let hop = mx::hosts(domain, lookup, &common.config.hostname).map(|hosts| {
         let key = sourced(mx::key(&hosts, port), &source);
@@ -267,21 +269,23 @@ async fn look_up(domain: &str, source: Vec<IpAddr>, common: &Common) -> Found {
         };
         Arc::new(destination.run_by(&common.config.providers))
     });
-    Found {
+    let found = Found {
         hop,
         promise: Arc::default(),
         until: until.min(now + LONGEST_CACHE),
-    }
+    };
+    (found, proven)
 }
 
 /// Adds what the domain demands of connections to its hosts.
-async fn promised(mut found: Found, domain: &str, common: &Common) -> Found {
+async fn promised(mut found: Found, domain: &str, dnssec: bool, common: &Common) -> Found {
     if found.hop.is_err() {
         return found;
     }
     let mut promise = Promise {
         domain: domain.to_owned(),
         rule: common.config.tls.domains.find(domain),
+        dnssec,
         ..Promise::default()
     };
     if promise.rule.is_none() && common.config.tls.mta_sts {

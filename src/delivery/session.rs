@@ -23,7 +23,7 @@ use crate::message::{Body, Content};
 use crate::smtp::client::{Answer, Client, Finished, Login, Loss, Said, Stage, Step, Wait};
 use crate::smtp::reply::MAX_BYTES;
 use crate::smtp::stuffing::Stuffer;
-use crate::tls::client::{describe, is_untrusted, server_name};
+use crate::tls::client::{Problem, describe, is_untrusted, server_name};
 
 /// A transaction that is not over after this time is given up, however slowly it moves.
 pub(super) const TRANSACTION: Duration = Duration::from_secs(3600);
@@ -73,6 +73,10 @@ pub(super) struct Security {
     pub(super) need: Proof,
     /// The host must promise to ask the next one for as much (RFC 8689 section 4.2.1).
     pub(super) strict: bool,
+    /// The name for SNI, where it is not that of the host.
+    pub(super) name: Option<String>,
+    /// Who demands it, for people.
+    pub(super) why: String,
 }
 
 impl Security {
@@ -82,6 +86,8 @@ impl Security {
             connector: None,
             need: Proof::Clear,
             strict: false,
+            name: None,
+            why: String::new(),
         }
     }
 
@@ -109,8 +115,8 @@ pub(super) enum Failure {
     Other,
     /// The TLS handshake failed: without TLS it may work.
     Handshake,
-    /// The host can not prove who it is; how.
-    Untrusted(String),
+    /// The host can not prove who it is.
+    Untrusted(Problem),
 }
 
 impl Unopened {
@@ -201,17 +207,18 @@ impl Session {
         let (Some(connector), Stream::Plain(stream)) = (&security.connector, self.stream) else {
             return Err(Unopened::new(Stage::StartTls, Loss::OutOfStep));
         };
-        let name = server_name(&target.host, target.address.ip());
+        let name = security.name.as_deref().unwrap_or(&target.host);
+        let name = server_name(name, target.address.ip());
         let connecting = connector.connect(name, stream);
         let stream = match timeout(limit(config.timeouts.command), connecting).await {
             Ok(Ok(stream)) => stream,
-            Ok(Err(error)) if is_untrusted(&error) => {
-                return Err(Unopened {
-                    failure: Failure::Untrusted(error.to_string()),
-                    ..failed(network(&error))
-                });
+            Ok(Err(error)) => {
+                let mut unopened = failed(network(&error));
+                if let Some(problem) = Problem::of(&error).filter(|_| is_untrusted(&error)) {
+                    unopened.failure = Failure::Untrusted(problem);
+                }
+                return Err(unopened);
             }
-            Ok(Err(error)) => return Err(failed(network(&error))),
             Err(_) => return Err(failed(Loss::TimedOut)),
         };
         self.proof = security.proof();
@@ -234,11 +241,13 @@ impl Session {
             (false, true) => (Failure::Other, "the server refused STARTTLS"),
             (false, false) => {
                 let what = "the server offers no STARTTLS";
-                (Failure::Untrusted(what.to_owned()), what)
+                let problem = Problem::new("starttls-not-supported", what);
+                (Failure::Untrusted(problem), what)
             }
             (true, _) => {
                 let what = "the server does not offer REQUIRETLS";
-                (Failure::Untrusted(what.to_owned()), what)
+                let problem = Problem::new("validation-failure", what);
+                (Failure::Untrusted(problem), what)
             }
         };
         self.quit().await;

@@ -1,5 +1,7 @@
 //! The outbound side against a DNS server and MX hosts on loopback that do as they are told.
 
+mod bind;
+mod dane;
 mod faults;
 mod promises;
 mod providers;

@@ -14,7 +14,7 @@ use crate::config::{Config, TlsMode};
 use crate::daemon;
 use crate::delivery::routes::{Via, read};
 use crate::delivery::{check_routes, password};
-use crate::identity::{Identity, Mode, Resolution};
+use crate::identity::{Identity, Resolution};
 use crate::signing::keys::PrivateKey;
 use crate::tls;
 
@@ -145,7 +145,7 @@ fn domains(config: &Config, identity: &Identity) -> Vec<String> {
     for (name, domain) in identity.domains() {
         let dir = config.dir.join("domains").join(name);
         found.extend(exposed(&dir.join("users.toml")));
-        if domain.selectors.is_empty() {
+        if domain.selectors.is_empty() && !name.starts_with('*') {
             let file = dir.join("domain.toml");
             found.push(format!(
                 "{}: no selectors, so its mail is not signed; `chapar domain add` makes keys for a \
@@ -160,7 +160,7 @@ fn domains(config: &Config, identity: &Identity) -> Vec<String> {
                     .map(|e| e.to_string()),
             );
         }
-        if domain.mode != Mode::Forward {
+        if !domain.mode.takes_mail() {
             continue;
         }
         let aliases = dir.join("aliases");

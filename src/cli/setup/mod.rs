@@ -12,7 +12,7 @@ mod found;
 mod spf;
 
 use super::exit::Wrong;
-use super::site::{Did, NewConfig, Site};
+use super::site::{Did, Leads, NewConfig, Site};
 use super::{password, records};
 use crate::config::{Config, HttpsUrl};
 use crate::control;
@@ -132,7 +132,14 @@ pub(super) fn run(config: &Path, args: Args) -> anyhow::Result<ExitCode> {
         true => found::look(&config.dns, &domain, &ips),
         false => Found::default(),
     };
-    let mode = site.domain(&domain, forward, Some(&args.user.to_lowercase()))?;
+    let mode = site.domain(
+        &domain,
+        Leads {
+            forward,
+            mailbox: None,
+        },
+        Some(&args.user.to_lowercase()),
+    )?;
     site.certificate(&config.hostname, given, SystemTime::now())?;
     srs::Keys::load(&config.dir)?;
     let mut made = None;
