@@ -293,7 +293,7 @@ impl Connection {
             own: true,
             ..Unreached::from(verdict)
         };
-        let plan = security::plan(common, target, strict, promise, may_use_tls).await;
+        let plan = security::plan(common.into(), target, strict, promise, may_use_tls).await;
         let security = plan.map_err(own)?;
         let login = login(&common.config, target).await?;
         let mut opened = Session::open(target, &common.config, &security, login).await;

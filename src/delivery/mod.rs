@@ -14,6 +14,7 @@
 mod connection;
 mod dispatcher;
 mod hops;
+pub mod look;
 mod messages;
 pub mod mx;
 mod paces;

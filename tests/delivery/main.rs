@@ -3,6 +3,7 @@
 mod bind;
 mod dane;
 mod faults;
+mod look;
 mod promises;
 mod providers;
 mod routing;
