@@ -7,7 +7,7 @@
 //! of workers and a cache of next hops.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use actix::dev::SendError;
@@ -32,6 +32,7 @@ use super::{CONNECTIONS, RECIPIENTS};
 use crate::config::Config;
 use crate::dns::Resolver;
 use crate::queue::{Fetch, Record};
+use crate::report::Tally;
 use crate::tls;
 use crate::tls::sts::{self, Fetcher, Policies};
 
@@ -115,7 +116,8 @@ impl Dispatcher {
         let connections = Arc::new(Semaphore::new(CONNECTIONS));
         let fetcher = Fetcher::new(&config, resolver.clone())?;
         let policies = Policies::new(fetcher, sts::directory(&config.data_dir)).start();
-        let common = common(&config, resolver, fetch, connections, policies)?;
+        let tally = Arc::default();
+        let common = common(&config, resolver, fetch, connections, policies, tally)?;
         Ok(Dispatcher {
             common,
             hops: Hops::new(&config)?,
@@ -130,6 +132,13 @@ impl Dispatcher {
             expiry: None,
             stop: watch::Sender::new(false),
         })
+    }
+
+    /// Results of TLS sessions are counted there.
+    pub fn reporting(self, tally: Recipient<Tally>) -> Dispatcher {
+        // It is set once, before anything is delivered.
+        let _ = self.common.tally.set(tally);
+        self
     }
 
     #[cfg(test)]
@@ -362,6 +371,7 @@ fn common(
     fetch: Recipient<Fetch>,
     connections: Arc<Semaphore>,
     policies: Addr<Policies>,
+    tally: Arc<OnceLock<Recipient<Tally>>>,
 ) -> Result<Arc<Common>, DispatcherError> {
     Ok(Arc::new(Common {
         reach: Reach::new(config),
@@ -372,6 +382,8 @@ fn common(
         fetch,
         connections,
         policies,
+        tally,
+        judge: tls::client::judge(config)?,
     }))
 }
 
@@ -466,7 +478,15 @@ impl Handler<Reload> for Dispatcher {
         let fetcher = Fetcher::new(&config, resolver.clone())?;
         let policies = old.policies.clone();
         let connections = Arc::clone(&old.connections);
-        self.common = common(&config, resolver, fetch, connections, policies.clone())?;
+        let tally = Arc::clone(&old.tally);
+        self.common = common(
+            &config,
+            resolver,
+            fetch,
+            connections,
+            policies.clone(),
+            tally,
+        )?;
         actix_rt::spawn(async move {
             // It is gone only when the process ends.
             let _ = policies.send(sts::Renew(fetcher)).await;

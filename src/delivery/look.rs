@@ -104,6 +104,7 @@ pub async fn look(config: &Config, resolver: &Resolver, domain: &str) -> Result<
         resolver,
         tls: Some(&opportunistic),
         verified: verified.as_ref(),
+        judge: None,
     };
     let (lookup, _, proven) = resolver.mx_proven(domain).await;
     let mut promise = Promise {

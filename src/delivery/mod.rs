@@ -28,6 +28,7 @@ pub mod providers;
 #[cfg(test)]
 mod providers_tests;
 mod reach;
+mod results;
 pub mod routes;
 mod ruling;
 mod security;

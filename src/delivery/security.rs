@@ -10,7 +10,7 @@ use tokio_rustls::TlsConnector;
 
 use crate::config::{Config, TlsRule};
 use crate::dns::{Resolver, Tlsa};
-use crate::tls::client;
+use crate::tls::client::{self, Judge};
 use crate::tls::dane::{self, Record};
 
 /// What a plan is made with.
@@ -22,6 +22,8 @@ pub(super) struct Means<'a> {
     pub(super) tls: Option<&'a TlsConnector>,
     /// TLS that does; `None` where this machine trusts no certificate.
     pub(super) verified: Option<&'a TlsConnector>,
+    /// Judges certificates that nobody demands to be good.
+    pub(super) judge: Option<&'a Judge>,
 }
 
 impl<'a> From<&'a Common> for Means<'a> {
@@ -31,6 +33,7 @@ impl<'a> From<&'a Common> for Means<'a> {
             resolver: &common.resolver,
             tls: common.tls.as_ref(),
             verified: common.verified.as_ref(),
+            judge: common.judge.as_ref(),
         }
     }
 }
@@ -56,11 +59,13 @@ pub(super) async fn plan(
         None => tlsa(means, target, promise).await?,
         Some(_) => None,
     };
-    if let Some((base, records)) = tlsa {
-        let records = dane::usable(&records);
+    let mut texts = Vec::new();
+    if let Some((base, all)) = tlsa {
+        let records = dane::usable(&all);
         if !records.is_empty() {
             return named(means, strict, promise, base, records);
         }
+        texts = all.iter().map(Record::text).collect();
         // Nobody can be authenticated, but whoever publishes them has TLS (RFC 7672 section 2.2).
         tracing::debug!(host = target.host, "no TLSA record can be used");
         demand = demand.max(Proof::Unverified);
@@ -100,6 +105,9 @@ pub(super) async fn plan(
         need,
         strict,
         name: None,
+        tlsa: texts,
+        // A policy that is tested demands nothing, but is to be told what would have failed.
+        judge: promise.tested().and(means.judge).cloned(),
         why: promise::demanded_by(promise, need == Proof::Unverified && promise.rule.is_none()),
     })
 }
@@ -147,6 +155,7 @@ fn named(
 ) -> Result<Security, Verdict> {
     // RFC 7672 section 3.2.2: the host, and the domain that it stands for.
     let names = [base.as_str(), promise.domain.as_str()];
+    let tlsa = records.iter().map(Record::text).collect();
     let connector = client::dane(means.config.tls.min_version, records, &names);
     let connector = connector.map_err(|error| {
         Verdict::deferred(451, "4.3.5", &format!("TLS can not be set up: {error}"))
@@ -156,6 +165,8 @@ fn named(
         need: Proof::Dane,
         strict,
         name: Some(base),
+        tlsa,
+        judge: None,
         why: promise::demanded_by(promise, true),
     })
 }

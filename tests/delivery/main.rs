@@ -6,6 +6,7 @@ mod faults;
 mod look;
 mod promises;
 mod providers;
+mod reports;
 mod routing;
 mod sts;
 mod transactions;
