@@ -25,6 +25,7 @@ mod serve;
 mod setup;
 pub mod site;
 mod socket;
+mod tls;
 mod user;
 
 use std::path::{Path, PathBuf};
@@ -62,6 +63,7 @@ enum Command {
     Check(check::Args),
     Config(config::Args),
     Dns(dns::Args),
+    Tls(tls::Args),
     #[command(subcommand)]
     Domain(domain::Command),
     #[command(subcommand)]
@@ -100,6 +102,7 @@ pub fn main() -> ExitCode {
         Command::Check(args) => check::run(config, &args, named),
         Command::Config(args) => config::run(config, args),
         Command::Dns(args) => dns::run(config, args),
+        Command::Tls(args) => tls::run(config, &args),
         Command::Domain(command) => domain::run(config, command),
         Command::User(command) => user::run(config, command),
         Command::Alias(command) => alias::run(config, command),

@@ -309,6 +309,8 @@ sections! {
         mta_sts: bool = true,
         /// How long a policy may take to come.
         mta_sts_time: Span = Span::mins(1),
+        /// Whether domains that ask for it get a daily report on TLS to their hosts (TLS-RPT, RFC 8460).
+        reports: bool = true,
         /// What holds for some domains, or `*.domain`, whatever they publish: { "example.com" = "verify" }; never, may, encrypt, verify or dane.
         domains: TlsRules = TlsRules::default(),
         /// The port of policy hosts (labs).

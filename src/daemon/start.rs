@@ -19,6 +19,7 @@ use crate::intake::outside::Outside;
 use crate::intake::reputation::keeper::{self, Keeper};
 use crate::listener::{self, BindError, Inherited, Listener, Shared};
 use crate::queue::{self, Leads};
+use crate::report::{self, Reports};
 use crate::signing::{self, Signer};
 use crate::tls::acme::{self, Certificates, Challenges};
 use crate::web::{self, Web, WebError};
@@ -77,6 +78,7 @@ pub struct Running {
     listeners: Vec<Addr<Listener>>,
     web: Addr<Web>,
     certificates: Addr<Certificates>,
+    reports: Addr<Reports>,
     _control: Addr<Control>,
 }
 
@@ -129,6 +131,15 @@ pub async fn start(loaded: Loaded) -> Result<Running, StartError> {
     let auth = Authenticator::new(config.clone(), identity.clone(), files, pool).start();
     let leads = leads(identity.clone());
     let mut queue = queue::start(opened, config.clone(), signer.clone().recipient(), leads);
+    let reports = Reports::new(report::Means {
+        config: config.clone(),
+        identity: identity.clone(),
+        resolver: resolver.clone(),
+        signer: signer.clone().recipient(),
+        queue: queue.addr.clone().recipient(),
+        ids: queue.ids.clone(),
+    })
+    .start();
     let dispatcher = Dispatcher::new(
         config.clone(),
         resolver.clone(),
@@ -137,6 +148,7 @@ pub async fn start(loaded: Loaded) -> Result<Running, StartError> {
         signer.clone().recipient(),
         arbiters(),
     )?
+    .reporting(reports.clone().recipient())
     .start();
     queue
         .addr
@@ -171,6 +183,7 @@ pub async fn start(loaded: Loaded) -> Result<Running, StartError> {
     let mut running = Running {
         web,
         certificates,
+        reports,
         config: config.clone(),
         queue,
         dispatcher,
@@ -272,6 +285,8 @@ impl Running {
             identity: identity.clone(),
         };
         let _ = self.certificates.send(acme::Reload(given)).await;
+        let told = report::Reload(config.clone(), identity.clone());
+        let _ = self.reports.send(told).await;
         let shared = self.shared(identity.clone(), tls);
         let leads = leads(identity.clone());
         // An actor that is gone has said why; the others are told all the same.
@@ -300,6 +315,7 @@ impl Running {
         if tokio::time::timeout(patience, attempts).await.is_err() {
             tracing::warn!(target: "daemon", "attempts were cut off after limits.drain");
         }
+        let _ = self.reports.send(report::Save).await;
         let _ = self.queue.addr.send(queue::Stop).await;
     }
 }

@@ -5,7 +5,7 @@
 //! a new one. A part whose destination can not be reached goes back to the worker, which knows
 //! whether that is news.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use actix::{Addr, Recipient};
@@ -18,6 +18,7 @@ use super::password;
 use super::pending::Pending;
 use super::promise::{Promise, Terms};
 use super::reach::{self, Destination, HostMemory, Lesson, Reach, Target};
+use super::results::Results;
 use super::security;
 use super::session::{Failure, Security, Session, Unopened};
 use super::seven_bit::SevenBit;
@@ -28,10 +29,11 @@ use crate::config::Config;
 use crate::dns::Resolver;
 use crate::message::Content;
 use crate::queue::{Fetch, Outcome};
+use crate::report::Tally;
 use crate::smtp::client::{Answer, Login, Loss, Mail, Said, Stage};
 use crate::smtp::reply::Reply;
 use crate::time;
-use crate::tls::client::Problem;
+use crate::tls::client::{Judge, Problem};
 use crate::tls::sts::Policies;
 use queue_schema::{BodyKind, Origin};
 
@@ -49,6 +51,10 @@ pub(super) struct Common {
     pub(super) fetch: Recipient<Fetch>,
     /// For hops without 8BITMIME.
     pub(super) seven_bit: SevenBit,
+    /// Counts what became of TLS sessions.
+    pub(super) tally: Arc<OnceLock<Recipient<Tally>>>,
+    /// Judges certificates that nobody demands to be good.
+    pub(super) judge: Option<Judge>,
     /// Knows the MTA-STS policies of domains.
     pub(super) policies: Addr<Policies>,
     /// Connections to all destinations together.
@@ -296,10 +302,19 @@ impl Connection {
             own: true,
             ..Unreached::from(verdict)
         };
-        let plan = security::plan(common, target, strict, promise, may_use_tls).await;
-        let security = plan.map_err(own)?;
+        let plan = security::plan(common.into(), target, strict, promise, may_use_tls).await;
+        let results = Results {
+            common,
+            target,
+            promise,
+        };
+        let security = plan.map_err(|verdict| {
+            results.refused(&verdict);
+            own(verdict)
+        })?;
         let login = login(&common.config, target).await?;
         let mut opened = Session::open(target, &common.config, &security, login).await;
+        let mut broken = None;
         // Clear text is what opportunistic TLS falls back to (RFC 7435 section 4).
         if let Err(Unopened {
             failure: Failure::Handshake,
@@ -312,11 +327,16 @@ impl Connection {
                 error = %answer_text(answer),
                 "TLS handshake failed; this host is spoken to in clear for a while"
             );
+            broken = Some(answer_text(answer));
             self.learn(address, Lesson::NoTls).await;
             opened = Session::open(target, &common.config, &Security::clear(), None).await;
         }
         let Unopened { answer, failure } = match opened {
             Ok(mut session) => {
+                // In clear because of an earlier failure: that one was counted.
+                if may_use_tls || !security.is_optional() {
+                    results.opened(&security, &session, broken);
+                }
                 session.terms = target.hop.is_none().then(|| Terms {
                     host: target.host.clone(),
                     rule: promise.rule,
@@ -325,7 +345,10 @@ impl Connection {
                 });
                 return Ok(session);
             }
-            Err(unopened) => unopened,
+            Err(unopened) => {
+                results.unopened(&security, &unopened, &answer_text(&unopened.answer));
+                unopened
+            }
         };
         let mut remote = target.remote();
         let demanded = target.hop.is_none() && !security.is_optional();

@@ -7,7 +7,7 @@
 //! of workers and a cache of next hops.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use actix::dev::SendError;
@@ -33,6 +33,7 @@ use super::{CONNECTIONS, RECIPIENTS};
 use crate::config::Config;
 use crate::dns::Resolver;
 use crate::queue::{Fetch, Record};
+use crate::report::Tally;
 use crate::signing::Sign;
 use crate::tls;
 use crate::tls::sts::{self, Fetcher, Policies};
@@ -119,8 +120,9 @@ impl Dispatcher {
         let connections = Arc::new(Semaphore::new(CONNECTIONS));
         let fetcher = Fetcher::new(&config, resolver.clone())?;
         let policies = Policies::new(fetcher, sts::directory(&config.data_dir)).start();
-        let seven_bit = SevenBit::new(signer);
-        let common = common(&config, resolver, (fetch, seven_bit), connections, policies)?;
+        let content = (fetch, SevenBit::new(signer));
+        let tally = Arc::default();
+        let common = common(&config, resolver, content, connections, policies, tally)?;
         Ok(Dispatcher {
             common,
             hops: Hops::new(&config)?,
@@ -135,6 +137,13 @@ impl Dispatcher {
             expiry: None,
             stop: watch::Sender::new(false),
         })
+    }
+
+    /// Results of TLS sessions are counted there.
+    pub fn reporting(self, tally: Recipient<Tally>) -> Dispatcher {
+        // It is set once, before anything is delivered.
+        let _ = self.common.tally.set(tally);
+        self
     }
 
     #[cfg(test)]
@@ -367,6 +376,7 @@ fn common(
     (fetch, seven_bit): (Recipient<Fetch>, SevenBit),
     connections: Arc<Semaphore>,
     policies: Addr<Policies>,
+    tally: Arc<OnceLock<Recipient<Tally>>>,
 ) -> Result<Arc<Common>, DispatcherError> {
     Ok(Arc::new(Common {
         reach: Reach::new(config),
@@ -378,6 +388,8 @@ fn common(
         seven_bit,
         connections,
         policies,
+        tally,
+        judge: tls::client::judge(config)?,
     }))
 }
 
@@ -473,7 +485,15 @@ impl Handler<Reload> for Dispatcher {
         let policies = old.policies.clone();
         let connections = Arc::clone(&old.connections);
         let content = (fetch, old.seven_bit.clone());
-        self.common = common(&config, resolver, content, connections, policies.clone())?;
+        let tally = Arc::clone(&old.tally);
+        self.common = common(
+            &config,
+            resolver,
+            content,
+            connections,
+            policies.clone(),
+            tally,
+        )?;
         actix_rt::spawn(async move {
             // It is gone only when the process ends.
             let _ = policies.send(sts::Renew(fetcher)).await;

@@ -14,6 +14,7 @@
 mod connection;
 mod dispatcher;
 mod hops;
+pub mod look;
 mod messages;
 pub mod mx;
 mod paces;
@@ -27,6 +28,7 @@ pub mod providers;
 #[cfg(test)]
 mod providers_tests;
 mod reach;
+mod results;
 pub mod routes;
 mod ruling;
 mod security;

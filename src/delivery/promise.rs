@@ -32,6 +32,12 @@ impl Promise {
         self.sts.as_deref().filter(enforced)
     }
 
+    /// The policy whose failures are to be reported, while mail goes all the same.
+    pub(super) fn tested(&self) -> Option<&Policy> {
+        let tested = |policy: &&Policy| policy.mode == Mode::Testing && self.rule.is_none();
+        self.sts.as_deref().filter(tested)
+    }
+
     /// Whether mail under the one may share a transaction with mail under the other.
     pub(super) fn is_like(&self, other: &Promise) -> bool {
         (self.rule, self.dnssec, &self.sts) == (other.rule, other.dnssec, &other.sts)

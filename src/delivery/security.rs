@@ -6,14 +6,41 @@ use super::reach::Target;
 use super::routes::Protocol;
 use super::session::Security;
 use super::verdict::Verdict;
-use crate::config::TlsRule;
-use crate::dns::Tlsa;
-use crate::tls::client;
+use tokio_rustls::TlsConnector;
+
+use crate::config::{Config, TlsRule};
+use crate::dns::{Resolver, Tlsa};
+use crate::tls::client::{self, Judge};
 use crate::tls::dane::{self, Record};
+
+/// What a plan is made with.
+#[derive(Clone, Copy)]
+pub(super) struct Means<'a> {
+    pub(super) config: &'a Config,
+    pub(super) resolver: &'a Resolver,
+    /// TLS that asks for no proof.
+    pub(super) tls: Option<&'a TlsConnector>,
+    /// TLS that does; `None` where this machine trusts no certificate.
+    pub(super) verified: Option<&'a TlsConnector>,
+    /// Judges certificates that nobody demands to be good.
+    pub(super) judge: Option<&'a Judge>,
+}
+
+impl<'a> From<&'a Common> for Means<'a> {
+    fn from(common: &'a Common) -> Self {
+        Means {
+            config: &common.config,
+            resolver: &common.resolver,
+            tls: common.tls.as_ref(),
+            verified: common.verified.as_ref(),
+            judge: common.judge.as_ref(),
+        }
+    }
+}
 
 /// Decides for one host; an error is why it may not have this mail.
 pub(super) async fn plan(
-    common: &Common,
+    means: Means<'_>,
     target: &Target,
     strict: bool,
     promise: &Promise,
@@ -29,14 +56,16 @@ pub(super) async fn plan(
         Some(TlsRule::Verify | TlsRule::Dane) => Proof::Pkix,
     };
     let tlsa = match hop {
-        None => tlsa(common, target, promise).await?,
+        None => tlsa(means, target, promise).await?,
         Some(_) => None,
     };
-    if let Some((base, records)) = tlsa {
-        let records = dane::usable(&records);
+    let mut texts = Vec::new();
+    if let Some((base, all)) = tlsa {
+        let records = dane::usable(&all);
         if !records.is_empty() {
-            return named(common, strict, promise, base, records);
+            return named(means, strict, promise, base, records);
         }
+        texts = all.iter().map(Record::text).collect();
         // Nobody can be authenticated, but whoever publishes them has TLS (RFC 7672 section 2.2).
         tracing::debug!(host = target.host, "no TLSA record can be used");
         demand = demand.max(Proof::Unverified);
@@ -55,7 +84,7 @@ pub(super) async fn plan(
         false => demand,
     };
     let connector = if need.is_verified() {
-        let Some(connector) = &common.verified else {
+        let Some(connector) = means.verified else {
             let who = match (strict, proof) {
                 (true, _) => "the sender (REQUIRETLS)".to_owned(),
                 (false, true) => "the route".to_owned(),
@@ -66,9 +95,9 @@ pub(super) async fn plan(
         Some(connector.clone())
     } else {
         let wanted = need > Proof::Clear || may_use_tls;
-        common
+        means
             .tls
-            .clone()
+            .cloned()
             .filter(|_| wanted && target.socket().is_none())
     };
     Ok(Security {
@@ -76,19 +105,22 @@ pub(super) async fn plan(
         need,
         strict,
         name: None,
+        tlsa: texts,
+        // A policy that is tested demands nothing, but is to be told what would have failed.
+        judge: promise.tested().and(means.judge).cloned(),
         why: promise::demanded_by(promise, need == Proof::Unverified && promise.rule.is_none()),
     })
 }
 
 /// The TLSA records of a host, where they count, with their base domain.
 async fn tlsa(
-    common: &Common,
+    means: Means<'_>,
     target: &Target,
     promise: &Promise,
 ) -> Result<Option<(String, Vec<Record>)>, Verdict> {
     let only = promise.rule == Some(TlsRule::Dane);
     let host = &target.host;
-    let wanted = only || (promise.rule.is_none() && common.config.tls.dane);
+    let wanted = only || (promise.rule.is_none() && means.config.tls.dane);
     let defer = |text: String| Verdict::deferred(451, "4.7.5", &text);
     if !wanted {
         return Ok(None);
@@ -103,7 +135,7 @@ async fn tlsa(
     if !promise.dnssec {
         return none("the MX records are not proven by DNSSEC");
     }
-    match common.resolver.tlsa(host, target.address.port()).await {
+    match means.resolver.tlsa(host, target.address.port()).await {
         Tlsa::Found { base, records } => Ok(Some((base, records))),
         Tlsa::None(why) => none(why),
         // Who could make the question fail could otherwise turn TLS off (RFC 7672 section 2.1).
@@ -115,7 +147,7 @@ async fn tlsa(
 
 /// TLS that records prove.
 fn named(
-    common: &Common,
+    means: Means<'_>,
     strict: bool,
     promise: &Promise,
     base: String,
@@ -123,7 +155,8 @@ fn named(
 ) -> Result<Security, Verdict> {
     // RFC 7672 section 3.2.2: the host, and the domain that it stands for.
     let names = [base.as_str(), promise.domain.as_str()];
-    let connector = client::dane(common.config.tls.min_version, records, &names);
+    let tlsa = records.iter().map(Record::text).collect();
+    let connector = client::dane(means.config.tls.min_version, records, &names);
     let connector = connector.map_err(|error| {
         Verdict::deferred(451, "4.3.5", &format!("TLS can not be set up: {error}"))
     })?;
@@ -132,6 +165,8 @@ fn named(
         need: Proof::Dane,
         strict,
         name: Some(base),
+        tlsa,
+        judge: None,
         why: promise::demanded_by(promise, true),
     })
 }

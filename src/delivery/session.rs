@@ -23,7 +23,7 @@ use crate::message::{Body, Content};
 use crate::smtp::client::{Answer, Client, Finished, Login, Loss, Said, Stage, Step, Wait};
 use crate::smtp::reply::MAX_BYTES;
 use crate::smtp::stuffing::Stuffer;
-use crate::tls::client::{Problem, describe, is_untrusted, server_name};
+use crate::tls::client::{Judge, Problem, describe, flaw, is_untrusted, server_name};
 
 /// A transaction that is not over after this time is given up, however slowly it moves.
 pub(super) const TRANSACTION: Duration = Duration::from_secs(3600);
@@ -54,6 +54,8 @@ pub(super) struct Session {
     pub(super) tls: String,
     /// What TLS proved about the host.
     pub(super) proof: Proof,
+    /// What is wrong with the certificate, where that has no consequence.
+    pub(super) flaw: Option<Problem>,
     /// Under which promise it was opened; `None`: the host is one that the configuration names.
     pub(super) terms: Option<Terms>,
     opened: Instant,
@@ -75,6 +77,10 @@ pub(super) struct Security {
     pub(super) strict: bool,
     /// The name for SNI, where it is not that of the host.
     pub(super) name: Option<String>,
+    /// TLSA records under which it is opened, for reports.
+    pub(super) tlsa: Vec<String>,
+    /// Judges the certificate without any consequence, for reports.
+    pub(super) judge: Option<Judge>,
     /// Who demands it, for people.
     pub(super) why: String,
 }
@@ -87,6 +93,8 @@ impl Security {
             need: Proof::Clear,
             strict: false,
             name: None,
+            tlsa: Vec::new(),
+            judge: None,
             why: String::new(),
         }
     }
@@ -163,6 +171,7 @@ impl Session {
             remote: target.remote(),
             tls: String::new(),
             proof: Proof::Clear,
+            flaw: None,
             terms: None,
             opened: now,
             until: now + TRANSACTION,
@@ -209,7 +218,7 @@ impl Session {
         };
         let name = security.name.as_deref().unwrap_or(&target.host);
         let name = server_name(name, target.address.ip());
-        let connecting = connector.connect(name, stream);
+        let connecting = connector.connect(name.clone(), stream);
         let stream = match timeout(limit(config.timeouts.command), connecting).await {
             Ok(Ok(stream)) => stream,
             Ok(Err(error)) => {
@@ -222,6 +231,9 @@ impl Session {
             Err(_) => return Err(failed(Loss::TimedOut)),
         };
         self.proof = security.proof();
+        if let Some(judge) = &security.judge {
+            self.flaw = flaw(judge, stream.get_ref().1.peer_certificates(), &name);
+        }
         self.tls = format!("{} {}", describe(stream.get_ref().1), self.proof.name());
         self.stream = Stream::Tls(Box::new(stream));
         self.client.secured();

@@ -336,6 +336,8 @@ mod workers {
         let policies = Policies::new(fetcher, "/nowhere".into()).start();
         let common = Arc::new(Common {
             policies,
+            tally: Arc::default(),
+            judge: None,
             reach: Reach::new(&config),
             tls: None,
             verified: None,

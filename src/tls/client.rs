@@ -9,8 +9,8 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustls::client::Resumption;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{
@@ -134,6 +134,31 @@ impl Problem {
         };
         Problem::new(kind, error.to_string())
     }
+}
+
+/// Judges certificates as [`verified`] does, apart from a handshake.
+pub type Judge = Arc<WebPkiServerVerifier>;
+
+/// `None` where nothing is trusted.
+pub fn judge(config: &Config) -> Result<Option<Judge>, RootsError> {
+    let roots = roots(config)?;
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider);
+    // It can be built unless there are no roots.
+    Ok(builder.build().ok())
+}
+
+/// What is wrong with the chain that a host showed.
+pub fn flaw(
+    judge: &Judge,
+    chain: Option<&[CertificateDer<'_>]>,
+    name: &ServerName<'_>,
+) -> Option<Problem> {
+    let Some((leaf, rest)) = chain.and_then(<[_]>::split_first) else {
+        return Some(Problem::of_tls(&rustls::Error::NoCertificatesPresented));
+    };
+    let judged = judge.verify_server_cert(leaf, rest, name, &[], UnixTime::now());
+    judged.err().map(|error| Problem::of_tls(&error))
 }
 
 /// Whether a handshake failed because of the certificate, not of the network.

@@ -11,7 +11,7 @@ use crate::bind::{Bind, How, Zone};
 use crate::world::{World, hosts, ip, small, text};
 
 /// A TLSA record of a certificate, with SHA-256 unless `matching` is 0.
-fn tlsa(usage: u8, selector: u8, matching: u8, certificate: &[u8]) -> String {
+pub fn tlsa(usage: u8, selector: u8, matching: u8, certificate: &[u8]) -> String {
     let whole = match selector {
         0 => certificate.to_vec(),
         _ => {

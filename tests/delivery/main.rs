@@ -3,8 +3,10 @@
 mod bind;
 mod dane;
 mod faults;
+mod look;
 mod promises;
 mod providers;
+mod reports;
 mod routing;
 mod sts;
 mod transactions;

@@ -14,15 +14,15 @@ const DELIVERED: &str = "a@example.com delivered 250 2.0.0 Ok: queued";
 const HOST: &str = "mx.example.com";
 
 /// Policy host, CA, mail host; the world comes and goes.
-struct Lab {
-    ca: Ca,
-    dir: tempfile::TempDir,
-    dns: DnsServer,
-    site: Site,
-    mx: Mx,
+pub struct Lab {
+    pub ca: Ca,
+    pub dir: tempfile::TempDir,
+    pub dns: DnsServer,
+    pub site: Site,
+    pub mx: Mx,
 }
 
-fn policy(mode: &str, mx: &str) -> Page {
+pub fn policy(mode: &str, mx: &str) -> Page {
     Page::text(&format!(
         "version: STSv1\r\nmode: {mode}\r\nmx: {mx}\r\nmax_age: 86400\r\n"
     ))
@@ -30,7 +30,7 @@ fn policy(mode: &str, mx: &str) -> Page {
 
 impl Lab {
     /// example.com has this policy and this mail host.
-    async fn new(page: Page, mx: impl FnOnce(&Ca) -> MxConfig) -> Lab {
+    pub async fn new(page: Page, mx: impl FnOnce(&Ca) -> MxConfig) -> Lab {
         let ca = Ca::new("Lab CA").expect("a CA");
         let dir = tempfile::tempdir().expect("a directory");
         std::fs::write(dir.path().join("ca.pem"), ca.pem()).expect("written");
@@ -52,7 +52,7 @@ impl Lab {
         }
     }
 
-    fn configure(&self, config: &mut Config) {
+    pub fn configure(&self, config: &mut Config) {
         config.tls.ca_file = self.dir.path().join("ca.pem").display().to_string();
         config.tls.mta_sts_port = self.site.address().port();
         config.tls.mta_sts_time = Span::secs(2);
@@ -79,11 +79,11 @@ impl Lab {
     }
 }
 
-fn good(ca: &Ca) -> MxConfig {
+pub fn good(ca: &Ca) -> MxConfig {
     with(ca.issue(HOST).expect("a certificate"))
 }
 
-fn with(identity: Identity) -> MxConfig {
+pub fn with(identity: Identity) -> MxConfig {
     MxConfig {
         starttls: true,
         identity: Some(identity),

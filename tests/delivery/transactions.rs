@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use chapar::lab::{Act, DnsServer, Mx, MxConfig, Stage};
+use chapar::lab::{Act, Ca, DnsServer, Identity, Mx, MxConfig, Stage};
 use chapar::message::{Body, Content, SpoolFile};
 use queue_schema::BodyKind;
 
@@ -317,11 +317,13 @@ async fn tls_where_it_is_offered() {
 
 /// K/issues/67: a handshake that fails is not a delivery that fails, and is remembered.
 #[actix::test]
-async fn a_failed_handshake_falls_back_to_clear_and_is_remembered() {
+async fn c077_a_failed_handshake_falls_back_to_clear_and_is_remembered() {
     // A moment later, or it would be taken for an injected reply.
     let garbage = Act::Raw(b"this is no TLS record at all".to_vec());
     let garbage = Act::After(Duration::from_millis(50), Box::new(garbage));
-    for act in [Act::Close, garbage, Act::Hang] {
+    let alert = Act::Raw(vec![0x15, 3, 1, 0, 2, 2, 40]);
+    let alert = Act::After(Duration::from_millis(50), Box::new(alert));
+    for act in [Act::Close, garbage, alert, Act::Hang] {
         let (mut world, mx) = World::with_mx_and(
             MxConfig {
                 starttls: true,
@@ -356,7 +358,28 @@ async fn a_failed_handshake_falls_back_to_clear_and_is_remembered() {
 }
 
 #[actix::test]
-async fn starttls_refused_goes_on_in_clear() {
+async fn c078_whatever_the_certificate_it_is_better_than_clear() {
+    let ca = Ca::new("Lab CA").expect("a CA");
+    for identity in [
+        Identity::self_signed("mx.example.com"),
+        ca.issue_expired("mx.example.com"),
+        ca.issue("other.example.com"),
+    ] {
+        let (mut world, mx) = World::with_mx(MxConfig {
+            starttls: true,
+            identity: Some(identity.expect("a certificate")),
+            ..MxConfig::default()
+        })
+        .await;
+        world.send(&["a@example.com"]).await;
+        assert_eq!(world.outcome().await, DELIVERED);
+        assert_eq!((mx.received()[0].tls, mx.connections()), (true, 1));
+        world.end().await;
+    }
+}
+
+#[actix::test]
+async fn c077_starttls_refused_goes_on_in_clear() {
     let (mut world, mx) = World::with_mx(MxConfig {
         starttls: true,
         ..MxConfig::default()

@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix::{Actor, Addr, ArbiterHandle, Context, Handler};
+use actix::{Actor, Addr, ArbiterHandle, Context, Handler, Recipient as Hearer};
 use bytes::Bytes;
 use chapar::config::{Config, Span};
 use chapar::delivery::{Dispatcher, Drain, Wake};
@@ -13,6 +13,7 @@ use chapar::dns::Resolver;
 use chapar::lab::{DnsServer, Mx, MxConfig};
 use chapar::message::{Body, Content};
 use chapar::queue::{Attempt, Fetch, FetchError, Job, Outcome, Record};
+use chapar::report::Tally;
 use chapar::signing::{Sign, SignError};
 use queue_schema::{
     BodyKind, BodyPlace, Envelope, Location, Message, Notify, Origin, QueueId, Recipient,
@@ -105,12 +106,17 @@ impl World {
     ) -> World {
         let mut config = config(&dns, port);
         change(&mut config);
-        World::start(dns, config, contents, Vec::new())
+        World::start(dns, config, contents, Vec::new(), None)
     }
 
     pub fn on(arbiters: Vec<ArbiterHandle>, dns: DnsServer, port: u16) -> World {
         let config = config(&dns, port);
-        World::start(dns, config, HashMap::new(), arbiters)
+        World::start(dns, config, HashMap::new(), arbiters, None)
+    }
+
+    /// A world whose TLS sessions are counted.
+    pub fn counted(dns: DnsServer, config: Config, reports: Hearer<Tally>) -> World {
+        World::start(dns, config, HashMap::new(), Vec::new(), Some(reports))
     }
 
     fn start(
@@ -118,6 +124,7 @@ impl World {
         config: Config,
         contents: HashMap<u64, Content>,
         arbiters: Vec<ArbiterHandle>,
+        reports: Option<Hearer<Tally>>,
     ) -> World {
         let resolver = Resolver::new(&config.dns).expect("a resolver");
         let (heard, records) = mpsc::unbounded_channel();
@@ -125,7 +132,11 @@ impl World {
         let (record, fetch) = (ear.clone().recipient(), ear.clone().recipient());
         let (config, signer) = (Arc::new(config), ear.recipient());
         let dispatcher = Dispatcher::new(config, resolver, record, fetch, signer, arbiters);
-        let dispatcher = dispatcher.expect("a dispatcher").start();
+        let mut dispatcher = dispatcher.expect("a dispatcher");
+        if let Some(reports) = reports {
+            dispatcher = dispatcher.reporting(reports);
+        }
+        let dispatcher = dispatcher.start();
         World {
             dns,
             dispatcher,

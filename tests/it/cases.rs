@@ -7,7 +7,7 @@ use std::time::Duration;
 use chapar::lab::{Act, Client, Mx, MxConfig, Stage};
 
 use crate::journey::{arrived, mx};
-use crate::world::{World, binary, write};
+use crate::world::{HOST, World, binary, write};
 
 const MESSAGE: &[u8] = b"From: a@c.example.net\r\nSubject: x\r\n\r\nbody\r\n";
 
@@ -233,5 +233,97 @@ async fn a_suspended_next_hop_is_left_in_peace_through_a_restart_and_orders_are_
         .event_containing("chapar::control::steer", "the queue was steered")
         .await;
     assert_eq!(logged["touched"], 1);
+    world.stop().await;
+}
+
+/// What each port shows in a new handshake.
+async fn shown(world: &World) -> Vec<Vec<u8>> {
+    let mut all = Vec::new();
+    for name in ["mx/starttls", "submission/starttls", "submission/implicit"] {
+        let port = world.daemon().port(name);
+        let client = match name.ends_with("implicit") {
+            true => Client::connect_tls(port, HOST).await.expect("a handshake"),
+            false => {
+                let mut client = Client::connect(port).await.expect("a connection");
+                client.reply().await.expect("a greeting");
+                client
+                    .expect("EHLO client.example.net", 250)
+                    .await
+                    .expect("EHLO");
+                client.expect("STARTTLS", 220).await.expect("STARTTLS");
+                client.into_tls(HOST).await.expect("a handshake")
+            }
+        };
+        all.push(client.certificate().expect("a certificate"));
+    }
+    all
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn c108_a_renewed_certificate_is_shown_however_its_files_were_replaced() {
+    use std::os::unix::fs::symlink;
+    let mut world = World::new(1, "").await;
+    world.start().await;
+    let mut old = world.user().await;
+    let dir = world.dir.path().join("secrets/tls").join(HOST);
+    let mut before = shown(&world).await;
+    for (way, asked) in [
+        ("overwrite", true),
+        ("overwrite", false),
+        ("rename", true),
+        ("rename", false),
+        ("symlink", true),
+        ("symlink", false),
+    ] {
+        let made = chapar::tls::self_signed::generate(HOST, std::time::SystemTime::now());
+        let made = made.expect("a certificate");
+        let live = dir.join(format!("live-{way}-{asked}"));
+        std::fs::create_dir_all(&live).expect("a directory");
+        for (name, text, mode) in [
+            ("privkey.pem", &made.key, 0o600),
+            ("fullchain.pem", &made.certificate, 0o644),
+        ] {
+            let file = dir.join(name);
+            match way {
+                "overwrite" => write(file, text, mode),
+                "rename" => {
+                    write(live.join(name), text, mode);
+                    std::fs::rename(live.join(name), file).expect("renamed");
+                }
+                _ => {
+                    write(live.join(name), text, mode);
+                    symlink(live.join(name), live.join("link")).expect("a link");
+                    std::fs::rename(live.join("link"), file).expect("renamed");
+                }
+            }
+        }
+        if asked {
+            world.daemon().signal("HUP");
+        }
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+        let after = loop {
+            let after = shown(&world).await;
+            if after
+                .iter()
+                .zip(&before)
+                .all(|(after, before)| after != before)
+            {
+                break after;
+            }
+            assert!(
+                tokio::time::Instant::now() < deadline,
+                "{way}, told: {asked}: the old one is shown still"
+            );
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        };
+        assert!(
+            after.windows(2).all(|two| two[0] == two[1]),
+            "{way}: one for all"
+        );
+        before = after;
+        old.expect("NOOP", 250)
+            .await
+            .expect("the old session lives");
+    }
     world.stop().await;
 }
