@@ -25,6 +25,7 @@ pub mod lab;
 pub mod listener;
 pub mod message;
 pub mod queue;
+pub mod report;
 pub mod signing;
 pub mod smtp;
 pub mod telemetry;

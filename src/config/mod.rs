@@ -24,7 +24,7 @@ pub use choices::{
 };
 pub use sections::{
     Acme, Auth, Delivery, Dns, DnsLists, Forwarding, Greylist, Hooks, Incoming, Limits, Milter,
-    Retry, Smtp, Timeouts, Tls, Web,
+    Reports, Retry, Smtp, Timeouts, Tls, Web,
 };
 pub use table::{Row, defaults};
 pub use units::{Network, Size, Span, Steps};
@@ -77,6 +77,9 @@ pub struct Config {
     /// Who is asked to come again.
     #[serde(default)]
     pub greylist: Greylist,
+    /// Reports about mail from outside.
+    #[serde(default)]
+    pub reports: Reports,
     /// Mail from outside to addresses elsewhere.
     #[serde(default)]
     pub forwarding: Forwarding,

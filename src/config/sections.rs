@@ -157,6 +157,22 @@ sections! {
         entries: usize = 100_000,
     }
 
+    /// `[reports]` about mail from outside.
+    reports: Reports {
+        /// Whether the domains of authors that ask for it are told once a day how mail in their name fared here (RFC 9990).
+        dmarc: bool = true,
+        /// The domain whose postmaster@ those reports are from, and whose DKIM key signs them; empty: the one of `hostname`, or the first that has a key.
+        domain: DomainName = DomainName::default(),
+        /// Reports of a day leave at a time between its end (UTC) and so much later.
+        spread: Span = Span::hours(1),
+        /// Rows of one report, and domains of one day.
+        rows: usize = 10_000,
+        /// Bytes of what is kept of one day's messages until its reports are sent.
+        day: Size = Size::mib(64),
+        /// Bytes of the reports of others that `chapar report` keeps; then the oldest go.
+        received: Size = Size::mib(256),
+    }
+
     /// `[forwarding]` of mail from outside to addresses elsewhere.
     forwarding: Forwarding {
         /// Whose reverse-path becomes one of ours (SRS): always, only of mail without a passing DKIM signature of its author, or never.

@@ -215,7 +215,9 @@ impl Session {
         let client = self.peer.ip().to_canonical();
         let hello = self.server.hello();
         let place = place(&message);
+        let mut tally = None;
         let arrival = Arrival {
+            tally: &mut tally,
             client,
             hello: hello.map(|hello| hello.name.as_str()).unwrap_or_default(),
             transaction: self.server.transaction().ok_or(replies::MAIL_FIRST)?,
@@ -228,7 +230,12 @@ impl Session {
             id: message.id,
             at,
         };
-        let passed = outside.receive(config, identity, resolver, arrival).await?;
+        let passed = outside.receive(config, identity, resolver, arrival).await;
+        if let Some(tally) = tally {
+            // Without the reporter mail goes on.
+            let _ = self.shared.reporter.send(tally).await;
+        }
+        let passed = passed?;
         let seal = match passed.seal {
             Some(seal) => self.seal(seal).await,
             None => Bytes::new(),

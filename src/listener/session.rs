@@ -33,6 +33,7 @@ use crate::intake::reputation::keeper::Keeper;
 use crate::intake::{self, Client};
 use crate::queue::store::Spool;
 use crate::queue::{Accept, Arrival, Arrivals, IdSource};
+use crate::report::dmarc::reporter::Reporter;
 use crate::signing::Signer;
 use crate::smtp::address::Address;
 use crate::smtp::extension::{Extension, Extensions};
@@ -61,6 +62,8 @@ pub struct Shared {
     pub ids: IdSource,
     /// Judges mail from outside.
     pub outside: Arc<Outside>,
+    /// Hears how mail from outside fared.
+    pub reporter: Addr<Reporter>,
     /// Keeps the greylist.
     pub greylist: Addr<Keeper>,
     /// For SPF, DKIM, DMARC and ARC.

@@ -15,6 +15,7 @@ mod mailboxes;
 mod oracle;
 mod peers;
 mod reload;
+mod reports;
 mod reputation;
 mod service;
 mod world;
