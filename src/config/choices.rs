@@ -33,6 +33,16 @@ choices! {
         Reject,
     }
 
+    /// Whether answers of the DNS are validated.
+    Dnssec {
+        /// As soon as the servers hand on what that takes.
+        Auto,
+        /// Always: without it there is no answer.
+        On,
+        /// Never.
+        Off,
+    }
+
     /// What is done while the DNS does not answer.
     DnsTrouble {
         /// The sender is asked to come back.

@@ -9,8 +9,8 @@ use serde::Deserialize;
 
 use super::table::{Row, Shown};
 use super::{
-    AcmeChallenge, Dmarc, DnsTrouble, DomainName, Failing, Family, FieldName, HttpsUrl,
-    MilterChanges, MtaSts, Rewrite, Size, Spam, Span, SpfFail, Steps, TlsVersion,
+    AcmeChallenge, Dmarc, DnsTrouble, Dnssec, DomainName, Failing, Family, FieldName, HttpsUrl,
+    MilterChanges, MtaSts, Rewrite, Size, Spam, Span, SpfFail, Steps, TlsRules, TlsVersion,
 };
 use crate::intake::reputation::lists::ListZone;
 use crate::smtp::extension::Extension;
@@ -59,6 +59,10 @@ sections! {
     dns: Dns {
         /// Resolvers to ask; empty: the system's.
         servers: Vec<SocketAddr> = Vec::new(),
+        /// Whether answers are validated (DNSSEC); auto: as soon as the servers hand on signatures.
+        dnssec: Dnssec = Dnssec::Auto,
+        /// DNSKEY records that are trusted instead of the root's (labs); empty: the root's.
+        trust_anchor: String = String::new(),
     }
 
     /// `[delivery]`.
@@ -315,6 +319,16 @@ sections! {
         ca_file: String = String::new(),
         /// The oldest version that is spoken.
         min_version: TlsVersion = TlsVersion::V12,
+        /// Whether TLSA records of mail hosts are looked for and obeyed (DANE, RFC 7672); takes DNSSEC.
+        dane: bool = true,
+        /// Whether MTA-STS policies of other domains are fetched and obeyed (RFC 8461).
+        mta_sts: bool = true,
+        /// How long a policy may take to come.
+        mta_sts_time: Span = Span::mins(1),
+        /// What holds for some domains, or `*.domain`, whatever they publish: { "example.com" = "verify" }; never, may, encrypt, verify or dane.
+        domains: TlsRules = TlsRules::default(),
+        /// The port of policy hosts (labs).
+        mta_sts_port: u16 = 443,
     }
 
     /// `[acme]`: the certificate of `hostname` from a CA (RFC 8555), renewed at two thirds of its life.

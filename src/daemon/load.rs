@@ -46,7 +46,7 @@ pub enum LoadError {
 
 /// Reads all that `file` leads to.
 pub fn load(file: &Path) -> Result<Loaded, LoadError> {
-    let mut config = Config::load(file)?;
+    let mut config = Config::load(file)?.with_providers()?;
     config.check_to_serve(file)?;
     let identity = Identity::load(&config.dir, &config.postmaster)?;
     // Mailboxes are ours whatever a route with a wildcard says.

@@ -27,6 +27,9 @@ use crate::web::{self, Web, WebError};
 /// How long the queue may take to answer the watchdog.
 const ANSWER: Duration = Duration::from_secs(10);
 
+/// How long the start waits for the DNS to show whether it hands on signatures.
+const DNS_TIME: Duration = Duration::from_secs(2);
+
 /// Why the daemon could not start; each says what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -109,6 +112,8 @@ pub async fn start(loaded: Loaded) -> Result<Running, StartError> {
         outside,
     } = loaded;
     let resolver = Resolver::new(&config.dns)?;
+    // Libraries are given what answers now; our own questions find out later as well.
+    let _ = tokio::time::timeout(DNS_TIME, resolver.validates()).await;
     let pool = pool()?;
     // Sockets first: a port in use is the commonest mistake and costs no recovery to find.
     let mut inherited = Inherited::from_env();
@@ -140,6 +145,11 @@ pub async fn start(loaded: Loaded) -> Result<Running, StartError> {
         .await?;
     queue.resume = Some(dispatcher.clone().recipient());
     queue.suspended = Some(dispatcher.clone().recipient());
+    let keeper = delivery::Keeper {
+        suspend: queue.addr.clone().recipient(),
+        suspended: queue.addr.clone().recipient(),
+    };
+    dispatcher.send(keeper).await?;
     let suspended = queue.addr.send(queue::Suspended).await?;
     dispatcher.send(delivery::Suspensions(suspended)).await?;
     let control = control::start(&config.data_dir, queue.clone()).map_err(StartError::Control)?;
