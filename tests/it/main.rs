@@ -12,6 +12,7 @@ mod hostile;
 mod invariants;
 mod journey;
 mod mailboxes;
+mod opendkim;
 mod oracle;
 mod pace;
 mod peers;

@@ -27,6 +27,11 @@ pub fn postfix(program: &str) -> PathBuf {
     installed("CHAPAR_PEERS", "target/peers/bin").join(program)
 }
 
+/// OpenDKIM's milter.
+pub fn opendkim() -> PathBuf {
+    installed("CHAPAR_OPENDKIM", "target/peers/opendkim/usr/sbin/opendkim")
+}
+
 /// How many DKIM signatures of `message` dkimpy finds valid, of how many; keys are answered from
 /// `records`: pairs of a name without the last dot and a TXT record.
 pub fn dkimpy(message: &[u8], records: &[(String, String)]) -> (usize, usize) {
