@@ -10,6 +10,7 @@ use super::session::{Session, Shared};
 use crate::intake::hooks::Filters;
 use crate::intake::outside::Arrival;
 use crate::intake::{self, Client};
+use crate::message::fold;
 use crate::message::reencode::Rule;
 use crate::message::trace::{self, Trace};
 use crate::message::{Body, Content};
@@ -143,6 +144,9 @@ impl Session {
                 seven_bit: config.smtp.seven_bit,
             };
             let too_long = message.longest_line > rule.line;
+            if too_long {
+                content.head = fold::fold(&content.head, rule.line).into();
+            }
             if too_long || (rule.seven_bit && eight_bit) {
                 let memory = config.limits.memory_body.bytes();
                 let spool = (&self.shared.spool, memory, message.id);

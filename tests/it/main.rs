@@ -2,6 +2,7 @@
 
 mod acme;
 mod cases;
+mod cases_mail;
 mod crash;
 mod disk;
 mod doctor;
