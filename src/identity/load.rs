@@ -5,6 +5,7 @@ use std::fs;
 use std::io;
 use std::ops::Range;
 use std::path::Path;
+use std::time::Duration;
 
 use serde::Deserialize;
 use toml::Spanned;
@@ -12,12 +13,14 @@ use toml::Spanned;
 use super::{Domain, Identity, IdentityError, Mode, User, UserQuota, address, aliases};
 use crate::auth::app::{self, AppPassword};
 use crate::auth::password;
-use crate::config::{Dmarc, SpfFail};
+use crate::config::{Dmarc, Span, SpfFail};
 use crate::delivery::routes::Via;
 use crate::smtp::scram::Verifier;
 
 /// What may part a tag from a name (RFC 5233 leaves it to us).
 const SEPARATORS: &str = "+-_=#";
+/// Shorter than this no signature may hold: the give-up of a delivery and a day.
+const LEAST_EXPIRY: Duration = Duration::from_secs(6 * 24 * 60 * 60);
 /// What does where nothing is said.
 const DEFAULT_SEPARATORS: &str = "+";
 
@@ -29,6 +32,7 @@ struct DomainFile {
     mode: Mode,
     #[serde(default)]
     selectors: Vec<Spanned<String>>,
+    signature_expires: Option<Spanned<Span>>,
     dmarc: Option<Dmarc>,
     spf_fail: Option<SpfFail>,
     #[serde(default)]
@@ -145,6 +149,15 @@ fn domain(dir: &Path, name: &str) -> Result<Domain, IdentityError> {
             .map(|mailbox| line_of(&text, mailbox.span())),
         problem: why,
     })?;
+    let signature_expires = match file.signature_expires {
+        // What waits for its retry has to hold still.
+        Some(time) if time.as_ref().0 < LEAST_EXPIRY => {
+            let problem = "signature_expires is shorter than a message may wait; write 7d or more";
+            let line = line_of(&text, time.span());
+            return Err(IdentityError::at(&path, line, problem.to_owned()));
+        }
+        time => time.map(|time| time.into_inner().0),
+    };
     let wildcard = name.strip_prefix(address::WILDCARD);
     if let (Some(above), false) = (wildcard, selectors.is_empty()) {
         let problem = format!(
@@ -188,6 +201,7 @@ fn domain(dir: &Path, name: &str) -> Result<Domain, IdentityError> {
             false => BTreeMap::new(),
         },
         mailbox,
+        signature_expires,
         dmarc: file.dmarc,
         spf_fail: file.spf_fail,
         users,

@@ -20,6 +20,7 @@ mod tests;
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::time::Duration;
 
 use serde::Deserialize;
 
@@ -46,6 +47,8 @@ pub struct Domain {
     pub mode: Mode,
     /// DKIM selectors to sign with; each has a key in `secrets/dkim/DOMAIN/`.
     pub selectors: Vec<String>,
+    /// How long its signatures hold (`x=`); none: for ever.
+    pub signature_expires: Option<Duration>,
     /// Which failing mail DMARC refuses; none: as the configuration says.
     pub dmarc: Option<Dmarc>,
     /// What a fail of SPF alone does; none: as the configuration says.

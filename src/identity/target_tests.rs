@@ -230,6 +230,11 @@ fn mistakes_about_mailboxes_and_wildcards_name_file_and_remedy() {
             "its A-labels, 'xn--bcher-kva.example'",
         ),
         ("*.org/aliases", "", "is no domain name"),
+        (
+            "example.org/domain.toml",
+            "signature_expires = \"1d\"\n",
+            "domain.toml:1: signature_expires is shorter",
+        ),
     ] {
         let error = load(&[(name, text)]).expect_err(text).to_string();
         assert!(error.contains(part), "{error}");

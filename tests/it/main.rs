@@ -1,6 +1,7 @@
 //! The real binary against scripted peers, real peers and a real DNS server, all on loopback.
 
 mod acme;
+mod attacks;
 mod cases;
 mod cases_mail;
 mod crash;
