@@ -150,7 +150,7 @@ async fn c137_an_author_in_a_domain_beyond_ascii_is_signed_by_its_a_labels() {
             .await
             .expect("RCPT");
         client.expect("DATA", 354).await.expect("DATA");
-        let message = format!("From: <jan@b\u{fc}cher.example>\r\nSubject: x\r\n\r\nbody\r\n.\r\n");
+        let message = "From: <jan@b\u{fc}cher.example>\r\nSubject: x\r\n\r\nbody\r\n.\r\n";
         client.write(message.as_bytes()).await.expect("written");
         let answer = client.reply().await.expect("an answer");
         assert_eq!(answer.code, 250, "{}", answer.text);
