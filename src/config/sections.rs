@@ -225,6 +225,8 @@ sections! {
     auth: Auth {
         /// Dovecot's socket for logins, such as "/run/dovecot/auth-client"; it is asked about users of our domains who are in no users.toml; empty: nobody is.
         dovecot: String = String::new(),
+        /// Dovecot's socket for lookups of users, such as "/run/dovecot/auth-userdb"; it is asked about addresses of domains with `dovecot = true`; empty: nobody is.
+        dovecot_users: String = String::new(),
         /// How long it may take.
         dovecot_time: Span = Span::secs(5),
     }

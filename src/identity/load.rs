@@ -41,6 +41,8 @@ struct DomainFile {
     #[serde(default)]
     ignore_dots: bool,
     mailbox: Option<Spanned<String>>,
+    #[serde(default)]
+    dovecot: bool,
 }
 
 /// One value of `users.toml`.
@@ -158,6 +160,11 @@ fn domain(dir: &Path, name: &str) -> Result<Domain, IdentityError> {
         }
         time => time.map(|time| time.into_inner().0),
     };
+    if file.dovecot && (file.mode != Mode::Mailbox || name.starts_with(address::WILDCARD)) {
+        let problem =
+            "dovecot = true is for mode = \"mailbox\" and one domain; remove it".to_owned();
+        return Err(IdentityError::whole(&path, problem));
+    }
     let wildcard = name.strip_prefix(address::WILDCARD);
     if let (Some(above), false) = (wildcard, selectors.is_empty()) {
         let problem = format!(
@@ -201,6 +208,7 @@ fn domain(dir: &Path, name: &str) -> Result<Domain, IdentityError> {
             false => BTreeMap::new(),
         },
         mailbox,
+        dovecot: file.dovecot,
         signature_expires,
         dmarc: file.dmarc,
         spf_fail: file.spf_fail,

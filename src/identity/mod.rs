@@ -61,6 +61,8 @@ pub struct Domain {
     without_dots: BTreeMap<String, String>,
     /// The same of users.
     users_without_dots: BTreeMap<String, String>,
+    /// With [`Mode::Mailbox`]: whether Dovecot knows more users than `users.toml`.
+    dovecot: bool,
     /// With [`Mode::Mailbox`]: where its users' mail goes, in the words of a route.
     mailbox: Option<String>,
     /// Users by local part in lower case.
@@ -252,6 +254,12 @@ impl Identity {
     /// and [`ALIAS_TARGETS`].
     pub fn resolve(&self, address: &str) -> Resolution {
         resolve::resolve(self, address)
+    }
+
+    /// Whose mailbox `address` may be, as far as only Dovecot knows: the names to ask it for, in
+    /// this order, each with where mail goes if it is one. None where our own files decide.
+    pub fn ask_dovecot(&self, address: &str) -> Vec<(String, String)> {
+        resolve::ask_dovecot(self, address)
     }
 
     /// The same, and a sentence for each step.

@@ -464,7 +464,11 @@ impl Session {
         let now = crate::time::now();
         let bounce = self.shared.outside.bounce(config, identity, &rcpt.to, now);
         let returns = matches!(bounce, Some(Ok(_)));
-        let mut targets = intake::recipient(identity, self.client(), &rcpt.to, bounce);
+        let mut targets = match self.mailbox_of_dovecot(&rcpt.to).await {
+            Ok(Some(mailbox)) => Ok(vec![mailbox]),
+            Ok(None) => intake::recipient(identity, self.client(), &rcpt.to, bounce),
+            Err(reply) => Err(reply),
+        };
         if targets.is_ok()
             && !returns
             && let Err(reply) = Box::pin(self.is_welcome(&rcpt.to)).await
