@@ -227,8 +227,8 @@ sections! {
         dovecot: String = String::new(),
         /// Dovecot's socket for lookups of users, such as "/run/dovecot/auth-userdb"; it is asked about addresses of domains with `dovecot = true`; empty: nobody is.
         dovecot_users: String = String::new(),
-        /// How long it may take.
-        dovecot_time: Span = Span::secs(5),
+        /// How long it may take; it answers to wrong passwords up to 15 s late.
+        dovecot_time: Span = Span::secs(20),
     }
 
     /// `[limits]`.

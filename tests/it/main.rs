@@ -21,6 +21,7 @@ mod peers;
 mod reload;
 mod reports;
 mod reputation;
+mod rspamd;
 mod service;
 mod top;
 mod world;

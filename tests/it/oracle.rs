@@ -32,6 +32,11 @@ pub fn opendkim() -> PathBuf {
     installed("CHAPAR_OPENDKIM", "target/peers/opendkim/usr/sbin/opendkim")
 }
 
+/// The files of rspamd.
+pub fn rspamd() -> PathBuf {
+    installed("CHAPAR_RSPAMD", "target/peers/rspamd")
+}
+
 /// How many DKIM signatures of `message` dkimpy finds valid, of how many; keys are answered from
 /// `records`: pairs of a name without the last dot and a TXT record.
 pub fn dkimpy(message: &[u8], records: &[(String, String)]) -> (usize, usize) {
