@@ -110,7 +110,10 @@ impl Reporter {
         let day = days::name(crate::time::now());
         if day != self.day {
             self.write(ctx);
-            self.day = day;
+            // While the disk is busy the line stays with those of the day before.
+            if self.waiting.is_empty() {
+                self.day = day;
+            }
         }
         let Ok(line) = serde_json::to_vec(tally) else {
             return;
