@@ -205,10 +205,12 @@ pub(super) fn of(config: &Config, domain: &str, ips: &[IpAddr]) -> anyhow::Resul
         let why = "MTA-STS: there is a policy; the id changes with it";
         add(&format!("_mta-sts.{name}"), "TXT", Data::Text(id), why);
     }
-    if config
-        .listeners
-        .iter()
-        .any(|listen| listen.service == Service::Submission && listen.tls == TlsMode::Implicit)
+    let whole = !domain.starts_with('*');
+    if whole
+        && config
+            .listeners
+            .iter()
+            .any(|listen| listen.service == Service::Submission && listen.tls == TlsMode::Implicit)
     {
         let why = "mail clients find the submission port (RFC 6186, RFC 8314)";
         let target = Data::Plain(format!("0 1 465 {host}"));

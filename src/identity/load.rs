@@ -217,28 +217,34 @@ fn domain(dir: &Path, name: &str) -> Result<Domain, IdentityError> {
     })
 }
 
-/// Where the mail of users goes: a Maildir of its own for each, or a server that speaks LMTP.
+const MAILBOX: &str = "write mailbox = \"maildir:/var/lib/chapar/mail/{domain}/{local}\" or \
+    mailbox = \"lmtp:/run/dovecot/lmtp\"";
+
+/// Where the mail of users goes.
 fn mailbox(mode: Mode, given: Option<&Spanned<String>>) -> Result<Option<String>, String> {
-    let remedy = "write mailbox = \"maildir:/var/lib/chapar/mail/{domain}/{local}\" or mailbox = \
-                  \"lmtp:/run/dovecot/lmtp\"";
     let Some(given) = given else {
         return match mode {
-            Mode::Mailbox => Err(format!("mode = \"mailbox\" has no mailbox; {remedy}")),
+            Mode::Mailbox => Err(format!("mode = \"mailbox\" has no mailbox; {MAILBOX}")),
             _ => Ok(None),
         };
     };
-    let given = given.as_ref();
     if mode != Mode::Mailbox {
         let mode = mode.as_str();
         return Err(format!(
             "mailbox with mode = \"{mode}\"; write mode = \"mailbox\" or remove it"
         ));
     }
+    check_mailbox(given.as_ref())?;
+    Ok(Some(given.as_ref().clone()))
+}
+
+/// A Maildir of its own for each user, or a server that speaks LMTP.
+pub(crate) fn check_mailbox(given: &str) -> Result<(), String> {
     match Via::parse(given) {
-        Ok(Via::Maildir(path)) if path.contains("{local}") => Ok(Some(given.to_owned())),
-        Ok(Via::Hop(hop)) if hop.protocol.is_lmtp() => Ok(Some(given.to_owned())),
+        Ok(Via::Maildir(path)) if path.contains("{local}") => Ok(()),
+        Ok(Via::Hop(hop)) if hop.protocol.is_lmtp() => Ok(()),
         _ => Err(format!(
-            "mailbox = \"{given}\" is neither a Maildir with {{local}} in its path nor LMTP; {remedy}"
+            "mailbox = \"{given}\" is neither a Maildir with {{local}} in its path nor LMTP; {MAILBOX}"
         )),
     }
 }

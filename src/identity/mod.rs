@@ -30,6 +30,7 @@ use crate::delivery::routes::Via;
 use crate::intake::policy::Policy;
 use crate::smtp::scram::Verifier;
 
+pub(crate) use load::check_mailbox;
 pub use resolve::{ALIAS_DEPTH, ALIAS_TARGETS};
 
 /// Every domain of ours with its users and aliases.
