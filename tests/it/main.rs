@@ -7,6 +7,7 @@ mod cases_mail;
 mod crash;
 mod disk;
 mod doctor;
+mod dovecot;
 mod durability;
 mod forward;
 mod hooks;

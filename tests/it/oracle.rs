@@ -32,6 +32,11 @@ pub fn opendkim() -> PathBuf {
     installed("CHAPAR_OPENDKIM", "target/peers/opendkim/usr/sbin/opendkim")
 }
 
+/// The files of Dovecot.
+pub fn dovecot() -> PathBuf {
+    installed("CHAPAR_DOVECOT", "target/peers/dovecot")
+}
+
 /// The files of rspamd.
 pub fn rspamd() -> PathBuf {
     installed("CHAPAR_RSPAMD", "target/peers/rspamd")
