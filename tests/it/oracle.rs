@@ -76,6 +76,38 @@ print(valid, count)
     )
 }
 
+/// The XML of a DMARC report, unpacked and read by Python: the path of each element that has a text,
+/// and the text.
+pub fn report(message: &[u8]) -> Vec<(String, String)> {
+    let script = r#"
+import sys, json, gzip, email
+import xml.etree.ElementTree as tree
+message = email.message_from_bytes(sys.stdin.buffer.read())
+part = [p for p in message.walk() if p.get_content_type() == "application/gzip"][0]
+print(part.get_filename(), file=sys.stderr)
+found = []
+def walk(element, path):
+    path = path + "/" + element.tag.replace("{urn:ietf:params:xml:ns:dmarc-2.0}", "")
+    if element.text and element.text.strip():
+        found.append((path, element.text))
+    for below in element:
+        walk(below, path)
+walk(tree.fromstring(gzip.decompress(part.get_payload(decode=True))), "")
+print(json.dumps(found))
+"#;
+    let mut child = Command::new(python())
+        .args(["-c", script])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("python runs");
+    let mut stdin = child.stdin.take().expect("stdin");
+    stdin.write_all(message).expect("message");
+    drop(stdin);
+    let output = child.wait_with_output().expect("python answers");
+    serde_json::from_slice(&output.stdout).expect("JSON")
+}
+
 /// `message` with a DKIM signature of dkimpy on top, made with the RSA key in PEM.
 pub fn dkimpy_signs(message: &[u8], pem: &str, forms: (&str, &str)) -> Vec<u8> {
     let script = r#"

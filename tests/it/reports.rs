@@ -159,6 +159,37 @@ async fn c174_a_day_is_reported_once_to_those_who_want_it() {
     );
     assert_eq!(rows[1].action_disposition(), ActionDisposition::Reject);
     assert_eq!(rows[1].dmarc_spf_result(), DmarcResult::Fail);
+    let read = oracle::report(&one.data);
+    let texts = |path: &str| -> Vec<&str> {
+        let own = read.iter().filter(|(found, _)| found == path);
+        own.map(|(_, text)| text.as_str()).collect()
+    };
+    for (path, expected) in [
+        ("/feedback/version", &["1.0"][..]),
+        ("/feedback/report_metadata/org_name", &["mx.example.org"]),
+        (
+            "/feedback/report_metadata/email",
+            &["postmaster@example.org"],
+        ),
+        ("/feedback/policy_published/domain", &["src.example"]),
+        ("/feedback/policy_published/p", &["reject"]),
+        ("/feedback/policy_published/aspf", &["s"]),
+        ("/feedback/record/row/count", &["2", "1"]),
+        (
+            "/feedback/record/row/policy_evaluated/disposition",
+            &["pass", "reject"],
+        ),
+        (
+            "/feedback/record/auth_results/spf/result",
+            &["pass", "fail"],
+        ),
+        (
+            "/feedback/record/identifiers/envelope_from",
+            &["news.src.example"; 2],
+        ),
+    ] {
+        assert_eq!(texts(path), expected, "{path}");
+    }
     // Once: not again after another start.
     world.stop().await;
     world.start().await;
