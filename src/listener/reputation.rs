@@ -19,6 +19,18 @@ use crate::smtp::replies::{self, Reply};
 const ALWAYS: [&str; 2] = ["postmaster", "abuse"];
 
 impl Session {
+    /// Whether the user who logged in was not removed since.
+    pub(super) fn is_still_known(&self) -> Result<(), Reply> {
+        let Client::User(user) = self.client() else {
+            return Ok(());
+        };
+        let theirs = !self.shared.config.auth.dovecot.is_empty();
+        match theirs || self.shared.identity.user(user).is_some() {
+            true => Ok(()),
+            false => Err(replies::USER_GONE),
+        }
+    }
+
     /// Whether mail of this client to `to` is wanted now.
     pub(super) async fn is_welcome(&mut self, to: &Address) -> Result<(), Reply> {
         let shared = self.shared.clone();

@@ -41,7 +41,8 @@ use crate::smtp::params::Rcpt;
 use crate::smtp::replies::{self, Reply};
 use crate::smtp::server::{Bounds, Options, Server, Step, Xclient};
 
-/// What the sessions of a listener have in common; a reload replaces it whole for new ones.
+/// What the sessions of a listener have in common; a reload replaces it whole, for a session that
+/// runs with its next transaction.
 pub struct Shared {
     /// The configuration.
     pub config: Arc<Config>,
@@ -92,8 +93,10 @@ pub struct Start {
     pub listener: Addr<Listener>,
     /// How long it waits.
     pub patience: Patience,
-    /// What it works with, to its end.
+    /// What it works with.
     pub shared: Arc<Shared>,
+    /// What its next transaction works with.
+    pub newest: watch::Receiver<Arc<Shared>>,
     /// TLS as its listener speaks it.
     pub tls: Option<Arc<rustls::ServerConfig>>,
     /// True once the daemon stops.
@@ -104,6 +107,7 @@ pub(super) struct Session {
     /// The client: the socket's other end, or who a proxy says it is.
     pub(super) peer: SocketAddr,
     pub(super) shared: Arc<Shared>,
+    newest: watch::Receiver<Arc<Shared>>,
     pub(super) server: Server,
     /// Where each accepted recipient of the transaction leads.
     pub(super) targets: Vec<Vec<String>>,
@@ -210,6 +214,7 @@ impl Start {
         Session {
             peer: self.peer,
             shared: self.shared,
+            newest: self.newest,
             server,
             targets: Vec::new(),
             tls: None,
@@ -431,7 +436,12 @@ impl Session {
         }
         self.targets.clear();
         self.who = None;
-        let mut verdict = intake::sender(&self.shared.identity, self.client(), from);
+        // From here to the end of the transaction one version of all files holds.
+        self.shared = self.newest.borrow().clone();
+        let mut verdict = self.is_still_known();
+        if verdict.is_ok() {
+            verdict = intake::sender(&self.shared.identity, self.client(), from);
+        }
         if verdict.is_ok() {
             verdict = self.spend(0).await;
         }
