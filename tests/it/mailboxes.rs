@@ -273,6 +273,16 @@ async fn dovecot_knows_who_has_a_mailbox_and_without_it_mail_waits_at_its_sender
     for to in ["her", "Her+Tag", "info", "nobody"] {
         send(&world, &[&format!("{to}@example.org")]).await;
     }
+    let (code, out, steps) = world.run(&["alias", "resolve", "her+x@example.org"]);
+    assert_eq!((code, out.as_str()), (0, "her+x@example.org\n"), "{steps}");
+    assert!(
+        steps.contains("her+x@example.org: Dovecot knows no such user\n"),
+        "{steps}"
+    );
+    assert!(
+        steps.contains("her@example.org: Dovecot has a mailbox for it\n"),
+        "{steps}"
+    );
     let mut kept: Vec<String> = arrived(&lmtp, 3)
         .await
         .into_iter()
