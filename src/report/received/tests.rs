@@ -165,3 +165,32 @@ fn reports_are_kept_once_and_added_up() {
     let (left, _) = store::load(dir.path(), 0).expect("loaded");
     assert!(left.is_empty());
 }
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(2000))]
+    #[test]
+    fn damaged_reports_are_read_or_refused(
+        which in 0usize..5,
+        changes in proptest::collection::vec((proptest::num::usize::ANY, proptest::num::u8::ANY, 0usize..3), 1..12),
+    ) {
+        let mut bytes = match which {
+            0 => XML.as_bytes().to_vec(),
+            1 => JSON.as_bytes().to_vec(),
+            2 => gzip(XML.as_bytes()),
+            3 => zipped(&[XML.as_bytes()]),
+            _ => message("application/gzip", "a.xml.gz", &gzip(XML.as_bytes())),
+        };
+        for (at, byte, how) in changes {
+            let at = at % bytes.len().max(1);
+            match how {
+                0 => bytes[at] = byte,
+                1 => bytes.truncate(at.max(1)),
+                _ => bytes.insert(at, byte),
+            }
+        }
+        if let Ok(reports) = read(&bytes[..]) {
+            proptest::prop_assert!(!reports.is_empty());
+            let _ = summary::add_up(&reports, None);
+        }
+    }
+}
