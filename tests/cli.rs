@@ -199,7 +199,7 @@ fn aliases_come_and_go_and_lead_somewhere() {
         &["alias", "add", "x@example.org", "| cmd"],
         "",
         65,
-        "not supported",
+        "does not begin with the full path",
     );
     site.bad(
         &["alias", "add", "x@example.net", "a@b.example"],
@@ -236,6 +236,98 @@ fn aliases_come_and_go_and_lead_somewhere() {
         site.good(&["alias", "resolve", "a@gmail.example"], ""),
         "a@gmail.example\n"
     );
+}
+
+#[test]
+fn mailboxes_and_wildcards_come_with_what_they_need() {
+    let site = Site::new();
+    let target = "maildir:/var/lib/chapar/mail/{domain}/{local}";
+    let forward = ["--forward", "all@x.example"];
+    let args = [
+        &["domain", "add", "m.example", "--mailbox", target],
+        &forward[..],
+    ]
+    .concat();
+    site.good(&args, "");
+    let domain = site.read("domains/m.example/domain.toml");
+    assert!(
+        domain.contains(&format!(
+            "mode = \"mailbox\"\n# Where the mail of its users goes.\nmailbox = \"{target}\"\n"
+        )),
+        "{domain}"
+    );
+    site.good(
+        &["user", "add", "a@m.example", "--password-stdin"],
+        "correct horse\n",
+    );
+    assert_eq!(
+        site.good(&["alias", "resolve", "A+x@m.example"], ""),
+        "a@m.example\n"
+    );
+    assert_eq!(
+        site.good(&["alias", "resolve", "b@m.example"], ""),
+        "all@x.example\n"
+    );
+    site.good(
+        &[
+            "alias",
+            "add",
+            "list@m.example",
+            "| /bin/x \"a, b\"",
+            "discard:",
+        ],
+        "",
+    );
+    assert!(
+        site.read("domains/m.example/aliases")
+            .ends_with("list: pipe:/bin/x \"a, b\", discard:\n")
+    );
+    site.good(
+        &["alias", "remove", "list@m.example", "| /bin/x \"a, b\""],
+        "",
+    );
+    assert!(
+        site.read("domains/m.example/aliases")
+            .ends_with("list: discard:\n")
+    );
+
+    let out = site.good(
+        &[
+            "domain",
+            "add",
+            "*.example.org",
+            "--forward",
+            "below@x.example",
+        ],
+        "",
+    );
+    assert!(out.contains("*.example.org. 3600 IN MX 10 "), "{out}");
+    for absent in [
+        "_dmarc",
+        "_domainkey",
+        "_smtp._tls",
+        "_submissions",
+        "mta-sts",
+    ] {
+        assert!(!out.contains(absent), "{out}");
+    }
+    assert!(
+        !site
+            .read("domains/*.example.org/domain.toml")
+            .contains("selectors")
+    );
+    assert_eq!(
+        site.good(&["alias", "resolve", "a@sub.example.org"], ""),
+        "below@x.example\n"
+    );
+    site.good(&["check"], "");
+    site.bad(
+        &["domain", "add", "n.example", "--mailbox", "maildir:/all"],
+        "",
+        65,
+        "{local} in its path",
+    );
+    assert!(!site.path("domains/n.example").exists());
 }
 
 #[test]

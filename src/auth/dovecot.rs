@@ -1,7 +1,8 @@
-//! Passwords that Dovecot knows: the client side of its authentication protocol, version 1, with
-//! the PLAIN mechanism over the Unix socket of `auth.dovecot`.
+//! Passwords and users that Dovecot knows: the client side of its authentication protocol, version
+//! 1, with the PLAIN mechanism over the Unix socket of `auth.dovecot`, and of its lookup of users
+//! over that of `auth.dovecot_users`.
 //!
-//! Asked about users who are in no `users.toml`. One connection for each login; every wait is
+//! Asked about users who are in no `users.toml`. One connection for each question; every wait is
 //! bounded, and so is what is read.
 
 use std::io;
@@ -46,6 +47,38 @@ pub async fn authenticate(
     tokio::time::timeout(time, ask(socket, user, password))
         .await
         .unwrap_or(Err(DovecotError::Slow))
+}
+
+/// Whether there is a user of this name.
+pub async fn exists(socket: &Path, time: Duration, user: &str) -> Result<bool, DovecotError> {
+    // They part words and lines of the protocol; no address of ours has them.
+    if user.is_empty() || user.contains(char::is_control) {
+        return Ok(false);
+    }
+    tokio::time::timeout(time, look_up(socket, user))
+        .await
+        .unwrap_or(Err(DovecotError::Slow))
+}
+
+async fn look_up(socket: &Path, user: &str) -> Result<bool, DovecotError> {
+    let stream = UnixStream::connect(socket).await?;
+    let (read, mut write) = stream.into_split();
+    let mut lines = BufReader::new(read.take(MOST)).lines();
+    let request = format!("VERSION\t1\t1\nUSER\t1\t{user}\tservice=smtp\n");
+    write.write_all(request.as_bytes()).await?;
+    loop {
+        let line = next(&mut lines).await?;
+        let mut words = line.split('\t');
+        match (words.next(), words.next()) {
+            (Some("VERSION"), version) if version != Some("1") => {
+                return Err(DovecotError::Protocol("another version than 1"));
+            }
+            (Some("USER"), Some("1")) => return Ok(true),
+            (Some("NOTFOUND"), Some("1")) => return Ok(false),
+            (Some("FAIL"), Some("1")) => return Err(DovecotError::Temporary),
+            _ => {}
+        }
+    }
 }
 
 async fn ask(socket: &Path, user: &str, password: &str) -> Result<bool, DovecotError> {
@@ -153,6 +186,46 @@ mod tests {
                 .is_err()
         );
         assert_eq!(ask(HELLO, "nul\0").await, Ok(false));
+    }
+
+    #[tokio::test]
+    async fn users_are_looked_up() {
+        let dir = tempfile::tempdir().expect("directory");
+        let socket = dir.path().join("auth-userdb");
+        let listener = tokio::net::UnixListener::bind(&socket).expect("socket");
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let (read, mut write) = stream.into_split();
+                write
+                    .write_all(b"VERSION\t1\t2\nSPID\t7\n")
+                    .await
+                    .expect("written");
+                let mut lines = BufReader::new(read).lines();
+                while let Ok(Some(line)) = lines.next_line().await {
+                    let answer = match line.as_str() {
+                        "USER\t1\ta@b.example\tservice=smtp" => "USER\t1\ta@b.example\tuid=5\n",
+                        "USER\t1\tbusy@b.example\tservice=smtp" => "FAIL\t1\treason=x\n",
+                        "USER\t1\tmute@b.example\tservice=smtp" => "",
+                        "VERSION\t1\t1" => "",
+                        _ => "NOTFOUND\t1\n",
+                    };
+                    write.write_all(answer.as_bytes()).await.expect("written");
+                }
+            }
+        });
+        let ask = |user: &'static str| exists(&socket, Duration::from_millis(300), user);
+        assert!(matches!(ask("a@b.example").await, Ok(true)));
+        assert!(matches!(ask("b@b.example").await, Ok(false)));
+        assert!(matches!(ask("x\tservice=y").await, Ok(false)));
+        assert!(matches!(ask("x\nUSER\t1\ta@b.example").await, Ok(false)));
+        assert!(matches!(
+            ask("busy@b.example").await,
+            Err(DovecotError::Temporary)
+        ));
+        assert!(matches!(
+            ask("mute@b.example").await,
+            Err(DovecotError::Slow)
+        ));
     }
 
     #[tokio::test]

@@ -3,9 +3,11 @@
 use std::path::Path;
 use std::process::ExitCode;
 
+use anyhow::Context as _;
 use serde_json::json;
 
 use super::exit::{self, Wrong};
+use crate::auth::dovecot;
 use crate::config::Config;
 use crate::identity::{Identity, Resolution, edit};
 
@@ -96,7 +98,12 @@ fn list(config: &Config, only: Option<&str>, as_json: bool) -> anyhow::Result<()
 }
 
 fn resolve(config: &Config, address: &str) -> anyhow::Result<ExitCode> {
-    let (resolution, steps) = Identity::load(&config.dir, &config.postmaster)?.explain(address);
+    let identity = Identity::load(&config.dir, &config.postmaster)?;
+    if let Some(mailbox) = of_dovecot(config, &identity, address)? {
+        say!("{mailbox}");
+        return Ok(ExitCode::SUCCESS);
+    }
+    let (resolution, steps) = identity.explain(address);
     for step in steps {
         eprintln!("{step}");
     }
@@ -130,4 +137,38 @@ fn resolve(config: &Config, address: &str) -> anyhow::Result<ExitCode> {
             Ok(exit::CONFIG.into())
         }
     }
+}
+
+/// The mailbox that only Dovecot knows, asked as the daemon asks at RCPT; what it says to each name
+/// goes to standard error.
+fn of_dovecot(
+    config: &Config,
+    identity: &Identity,
+    address: &str,
+) -> anyhow::Result<Option<String>> {
+    let socket = Path::new(&config.auth.dovecot_users);
+    let names = identity.ask_dovecot(address);
+    if names.is_empty() || config.auth.dovecot_users.is_empty() {
+        return Ok(None);
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("no runtime")?;
+    for (name, target) in names {
+        let asked = dovecot::exists(socket, config.auth.dovecot_time.0, &name);
+        match runtime.block_on(asked) {
+            Ok(true) => {
+                eprintln!("{name}: Dovecot has a mailbox for it");
+                return Ok(Some(target));
+            }
+            Ok(false) => eprintln!("{name}: Dovecot knows no such user"),
+            Err(error) => {
+                let socket = socket.display();
+                let text = format!("Dovecot can not be asked about {name} ({socket}): {error}");
+                return Err(Wrong(text).into());
+            }
+        }
+    }
+    Ok(None)
 }

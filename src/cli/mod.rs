@@ -21,6 +21,7 @@ mod exit;
 mod password;
 pub mod queue;
 mod records;
+mod report;
 mod serve;
 mod setup;
 pub mod site;
@@ -72,6 +73,7 @@ enum Command {
     Alias(alias::Command),
     #[command(subcommand)]
     Auth(auth::Command),
+    Report(report::Args),
     Queue(queue::QueueCommand),
     Completions(completions::Args),
     Man(completions::ManArgs),
@@ -107,6 +109,7 @@ pub fn main() -> ExitCode {
         Command::User(command) => user::run(config, command),
         Command::Alias(command) => alias::run(config, command),
         Command::Auth(command) => auth::run(config, command),
+        Command::Report(args) => report::run(config, args),
         Command::Completions(args) => completions::run(args),
         Command::Man(args) => completions::man(args),
         Command::Queue(command) => return queue::run(command, config),

@@ -7,6 +7,7 @@ use anyhow::Context as _;
 use serde_json::json;
 
 use super::exit::Wrong;
+use super::report::COLLECTOR;
 use crate::config::{Config, Service, TlsMode};
 use crate::identity::Identity;
 use crate::signing::keys::PrivateKey;
@@ -156,6 +157,12 @@ pub(super) fn of(config: &Config, domain: &str, ips: &[IpAddr]) -> anyhow::Resul
             "DKIM: the public key of our signatures",
         );
     }
+    // Where `chapar report collect` keeps them.
+    let collects = found.mode.takes_mail()
+        && found
+            .aliases()
+            .any(|(name, to)| name == COLLECTOR && to.iter().any(|to| to.contains("report add")));
+    let reports = if collects { COLLECTOR } else { "postmaster" };
     // A send-only domain has other senders too, of which we do not know whether they sign.
     let policy = if found.mode.takes_mail() {
         "quarantine"
@@ -164,7 +171,7 @@ pub(super) fn of(config: &Config, domain: &str, ips: &[IpAddr]) -> anyhow::Resul
     };
     // That of the domain above holds below it, too (RFC 9989 section 4.10).
     if !domain.starts_with('*') {
-        let dmarc = format!("v=DMARC1; p={policy}; rua=mailto:postmaster@{domain}");
+        let dmarc = format!("v=DMARC1; p={policy}; rua=mailto:{reports}@{domain}");
         add(
             &format!("_dmarc.{name}"),
             "TXT",
@@ -174,7 +181,7 @@ pub(super) fn of(config: &Config, domain: &str, ips: &[IpAddr]) -> anyhow::Resul
     }
     if found.mode.takes_mail() && !domain.starts_with('*') {
         let why = "TLS-RPT: others report how their deliveries to this host fared";
-        let report = format!("v=TLSRPTv1; rua=mailto:postmaster@{domain}");
+        let report = format!("v=TLSRPTv1; rua=mailto:{reports}@{domain}");
         add(
             &format!("_smtp._tls.{name}"),
             "TXT",
@@ -198,10 +205,12 @@ pub(super) fn of(config: &Config, domain: &str, ips: &[IpAddr]) -> anyhow::Resul
         let why = "MTA-STS: there is a policy; the id changes with it";
         add(&format!("_mta-sts.{name}"), "TXT", Data::Text(id), why);
     }
-    if config
-        .listeners
-        .iter()
-        .any(|listen| listen.service == Service::Submission && listen.tls == TlsMode::Implicit)
+    let whole = !domain.starts_with('*');
+    if whole
+        && config
+            .listeners
+            .iter()
+            .any(|listen| listen.service == Service::Submission && listen.tls == TlsMode::Implicit)
     {
         let why = "mail clients find the submission port (RFC 6186, RFC 8314)";
         let target = Data::Plain(format!("0 1 465 {host}"));

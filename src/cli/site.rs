@@ -11,7 +11,7 @@ use super::exit::Wrong;
 use crate::auth::password::Secrets;
 use crate::config::{Config, Listen, Service, TlsMode, files};
 use crate::identity::edit::{self, ALIASES_HEAD, FILE_MODE, USERS_HEAD, USERS_MODE};
-use crate::identity::{Identity, Mode, address};
+use crate::identity::{Identity, Mode, address, check_mailbox};
 use crate::signing::keys::{self, Algorithm, PrivateKey};
 use crate::tls::self_signed;
 
@@ -183,6 +183,9 @@ impl Site {
     ) -> anyhow::Result<Mode> {
         address::check_domain(domain).map_err(Wrong)?;
         let Leads { forward, mailbox } = leads;
+        if let Some(mailbox) = mailbox {
+            check_mailbox(mailbox).map_err(Wrong)?;
+        }
         if let Some(forward) = forward {
             address::check(forward).map_err(Wrong)?;
         }

@@ -27,7 +27,7 @@ pub use choices::{
 };
 pub use sections::{
     Acme, Auth, Delivery, Dns, DnsLists, Forwarding, Greylist, Hooks, Incoming, Limits, Milter,
-    Retry, Smtp, Timeouts, Tls, Web,
+    Reports, Retry, Smtp, Timeouts, Tls, Web,
 };
 pub use table::{Row, defaults};
 pub use tls_rules::{TlsRule, TlsRules};
@@ -81,6 +81,9 @@ pub struct Config {
     /// Who is asked to come again.
     #[serde(default)]
     pub greylist: Greylist,
+    /// Reports about mail from outside.
+    #[serde(default)]
+    pub reports: Reports,
     /// Mail from outside to addresses elsewhere.
     #[serde(default)]
     pub forwarding: Forwarding,

@@ -161,6 +161,22 @@ sections! {
         entries: usize = 100_000,
     }
 
+    /// `[reports]` about mail from outside.
+    reports: Reports {
+        /// Whether the domains of authors that ask for it are told once a day how mail in their name fared here (RFC 9990).
+        dmarc: bool = true,
+        /// The domain whose postmaster@ those reports are from, and whose DKIM key signs them; empty: the one of `hostname`, or the first that has a key.
+        domain: DomainName = DomainName::default(),
+        /// Reports of a day leave at a time between its end (UTC) and so much later.
+        spread: Span = Span::hours(1),
+        /// Rows of one report, and domains of one day.
+        rows: usize = 10_000,
+        /// Bytes of what is kept of one day's messages until its reports are sent.
+        day: Size = Size::mib(64),
+        /// Bytes of the reports of others that `chapar report` keeps; then the oldest go.
+        received: Size = Size::mib(256),
+    }
+
     /// `[forwarding]` of mail from outside to addresses elsewhere.
     forwarding: Forwarding {
         /// Whose reverse-path becomes one of ours (SRS): always, only of mail without a passing DKIM signature of its author, or never.
@@ -209,8 +225,10 @@ sections! {
     auth: Auth {
         /// Dovecot's socket for logins, such as "/run/dovecot/auth-client"; it is asked about users of our domains who are in no users.toml; empty: nobody is.
         dovecot: String = String::new(),
-        /// How long it may take.
-        dovecot_time: Span = Span::secs(5),
+        /// Dovecot's socket for lookups of users, such as "/run/dovecot/auth-userdb"; it is asked about addresses of domains with `dovecot = true`; empty: nobody is.
+        dovecot_users: String = String::new(),
+        /// How long it may take; it answers to wrong passwords up to 15 s late.
+        dovecot_time: Span = Span::secs(20),
     }
 
     /// `[limits]`.

@@ -19,6 +19,7 @@ use crate::intake::outside::Outside;
 use crate::intake::reputation::keeper::{self, Keeper};
 use crate::listener::{self, BindError, Inherited, Listener, Shared};
 use crate::queue::{self, Leads};
+use crate::report::dmarc::reporter::{self, Others, Reporter};
 use crate::report::{self, Reports};
 use crate::signing::{self, Signer};
 use crate::tls::acme::{self, Certificates, Challenges};
@@ -74,6 +75,7 @@ pub struct Running {
     signer: Addr<Signer>,
     outside: Arc<Outside>,
     greylist: Addr<Keeper>,
+    reporter: Addr<Reporter>,
     resolver: TokioResolver,
     listeners: Vec<Addr<Listener>>,
     web: Addr<Web>,
@@ -180,6 +182,15 @@ pub async fn start(loaded: Loaded) -> Result<Running, StartError> {
 
     let greylist = Keeper::open(&config.greylist, &config.data_dir).start();
 
+    let others = Others {
+        resolver: resolver.hickory().clone(),
+        signer: signer.clone(),
+        queue: queue.addr.clone().recipient(),
+        ids: queue.ids.clone(),
+    };
+    let leading = self::leads(identity.clone());
+    let reporter = Reporter::new(config.clone(), &identity, leading, others).start();
+
     let mut running = Running {
         web,
         certificates,
@@ -191,6 +202,7 @@ pub async fn start(loaded: Loaded) -> Result<Running, StartError> {
         signer,
         outside,
         greylist,
+        reporter,
         resolver: resolver.hickory().clone(),
         listeners: Vec::new(),
         _control: control,
@@ -238,6 +250,7 @@ impl Running {
             ids: self.queue.ids.clone(),
             outside: self.outside.clone(),
             arrivals: self.queue.arrivals.clone(),
+            reporter: self.reporter.clone(),
             greylist: self.greylist.clone(),
             resolver: self.resolver.clone(),
             spool: self.queue.spool.clone(),
@@ -289,11 +302,14 @@ impl Running {
         let _ = self.reports.send(told).await;
         let shared = self.shared(identity.clone(), tls);
         let leads = leads(identity.clone());
+        let leading = leads.clone();
         // An actor that is gone has said why; the others are told all the same.
         let _ = self.auth.send(auth::Reload(config.clone(), identity)).await;
         let _ = self.signer.send(signing::Reload(keys)).await;
         let _ = self.dispatcher.send(delivery::Reload(config.clone())).await;
         let _ = self.queue.addr.send(queue::Reload { config, leads }).await;
+        let reload = reporter::Reload(self.config.clone(), shared.identity.clone(), leading);
+        let _ = self.reporter.send(reload).await;
         let rules = keeper::Reload(self.config.greylist.clone());
         let _ = self.greylist.send(rules).await;
         for listener in &self.listeners {
@@ -311,6 +327,7 @@ impl Running {
             tracing::warn!(target: "daemon", "sessions were cut off after limits.drain");
         }
         let _ = self.greylist.send(keeper::Flush).await;
+        let _ = self.reporter.send(reporter::Flush).await;
         let attempts = self.dispatcher.send(delivery::Drain);
         if tokio::time::timeout(patience, attempts).await.is_err() {
             tracing::warn!(target: "daemon", "attempts were cut off after limits.drain");

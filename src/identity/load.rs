@@ -5,6 +5,7 @@ use std::fs;
 use std::io;
 use std::ops::Range;
 use std::path::Path;
+use std::time::Duration;
 
 use serde::Deserialize;
 use toml::Spanned;
@@ -12,12 +13,14 @@ use toml::Spanned;
 use super::{Domain, Identity, IdentityError, Mode, User, UserQuota, address, aliases};
 use crate::auth::app::{self, AppPassword};
 use crate::auth::password;
-use crate::config::{Dmarc, SpfFail};
+use crate::config::{Dmarc, Span, SpfFail};
 use crate::delivery::routes::Via;
 use crate::smtp::scram::Verifier;
 
 /// What may part a tag from a name (RFC 5233 leaves it to us).
 const SEPARATORS: &str = "+-_=#";
+/// Shorter than this no signature may hold: the give-up of a delivery and a day.
+const LEAST_EXPIRY: Duration = Duration::from_secs(6 * 24 * 60 * 60);
 /// What does where nothing is said.
 const DEFAULT_SEPARATORS: &str = "+";
 
@@ -29,6 +32,7 @@ struct DomainFile {
     mode: Mode,
     #[serde(default)]
     selectors: Vec<Spanned<String>>,
+    signature_expires: Option<Spanned<Span>>,
     dmarc: Option<Dmarc>,
     spf_fail: Option<SpfFail>,
     #[serde(default)]
@@ -37,6 +41,8 @@ struct DomainFile {
     #[serde(default)]
     ignore_dots: bool,
     mailbox: Option<Spanned<String>>,
+    #[serde(default)]
+    dovecot: bool,
 }
 
 /// One value of `users.toml`.
@@ -145,6 +151,20 @@ fn domain(dir: &Path, name: &str) -> Result<Domain, IdentityError> {
             .map(|mailbox| line_of(&text, mailbox.span())),
         problem: why,
     })?;
+    let signature_expires = match file.signature_expires {
+        // What waits for its retry has to hold still.
+        Some(time) if time.as_ref().0 < LEAST_EXPIRY => {
+            let problem = "signature_expires is shorter than a message may wait; write 7d or more";
+            let line = line_of(&text, time.span());
+            return Err(IdentityError::at(&path, line, problem.to_owned()));
+        }
+        time => time.map(|time| time.into_inner().0),
+    };
+    if file.dovecot && (file.mode != Mode::Mailbox || name.starts_with(address::WILDCARD)) {
+        let problem =
+            "dovecot = true is for mode = \"mailbox\" and one domain; remove it".to_owned();
+        return Err(IdentityError::whole(&path, problem));
+    }
     let wildcard = name.strip_prefix(address::WILDCARD);
     if let (Some(above), false) = (wildcard, selectors.is_empty()) {
         let problem = format!(
@@ -188,6 +208,8 @@ fn domain(dir: &Path, name: &str) -> Result<Domain, IdentityError> {
             false => BTreeMap::new(),
         },
         mailbox,
+        dovecot: file.dovecot,
+        signature_expires,
         dmarc: file.dmarc,
         spf_fail: file.spf_fail,
         users,
@@ -195,28 +217,34 @@ fn domain(dir: &Path, name: &str) -> Result<Domain, IdentityError> {
     })
 }
 
-/// Where the mail of users goes: a Maildir of its own for each, or a server that speaks LMTP.
+const MAILBOX: &str = "write mailbox = \"maildir:/var/lib/chapar/mail/{domain}/{local}\" or \
+    mailbox = \"lmtp:/run/dovecot/lmtp\"";
+
+/// Where the mail of users goes.
 fn mailbox(mode: Mode, given: Option<&Spanned<String>>) -> Result<Option<String>, String> {
-    let remedy = "write mailbox = \"maildir:/var/lib/chapar/mail/{domain}/{local}\" or mailbox = \
-                  \"lmtp:/run/dovecot/lmtp\"";
     let Some(given) = given else {
         return match mode {
-            Mode::Mailbox => Err(format!("mode = \"mailbox\" has no mailbox; {remedy}")),
+            Mode::Mailbox => Err(format!("mode = \"mailbox\" has no mailbox; {MAILBOX}")),
             _ => Ok(None),
         };
     };
-    let given = given.as_ref();
     if mode != Mode::Mailbox {
         let mode = mode.as_str();
         return Err(format!(
             "mailbox with mode = \"{mode}\"; write mode = \"mailbox\" or remove it"
         ));
     }
+    check_mailbox(given.as_ref())?;
+    Ok(Some(given.as_ref().clone()))
+}
+
+/// A Maildir of its own for each user, or a server that speaks LMTP.
+pub(crate) fn check_mailbox(given: &str) -> Result<(), String> {
     match Via::parse(given) {
-        Ok(Via::Maildir(path)) if path.contains("{local}") => Ok(Some(given.to_owned())),
-        Ok(Via::Hop(hop)) if hop.protocol.is_lmtp() => Ok(Some(given.to_owned())),
+        Ok(Via::Maildir(path)) if path.contains("{local}") => Ok(()),
+        Ok(Via::Hop(hop)) if hop.protocol.is_lmtp() => Ok(()),
         _ => Err(format!(
-            "mailbox = \"{given}\" is neither a Maildir with {{local}} in its path nor LMTP; {remedy}"
+            "mailbox = \"{given}\" is neither a Maildir with {{local}} in its path nor LMTP; {MAILBOX}"
         )),
     }
 }

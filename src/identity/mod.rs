@@ -20,6 +20,7 @@ mod tests;
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::time::Duration;
 
 use serde::Deserialize;
 
@@ -29,6 +30,7 @@ use crate::delivery::routes::Via;
 use crate::intake::policy::Policy;
 use crate::smtp::scram::Verifier;
 
+pub(crate) use load::check_mailbox;
 pub use resolve::{ALIAS_DEPTH, ALIAS_TARGETS};
 
 /// Every domain of ours with its users and aliases.
@@ -46,6 +48,8 @@ pub struct Domain {
     pub mode: Mode,
     /// DKIM selectors to sign with; each has a key in `secrets/dkim/DOMAIN/`.
     pub selectors: Vec<String>,
+    /// How long its signatures hold (`x=`); none: for ever.
+    pub signature_expires: Option<Duration>,
     /// Which failing mail DMARC refuses; none: as the configuration says.
     pub dmarc: Option<Dmarc>,
     /// What a fail of SPF alone does; none: as the configuration says.
@@ -58,6 +62,8 @@ pub struct Domain {
     without_dots: BTreeMap<String, String>,
     /// The same of users.
     users_without_dots: BTreeMap<String, String>,
+    /// With [`Mode::Mailbox`]: whether Dovecot knows more users than `users.toml`.
+    dovecot: bool,
     /// With [`Mode::Mailbox`]: where its users' mail goes, in the words of a route.
     mailbox: Option<String>,
     /// Users by local part in lower case.
@@ -249,6 +255,12 @@ impl Identity {
     /// and [`ALIAS_TARGETS`].
     pub fn resolve(&self, address: &str) -> Resolution {
         resolve::resolve(self, address)
+    }
+
+    /// Whose mailbox `address` may be, as far as only Dovecot knows: the names to ask it for, in
+    /// this order, each with where mail goes if it is one. None where our own files decide.
+    pub fn ask_dovecot(&self, address: &str) -> Vec<(String, String)> {
+        resolve::ask_dovecot(self, address)
     }
 
     /// The same, and a sentence for each step.

@@ -11,6 +11,9 @@ pub const ALIAS_DEPTH: usize = 10;
 /// Addresses to which one address may lead.
 pub const ALIAS_TARGETS: usize = 1000;
 
+/// Names for which Dovecot is asked about one address.
+const MOST_NAMES: usize = 3;
+
 /// Local parts whose mail goes to the postmaster of the configuration unless the domain says
 /// otherwise: RFC 5321 section 4.5.1 and RFC 2142 section 4.
 const DUTIES: [&str; 2] = ["postmaster", "abuse"];
@@ -108,6 +111,10 @@ impl<'a> Walk<'a> {
     fn expand(&mut self, local: &str, domain: &'a str) -> Result<bool, String> {
         let here = format!("{local}@{domain}");
         let (name, targets, why) = match self.lookup(local, domain) {
+            // Who wrote the alias knows; the mailbox server has the last word.
+            None | Some(Leads::Alias("*", ..)) if self.may_be_dovecots(local, domain) => {
+                return self.mailbox(&here, local, local, domain).map(|()| true);
+            }
             None => {
                 self.tell(|| format!("{here}: no user with a mailbox, no alias, no catch-all"));
                 return Ok(false);
@@ -163,6 +170,13 @@ impl<'a> Walk<'a> {
             self.done.insert(here);
         }
         Ok(true)
+    }
+
+    /// Whether an alias names what Dovecot may know.
+    fn may_be_dovecots(&self, local: &str, domain: &str) -> bool {
+        let found = self.identity.domains.get(domain);
+        let users = found.is_some_and(|found| found.dovecot && !found.users.contains_key(local));
+        users && !self.path.is_empty()
     }
 
     /// The mailbox of `user`, to which `here` leads. Over LMTP the tag goes on: the server on the
@@ -264,6 +278,32 @@ impl<'a> Walk<'a> {
         };
         own().or_else(base).or_else(catch_all).or_else(duty)
     }
+}
+
+/// What [`Identity::ask_dovecot`] says.
+pub(super) fn ask_dovecot(identity: &Identity, address: &str) -> Vec<(String, String)> {
+    let key = address::key(address);
+    let Some((local, name)) = key.as_ref() else {
+        return Vec::new();
+    };
+    let Some((domain, found)) = identity.covering(name).filter(|(_, found)| found.dovecot) else {
+        return Vec::new();
+    };
+    let over_lmtp = found
+        .mailbox
+        .as_deref()
+        .is_some_and(|via| via.starts_with("lmtp:"));
+    let mut names = Vec::new();
+    for base in std::iter::once(local.as_str()).chain(found.bases(local)) {
+        // From here on our own files know it.
+        if found.users.contains_key(base) || found.aliases.contains_key(base) {
+            break;
+        }
+        let target = if over_lmtp { local } else { base };
+        names.push((format!("{base}@{domain}"), format!("{target}@{domain}")));
+    }
+    names.truncate(MOST_NAMES);
+    names
 }
 
 impl Domain {

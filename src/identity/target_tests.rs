@@ -89,6 +89,54 @@ fn users_of_a_mailbox_domain_have_mailboxes() {
 }
 
 #[test]
+fn dovecot_is_asked_about_what_our_own_files_do_not_know() {
+    let identity = load(&[
+        (
+            "example.org/domain.toml",
+            "mode = \"mailbox\"\nmailbox = \"lmtp:/run/lmtp\"\ndovecot = true\n",
+        ),
+        (
+            "example.org/users.toml",
+            "\"me@example.org\" = { receive_only = true }\n",
+        ),
+        ("example.org/aliases", "info: her, me\n*: all@x.example\n"),
+        ("other.example/aliases", "*: all@x.example\n"),
+    ])
+    .expect("identity");
+    let pair = |name: &str, target: &str| (name.to_owned(), target.to_owned());
+    for (address, expected) in [
+        (
+            "Her@Example.org",
+            vec![pair("her@example.org", "her@example.org")],
+        ),
+        (
+            "her+a@example.org",
+            vec![
+                pair("her+a@example.org", "her+a@example.org"),
+                pair("her@example.org", "her+a@example.org"),
+            ],
+        ),
+        ("me@example.org", vec![]),
+        (
+            "info+x@example.org",
+            vec![pair("info+x@example.org", "info+x@example.org")],
+        ),
+        ("a@other.example", vec![]),
+        ("a@b.example", vec![]),
+    ] {
+        assert_eq!(identity.ask_dovecot(address), expected, "{address}");
+    }
+    assert_eq!(
+        identity.resolve("info@example.org"),
+        targets(&["her@example.org", "me@example.org"])
+    );
+    assert_eq!(
+        identity.resolve("any@example.org"),
+        targets(&["all@x.example"])
+    );
+}
+
+#[test]
 fn over_lmtp_the_tag_goes_on_and_dots_do_not_matter() {
     let identity = load(&[
         (
@@ -230,6 +278,11 @@ fn mistakes_about_mailboxes_and_wildcards_name_file_and_remedy() {
             "its A-labels, 'xn--bcher-kva.example'",
         ),
         ("*.org/aliases", "", "is no domain name"),
+        (
+            "example.org/domain.toml",
+            "signature_expires = \"1d\"\n",
+            "domain.toml:1: signature_expires is shorter",
+        ),
     ] {
         let error = load(&[(name, text)]).expect_err(text).to_string();
         assert!(error.contains(part), "{error}");

@@ -22,6 +22,7 @@ use crate::config::{Config, Hooks, Rewrite, Spam};
 use crate::identity::Identity;
 use crate::message::headers::{self, Field};
 use crate::message::{Body, Content};
+use crate::report::dmarc::Tally;
 use crate::signing::Seal;
 use crate::signing::arc::ChainState;
 use crate::smtp::address::Address;
@@ -42,6 +43,8 @@ pub struct Arrival<'a> {
     pub targets: &'a [Vec<String>],
     /// Its bytes.
     pub content: Content,
+    /// Takes what the author's domain is to be told of the message, taken or refused.
+    pub tally: &'a mut Option<Tally>,
     /// The milters that heard of it so far.
     pub filters: Option<Box<Filters>>,
     /// Whether it came over TLS.
@@ -169,8 +172,13 @@ impl Outside {
                     || Policy::from(&config.incoming),
                     |domain| domain.policy(&config.incoming),
                 );
-                policy::judge(policy, verdicts)?;
+                if let Err(reply) = policy::judge(policy, verdicts) {
+                    let by_dmarc = reply.enhanced == "5.7.1";
+                    *arrival.tally = Tally::of(verdicts, by_dmarc);
+                    return Err(reply);
+                }
             }
+            *arrival.tally = Tally::of(verdicts, false);
         }
         let mut checked = Checked::new(arrival.content.clone());
         if let Some(filters) = arrival.filters.take() {

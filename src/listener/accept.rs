@@ -10,6 +10,7 @@ use super::session::{Session, Shared};
 use crate::intake::hooks::Filters;
 use crate::intake::outside::Arrival;
 use crate::intake::{self, Client};
+use crate::message::fold;
 use crate::message::reencode::Rule;
 use crate::message::trace::{self, Trace};
 use crate::message::{Body, Content};
@@ -143,6 +144,9 @@ impl Session {
                 seven_bit: config.smtp.seven_bit,
             };
             let too_long = message.longest_line > rule.line;
+            if too_long {
+                content.head = fold::fold(&content.head, rule.line).into();
+            }
             if too_long || (rule.seven_bit && eight_bit) {
                 let memory = config.limits.memory_body.bytes();
                 let spool = (&self.shared.spool, memory, message.id);
@@ -215,7 +219,9 @@ impl Session {
         let client = self.peer.ip().to_canonical();
         let hello = self.server.hello();
         let place = place(&message);
+        let mut tally = None;
         let arrival = Arrival {
+            tally: &mut tally,
             client,
             hello: hello.map(|hello| hello.name.as_str()).unwrap_or_default(),
             transaction: self.server.transaction().ok_or(replies::MAIL_FIRST)?,
@@ -228,7 +234,12 @@ impl Session {
             id: message.id,
             at,
         };
-        let passed = outside.receive(config, identity, resolver, arrival).await?;
+        let passed = outside.receive(config, identity, resolver, arrival).await;
+        if let Some(tally) = tally {
+            // Without the reporter mail goes on.
+            let _ = self.shared.reporter.send(tally).await;
+        }
+        let passed = passed?;
         let seal = match passed.seal {
             Some(seal) => self.seal(seal).await,
             None => Bytes::new(),

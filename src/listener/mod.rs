@@ -51,6 +51,8 @@ pub struct Listener {
     listen: Arc<Listen>,
     socket: Option<TcpListener>,
     shared: Arc<Shared>,
+    /// The same for sessions that run: each transaction begins with the newest.
+    newest: watch::Sender<Arc<Shared>>,
     tls: Option<Arc<ServerConfig>>,
     sessions: Vec<ArbiterHandle>,
     next: usize,
@@ -65,7 +67,7 @@ pub struct Listener {
     stop: watch::Sender<bool>,
 }
 
-/// What new sessions use from now on.
+/// What new sessions, and new transactions of those that run, use from now on.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub struct Reload(pub Arc<Shared>);
@@ -95,6 +97,7 @@ impl Listener {
             listen: Arc::new(listen.clone()),
             tls: own_tls(&shared),
             socket: Some(socket),
+            newest: watch::channel(shared.clone()).0,
             shared,
             sessions,
             next: 0,
@@ -141,6 +144,7 @@ impl Listener {
             listener,
             patience: Patience::new(&self.shared.config.limits, self.slots.clone()),
             shared: self.shared.clone(),
+            newest: self.newest.subscribe(),
             tls: self.tls.clone(),
             stop: self.stop.subscribe(),
         };
@@ -225,6 +229,7 @@ impl Handler<Reload> for Listener {
 
     fn handle(&mut self, reload: Reload, _: &mut Self::Context) {
         self.tls = own_tls(&reload.0);
+        self.newest.send_replace(reload.0.clone());
         self.shared = reload.0;
     }
 }

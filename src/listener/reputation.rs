@@ -1,7 +1,10 @@
 //! What sessions have to do with reputation: each recipient that a client from outside names is
 //! asked about, after it is known to exist, so that guesses cost no questions.
 
+use std::path::Path;
+
 use super::session::Session;
+use crate::auth::dovecot;
 use crate::config::{Service, Spam};
 use crate::intake::Client;
 use crate::intake::outside::is_private;
@@ -10,12 +13,24 @@ use crate::intake::reputation::keeper::Ask;
 use crate::intake::reputation::{self, Standing};
 use crate::intake::verify::{self, spf};
 use crate::smtp::address::Address;
-use crate::smtp::replies::Reply;
+use crate::smtp::replies::{self, Reply};
 
 /// Whoever is on a list may still write to these.
 const ALWAYS: [&str; 2] = ["postmaster", "abuse"];
 
 impl Session {
+    /// Whether the user who logged in was not removed since.
+    pub(super) fn is_still_known(&self) -> Result<(), Reply> {
+        let Client::User(user) = self.client() else {
+            return Ok(());
+        };
+        let theirs = !self.shared.config.auth.dovecot.is_empty();
+        match theirs || self.shared.identity.user(user).is_some() {
+            true => Ok(()),
+            false => Err(replies::USER_GONE),
+        }
+    }
+
     /// Whether mail of this client to `to` is wanted now.
     pub(super) async fn is_welcome(&mut self, to: &Address) -> Result<(), Reply> {
         let shared = self.shared.clone();
@@ -70,6 +85,26 @@ impl Session {
             // Without the keeper nobody waits.
             Ok(Verdict::Pass) | Err(_) => Ok(()),
         }
+    }
+
+    /// The mailbox that an address is of, if only Dovecot knows it.
+    pub(super) async fn mailbox_of_dovecot(&self, to: &Address) -> Result<Option<String>, Reply> {
+        let auth = &self.shared.config.auth;
+        if auth.dovecot_users.is_empty() {
+            return Ok(None);
+        }
+        let socket = Path::new(&auth.dovecot_users);
+        for (name, target) in self.shared.identity.ask_dovecot(to.as_str()) {
+            match dovecot::exists(socket, auth.dovecot_time.0, &name).await {
+                Ok(true) => return Ok(Some(target)),
+                Ok(false) => {}
+                Err(error) => {
+                    tracing::error!(target: "alarm", %error, "Dovecot can not be asked about users; mail for them waits at its senders");
+                    return Err(replies::USERS_UNAVAILABLE);
+                }
+            }
+        }
+        Ok(None)
     }
 
     /// The domain of the reverse-path if SPF proves it, else the client's network.

@@ -33,6 +33,7 @@ use crate::intake::reputation::keeper::Keeper;
 use crate::intake::{self, Client};
 use crate::queue::store::Spool;
 use crate::queue::{Accept, Arrival, Arrivals, IdSource};
+use crate::report::dmarc::reporter::Reporter;
 use crate::signing::Signer;
 use crate::smtp::address::Address;
 use crate::smtp::extension::{Extension, Extensions};
@@ -40,7 +41,8 @@ use crate::smtp::params::Rcpt;
 use crate::smtp::replies::{self, Reply};
 use crate::smtp::server::{Bounds, Options, Server, Step, Xclient};
 
-/// What the sessions of a listener have in common; a reload replaces it whole for new ones.
+/// What the sessions of a listener have in common; a reload replaces it whole, for a session that
+/// runs with its next transaction.
 pub struct Shared {
     /// The configuration.
     pub config: Arc<Config>,
@@ -61,6 +63,8 @@ pub struct Shared {
     pub ids: IdSource,
     /// Judges mail from outside.
     pub outside: Arc<Outside>,
+    /// Hears how mail from outside fared.
+    pub reporter: Addr<Reporter>,
     /// Keeps the greylist.
     pub greylist: Addr<Keeper>,
     /// For SPF, DKIM, DMARC and ARC.
@@ -89,8 +93,10 @@ pub struct Start {
     pub listener: Addr<Listener>,
     /// How long it waits.
     pub patience: Patience,
-    /// What it works with, to its end.
+    /// What it works with.
     pub shared: Arc<Shared>,
+    /// What its next transaction works with.
+    pub newest: watch::Receiver<Arc<Shared>>,
     /// TLS as its listener speaks it.
     pub tls: Option<Arc<rustls::ServerConfig>>,
     /// True once the daemon stops.
@@ -101,6 +107,7 @@ pub(super) struct Session {
     /// The client: the socket's other end, or who a proxy says it is.
     pub(super) peer: SocketAddr,
     pub(super) shared: Arc<Shared>,
+    newest: watch::Receiver<Arc<Shared>>,
     pub(super) server: Server,
     /// Where each accepted recipient of the transaction leads.
     pub(super) targets: Vec<Vec<String>>,
@@ -207,6 +214,7 @@ impl Start {
         Session {
             peer: self.peer,
             shared: self.shared,
+            newest: self.newest,
             server,
             targets: Vec::new(),
             tls: None,
@@ -428,7 +436,12 @@ impl Session {
         }
         self.targets.clear();
         self.who = None;
-        let mut verdict = intake::sender(&self.shared.identity, self.client(), from);
+        // From here to the end of the transaction one version of all files holds.
+        self.shared = self.newest.borrow().clone();
+        let mut verdict = self.is_still_known();
+        if verdict.is_ok() {
+            verdict = intake::sender(&self.shared.identity, self.client(), from);
+        }
         if verdict.is_ok() {
             verdict = self.spend(0).await;
         }
@@ -461,7 +474,11 @@ impl Session {
         let now = crate::time::now();
         let bounce = self.shared.outside.bounce(config, identity, &rcpt.to, now);
         let returns = matches!(bounce, Some(Ok(_)));
-        let mut targets = intake::recipient(identity, self.client(), &rcpt.to, bounce);
+        let mut targets = match self.mailbox_of_dovecot(&rcpt.to).await {
+            Ok(Some(mailbox)) => Ok(vec![mailbox]),
+            Ok(None) => intake::recipient(identity, self.client(), &rcpt.to, bounce),
+            Err(reply) => Err(reply),
+        };
         if targets.is_ok()
             && !returns
             && let Err(reply) = Box::pin(self.is_welcome(&rcpt.to)).await

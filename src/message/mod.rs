@@ -8,6 +8,7 @@ pub mod canonical;
 pub mod collect;
 pub mod complete;
 mod content;
+pub mod fold;
 pub mod headers;
 pub mod reencode;
 pub mod tags;

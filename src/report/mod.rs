@@ -6,8 +6,12 @@
 //! names, by mail through the queue, signed, or by https. A report that can not be sent is tried
 //! again for [`KEPT`] days. It sends to the signer and the queue, and is nothing that mail waits
 //! for.
+//!
+//! [`dmarc`] is the same for mail that fails DMARC; [`received`] reads what others report to us.
 
+pub mod dmarc;
 mod https;
+pub mod received;
 pub mod tls;
 
 use std::collections::BTreeMap;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
+use std::time::Duration;
 
 use bytes::Bytes;
 use mail_auth::common::crypto::{Ed25519Key, RsaKey, Sha256, SigningKey as _};
@@ -81,7 +82,7 @@ impl Keys {
             for selector in &domain.selectors {
                 let key = PrivateKey::load(dir, name, selector)
                     .map_err(|error: KeyError| error.to_string())
-                    .and_then(|key| prepare(&key, name, selector))
+                    .and_then(|key| prepare(&key, name, selector, domain.signature_expires))
                     .map_err(|reason| KeysError {
                         domain: name.to_owned(),
                         selector: selector.clone(),
@@ -183,19 +184,28 @@ impl Key {
     }
 }
 
-fn prepare(key: &PrivateKey, domain: &str, selector: &str) -> Result<Key, String> {
+fn prepare(
+    key: &PrivateKey,
+    domain: &str,
+    selector: &str,
+    expires: Option<Duration>,
+) -> Result<Key, String> {
+    // 0: it does not.
+    let expires = expires.map_or(0, |time| time.as_secs());
     let broken = |error: mail_auth::Error| error.to_string();
     match key.algorithm() {
         Algorithm::Rsa => {
             let key = RsaKey::<Sha256>::from_key_der(PrivateKeyDer::Pkcs8(key.pkcs8().into()))
                 .map_err(broken)?;
             let signer = DkimSigner::from_key(key).domain(domain).selector(selector);
-            Ok(Key::Rsa(Box::new(relaxed(signer.headers(SIGNED)))))
+            let signer = relaxed(signer.headers(SIGNED)).expiration(expires);
+            Ok(Key::Rsa(Box::new(signer)))
         }
         Algorithm::Ed25519 => {
             let key = Ed25519Key::from_pkcs8_maybe_unchecked_der(key.pkcs8()).map_err(broken)?;
             let signer = DkimSigner::from_key(key).domain(domain).selector(selector);
-            Ok(Key::Ed25519(Box::new(relaxed(signer.headers(SIGNED)))))
+            let signer = relaxed(signer.headers(SIGNED)).expiration(expires);
+            Ok(Key::Ed25519(Box::new(signer)))
         }
     }
 }
@@ -240,7 +250,7 @@ mod tests {
         let mut domains = BTreeMap::new();
         let made = [Algorithm::Rsa, Algorithm::Ed25519].map(|algorithm| {
             let key = PrivateKey::generate(algorithm).expect("key");
-            prepare(&key, "example.org", "s").expect("signer")
+            prepare(&key, "example.org", "s", None).expect("signer")
         });
         domains.insert("example.org".to_owned(), Vec::from(made));
         Keys { domains }

@@ -131,6 +131,10 @@ replies! {
     USER_LIMIT = 450 "4.7.1" "You have sent too much for now, try again in an hour";
     /// Password verification is overloaded.
     AUTH_UNAVAILABLE = 454 "4.7.0" "Authentication is busy, try again later";
+    /// MAIL of a user who was removed since the login.
+    USER_GONE = 550 "5.7.1" "This user does not exist any more";
+    /// Dovecot can not be asked whether an address exists.
+    USERS_UNAVAILABLE = 451 "4.3.0" "Whether this address exists can not be found out for now, try again later";
     /// TLS is not configured.
     TLS_UNAVAILABLE = 454 "4.7.0" "TLS is not available, try again later";
     /// An unknown verb.

@@ -219,3 +219,82 @@ async fn mail_to_a_send_only_domain_follows_its_mx_also_from_our_users_and_alias
     assert_eq!(refused.code, 550);
     world.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dovecot_knows_who_has_a_mailbox_and_without_it_mail_waits_at_its_sender() {
+    use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+    let lmtp = Mx::start(MxConfig {
+        lmtp: true,
+        ..MxConfig::default()
+    })
+    .await
+    .expect("LMTP");
+    let aliases = "info: her\n*: all@box.example\n";
+    let (mut world, remote) = world(&format!("lmtp://{}", lmtp.address()), aliases).await;
+    let file = world.dir.path().join("domains/example.org/domain.toml");
+    let text = std::fs::read_to_string(&file).expect("domain");
+    write(file, &format!("dovecot = true\n{text}"), 0o644);
+    let socket = world.dir.path().join("auth-userdb");
+    let config = std::fs::read_to_string(world.config()).expect("configuration");
+    let config = format!(
+        "{config}\n[auth]\ndovecot_users = \"{}\"\n",
+        socket.display()
+    );
+    std::fs::write(world.config(), config).expect("write");
+    world.start().await;
+    let rcpt = async |to: &str| {
+        let mut client = world.mx().await;
+        client.expect("MAIL FROM:<>", 250).await.expect("MAIL");
+        let answer = client.command(&format!("RCPT TO:<{to}@example.org>")).await;
+        answer.expect("an answer")
+    };
+    let later = rcpt("her").await;
+    assert!(later.text.starts_with("451 4.3.0 "), "{}", later.text);
+    assert_eq!(rcpt("me").await.code, 250, "our own files know");
+    let listener = tokio::net::UnixListener::bind(&socket).expect("socket");
+    let server = tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let (read, mut write) = stream.into_split();
+            write
+                .write_all(b"VERSION\t1\t2\nSPID\t7\n")
+                .await
+                .expect("written");
+            let mut lines = BufReader::new(read).lines();
+            while let Ok(Some(line)) = lines.next_line().await {
+                let answer = match line.split('\t').nth(2) {
+                    Some("her@example.org") => "USER\t1\ther@example.org\tuid=5\n",
+                    _ if line.starts_with("VERSION") => "",
+                    _ => "NOTFOUND\t1\n",
+                };
+                write.write_all(answer.as_bytes()).await.expect("written");
+            }
+        }
+    });
+    for to in ["her", "Her+Tag", "info", "nobody"] {
+        send(&world, &[&format!("{to}@example.org")]).await;
+    }
+    let (code, out, steps) = world.run(&["alias", "resolve", "her+x@example.org"]);
+    assert_eq!((code, out.as_str()), (0, "her+x@example.org\n"), "{steps}");
+    assert!(
+        steps.contains("her+x@example.org: Dovecot knows no such user\n"),
+        "{steps}"
+    );
+    assert!(
+        steps.contains("her@example.org: Dovecot has a mailbox for it\n"),
+        "{steps}"
+    );
+    let mut kept: Vec<String> = arrived(&lmtp, 3)
+        .await
+        .into_iter()
+        .flat_map(|one| one.recipients)
+        .collect();
+    kept.sort();
+    assert_eq!(
+        kept,
+        ["her+tag@example.org", "her@example.org", "her@example.org"]
+    );
+    let forwarded = arrived(&remote, 1).await;
+    assert_eq!(forwarded[0].recipients, ["all@box.example"]);
+    server.abort();
+    world.stop().await;
+}

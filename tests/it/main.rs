@@ -1,10 +1,13 @@
 //! The real binary against scripted peers, real peers and a real DNS server, all on loopback.
 
 mod acme;
+mod attacks;
 mod cases;
+mod cases_mail;
 mod crash;
 mod disk;
 mod doctor;
+mod dovecot;
 mod durability;
 mod eight_bit;
 mod forward;
@@ -13,11 +16,14 @@ mod hostile;
 mod invariants;
 mod journey;
 mod mailboxes;
+mod opendkim;
 mod oracle;
 mod pace;
 mod peers;
 mod reload;
+mod reports;
 mod reputation;
+mod rspamd;
 mod service;
 mod top;
 mod world;

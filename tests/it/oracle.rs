@@ -27,6 +27,21 @@ pub fn postfix(program: &str) -> PathBuf {
     installed("CHAPAR_PEERS", "target/peers/bin").join(program)
 }
 
+/// OpenDKIM's milter.
+pub fn opendkim() -> PathBuf {
+    installed("CHAPAR_OPENDKIM", "target/peers/opendkim/usr/sbin/opendkim")
+}
+
+/// The files of Dovecot.
+pub fn dovecot() -> PathBuf {
+    installed("CHAPAR_DOVECOT", "target/peers/dovecot")
+}
+
+/// The files of rspamd.
+pub fn rspamd() -> PathBuf {
+    installed("CHAPAR_RSPAMD", "target/peers/rspamd")
+}
+
 /// How many DKIM signatures of `message` dkimpy finds valid, of how many; keys are answered from
 /// `records`: pairs of a name without the last dot and a TXT record.
 pub fn dkimpy(message: &[u8], records: &[(String, String)]) -> (usize, usize) {
@@ -59,6 +74,38 @@ print(valid, count)
         numbers.next().expect("valid"),
         numbers.next().expect("count"),
     )
+}
+
+/// The XML of a DMARC report, unpacked and read by Python: the path of each element that has a text,
+/// and the text.
+pub fn report(message: &[u8]) -> Vec<(String, String)> {
+    let script = r#"
+import sys, json, gzip, email
+import xml.etree.ElementTree as tree
+message = email.message_from_bytes(sys.stdin.buffer.read())
+part = [p for p in message.walk() if p.get_content_type() == "application/gzip"][0]
+print(part.get_filename(), file=sys.stderr)
+found = []
+def walk(element, path):
+    path = path + "/" + element.tag.replace("{urn:ietf:params:xml:ns:dmarc-2.0}", "")
+    if element.text and element.text.strip():
+        found.append((path, element.text))
+    for below in element:
+        walk(below, path)
+walk(tree.fromstring(gzip.decompress(part.get_payload(decode=True))), "")
+print(json.dumps(found))
+"#;
+    let mut child = Command::new(python())
+        .args(["-c", script])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("python runs");
+    let mut stdin = child.stdin.take().expect("stdin");
+    stdin.write_all(message).expect("message");
+    drop(stdin);
+    let output = child.wait_with_output().expect("python answers");
+    serde_json::from_slice(&output.stdout).expect("JSON")
 }
 
 /// `message` with a DKIM signature of dkimpy on top, made with the RSA key in PEM.

@@ -76,7 +76,8 @@ async fn client(world: Arc<World>, number: usize, seen: Arc<Seen>, stop: Arc<Ato
             _ => (world.user().await, USER),
         };
         seen.connections.fetch_add(1, Ordering::Relaxed);
-        for _ in 0..5 {
+        // Longer than one version lasts.
+        for _ in 0..50 {
             message(&mut client, from, &format!("{number}-{count}"), &seen).await;
             count += 1;
         }
@@ -112,8 +113,7 @@ fn change(world: &World, users: &str, keys: &[(String, String)], number: usize) 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn i8_a_hundred_changes_while_twenty_clients_send_drop_and_refuse_nothing() {
     let remote = Mx::start(MxConfig::default()).await.expect("MX");
-    let config =
-        "[incoming]\njudge_private = false\n[limits]\nuser_messages = 0\nuser_recipients = 0\n";
+    let config = "[incoming]\njudge_private = false\n[limits]\nuser_messages = 0\nuser_recipients = 0\nerrors = 1000\nsoft_errors = 1000\n";
     let mut world = World::new(remote.address().port(), config).await;
     mx(&world, "box.example", &remote).await;
     world.dns.a("mx.box.example", ip(&remote));
@@ -389,5 +389,51 @@ async fn i8_a_malformed_file_changes_nothing_and_is_named_with_its_line_and_reme
         );
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
     }
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_stays_open_sees_the_new_version_with_its_next_message() {
+    let remote = Mx::start(MxConfig::default()).await.expect("MX");
+    let mut world = World::new(remote.address().port(), "").await;
+    mx(&world, "box.example", &remote).await;
+    world.start().await;
+    let mut outside = world.mx().await;
+    let mut user = world.user().await;
+    outside.expect("MAIL FROM:<>", 250).await.expect("MAIL");
+    outside
+        .expect("RCPT TO:<old@example.org>", 250)
+        .await
+        .expect("RCPT");
+    let domain = world.dir.path().join("domains").join(DOMAIN);
+    replace(&domain.join("aliases"), "new: her@box.example\n", 0o644);
+    std::fs::remove_file(domain.join("users.toml")).expect("removed");
+    world.daemon().signal("HUP");
+    world.daemon().event("daemon", "reloaded").await;
+    // What has begun ends as it began.
+    outside
+        .expect("RCPT TO:<older@example.org>", 250)
+        .await
+        .expect("RCPT");
+    outside.expect("DATA", 354).await.expect("DATA");
+    outside
+        .write(b"From: a@c.example\r\n\r\nx\r\n.\r\n")
+        .await
+        .expect("written");
+    assert_eq!(outside.reply().await.expect("an answer").code, 250);
+    outside.expect("MAIL FROM:<>", 250).await.expect("MAIL");
+    outside
+        .expect("RCPT TO:<old@example.org>", 550)
+        .await
+        .expect("RCPT");
+    outside
+        .expect("RCPT TO:<new@example.org>", 250)
+        .await
+        .expect("RCPT");
+    let gone = user
+        .command(&format!("MAIL FROM:<{USER}>"))
+        .await
+        .expect("an answer");
+    assert_eq!(gone.text, "550 5.7.1 This user does not exist any more\r\n");
     world.stop().await;
 }

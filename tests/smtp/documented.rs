@@ -17,6 +17,8 @@ fn the_table_of_attacks_names_tests_that_exist() {
             resources.contains(&format!("fn {test}("))
         } else if let Some(test) = word.strip_prefix("idle::") {
             include_str!("idle.rs").contains(&format!("fn {test}("))
+        } else if let Some(found) = in_tests(&root.join("tests"), word) {
+            found
         } else if word.starts_with("tests/") {
             root.join(word).exists()
         } else if let Some((module, test)) = word.rsplit_once("::") {
@@ -31,6 +33,22 @@ fn the_table_of_attacks_names_tests_that_exist() {
     }
     assert!(named > 70, "{named} tests are named");
     assert!(missing.is_empty(), "{missing:?}");
+}
+
+/// Whether a test of `tests/it` or `tests/corpora` exists; none: `word` names no module of those.
+fn in_tests(tests: &Path, word: &str) -> Option<bool> {
+    let (file, test) = match word.strip_prefix("corpora::") {
+        Some(rest) => {
+            let (module, test) = rest.split_once("::").unwrap_or((rest, ""));
+            (tests.join("corpora").join(module), test)
+        }
+        None => {
+            let (module, test) = word.split_once("::")?;
+            (tests.join("it").join(module), test)
+        }
+    };
+    let text = std::fs::read_to_string(file.with_extension("rs")).ok()?;
+    Some(test.is_empty() || text.contains(&format!("fn {test}(")))
 }
 
 /// Whether the module at `path` exists and has the test; a module alone may be named, too.

@@ -271,7 +271,7 @@ async fn dmarc_facts(ask: &Ask<'_>, name: &str, dkim: bool, spf: bool) -> dmarc:
             .map(|record| record.reports)
             .unwrap_or_default();
         for report in reports {
-            let Some((_, taker)) = report.rsplit_once('@') else {
+            let Some((_, taker)) = report.address.rsplit_once('@') else {
                 continue;
             };
             let taker = taker.to_ascii_lowercase();

@@ -130,6 +130,7 @@ impl World {
         let arrival = Arrival {
             filters: None,
             standing: None,
+            tally: &mut None,
             tls: false,
             client: client.into(),
             hello: "mail.src.example",

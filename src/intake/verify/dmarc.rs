@@ -7,6 +7,8 @@
 
 use std::collections::HashMap;
 
+use serde::{Deserialize, Serialize};
+
 use super::lookup::{Answer, Lookup, Trouble};
 
 /// Addresses of one `rua` that are kept.
@@ -85,8 +87,17 @@ pub struct Record {
     pub suffix: char,
     /// `t=y`
     pub testing: bool,
-    /// `rua=`: addresses for aggregate reports.
-    pub reports: Vec<String>,
+    /// `rua=`: where aggregate reports go.
+    pub reports: Vec<ReportUri>,
+}
+
+/// One `mailto:` of `rua=`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct ReportUri {
+    /// The address.
+    pub address: String,
+    /// The largest report it takes, in bytes (RFC 7489 section 6.2; RFC 9989 has no such limit).
+    pub limit: Option<u64>,
 }
 
 /// Reads a record; `None`: it is no DMARC record. Unknown tags and malformed values are left out
@@ -115,11 +126,15 @@ pub fn parse(text: &[u8]) -> Option<Record> {
         let uri = uri.trim();
         let address = uri.get(..7).filter(|s| s.eq_ignore_ascii_case("mailto:"));
         let address = address.and_then(|_| uri.get(7..))?;
-        // A size limit may follow (RFC 7489 section 6.2).
-        let address = address.split_once('!').map_or(address, |(a, _)| a);
-        crate::smtp::address::Address::parse(address.as_bytes())
-            .ok()
-            .map(|address| address.to_string())
+        let (address, limit) = match address.split_once('!') {
+            Some((address, limit)) => (address, size(limit)),
+            None => (address, None),
+        };
+        let address = crate::smtp::address::Address::parse(address.as_bytes()).ok()?;
+        Some(ReportUri {
+            address: address.to_string(),
+            limit,
+        })
     });
     Some(Record {
         policy: policy("p"),
@@ -135,6 +150,32 @@ pub fn parse(text: &[u8]) -> Option<Record> {
         testing: is("t", "y"),
         reports: reports.take(MOST_ADDRESSES).collect(),
     })
+}
+
+/// A size limit: a number and a unit of 1,024 bytes or its powers; what can not be read limits
+/// nothing.
+fn size(text: &str) -> Option<u64> {
+    let at = text.find(|c: char| !c.is_ascii_digit());
+    let (number, unit) = text.split_at(at.unwrap_or(text.len()));
+    let shift = match unit.to_ascii_lowercase().as_str() {
+        "" => 0,
+        "k" => 10,
+        "m" => 20,
+        "g" => 30,
+        "t" => 40,
+        _ => return None,
+    };
+    number.parse::<u64>().ok()?.checked_mul(1 << shift)
+}
+
+/// Whether two names have the same organizational domain.
+pub async fn same_organization(lookup: &Lookup, one: &str, other: &str) -> Result<bool, Trouble> {
+    if one == other {
+        return Ok(true);
+    }
+    let walk = tree_walk(lookup, one).await?;
+    let organization = organization(&walk, one);
+    aligns(lookup, other, one, organization, false).await
 }
 
 /// What authenticated: a domain, or one that could not be asked for.
@@ -338,7 +379,17 @@ mod tests {
         let record = parse(b"v=DMARC1;p=reject; rua=mailto:a@example.org!10m, https://x, MAILTO:b@example.org;; x=y; aspf=s; t=y; psd=n; sp=oops").expect("record");
         assert_eq!(record.policy, Some(Policy::Reject));
         assert_eq!(record.subdomains, None);
-        assert_eq!(record.reports, ["a@example.org", "b@example.org"]);
+        let uri = |address: &str, limit| ReportUri {
+            address: address.into(),
+            limit,
+        };
+        assert_eq!(
+            record.reports,
+            [
+                uri("a@example.org", Some(10 << 20)),
+                uri("b@example.org", None)
+            ]
+        );
         assert!(record.strict_spf && !record.strict_dkim && record.testing);
         assert_eq!(record.suffix, 'n');
         for bad in [
