@@ -1,7 +1,8 @@
 //! The command line: one file per command. Talks to files and to the daemon's socket; the only
 //! room where errors are for people alone.
 //!
-//! Exit codes follow sysexits: 64 wrong usage, 65 wrong input, 67 no such address, 77 a refused
+//! Exit codes follow sysexits: 64 wrong usage, 65 wrong input, 67 no such address, 69
+//! the daemon can not be asked, 77 a refused
 //! password, 78 a wrong configuration, 1 anything else.
 
 #[macro_use]
@@ -18,13 +19,17 @@ mod demo;
 mod dns;
 mod domain;
 mod exit;
+mod log;
 mod password;
 pub mod queue;
 mod records;
+mod send;
 mod serve;
 mod setup;
 pub mod site;
 mod socket;
+mod status;
+mod trace;
 mod user;
 
 use std::path::{Path, PathBuf};
@@ -62,6 +67,10 @@ enum Command {
     Check(check::Args),
     Config(config::Args),
     Dns(dns::Args),
+    Send(send::Args),
+    Status(status::Args),
+    Log(log::Args),
+    Trace(trace::Args),
     #[command(subcommand)]
     Domain(domain::Command),
     #[command(subcommand)]
@@ -100,6 +109,10 @@ pub fn main() -> ExitCode {
         Command::Check(args) => check::run(config, &args, named),
         Command::Config(args) => config::run(config, args),
         Command::Dns(args) => dns::run(config, args),
+        Command::Send(args) => send::run(config, args),
+        Command::Status(args) => status::run(config, args),
+        Command::Log(args) => log::run(config, args),
+        Command::Trace(args) => trace::run(config, args),
         Command::Domain(command) => domain::run(config, command),
         Command::User(command) => user::run(config, command),
         Command::Alias(command) => alias::run(config, command),

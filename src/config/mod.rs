@@ -19,12 +19,12 @@ use serde::Deserialize;
 use crate::smtp::extension::Extension;
 
 pub use choices::{
-    AcmeChallenge, Dmarc, DnsTrouble, DomainName, Failing, FieldName, HttpsUrl, MilterAddress,
-    MilterChanges, MtaSts, Rewrite, Spam, SpfFail,
+    AcmeChallenge, Dmarc, DnsTrouble, DomainName, Failing, FieldName, HttpsUrl, LogFormat,
+    MilterAddress, MilterChanges, MtaSts, Rewrite, Spam, SpfFail,
 };
 pub use sections::{
-    Acme, Auth, Delivery, Dns, Forwarding, Hooks, Incoming, Limits, Milter, Retry, Smtp, Timeouts,
-    Tls, Web,
+    Acme, Auth, Delivery, Dns, Forwarding, Hooks, Incoming, Limits, Log, Milter, Retry, Smtp,
+    Timeouts, Tls, Web,
 };
 pub use table::{Row, defaults};
 pub use units::{Network, Size, Span, Steps};
@@ -95,6 +95,9 @@ pub struct Config {
     /// The certificate's CA.
     #[serde(default)]
     pub acme: Acme,
+    /// Where the daemon tells what it does.
+    #[serde(default)]
+    pub log: Log,
     /// What others fetch from us.
     #[serde(default)]
     pub web: Web,

@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use super::table::{Row, Shown};
 use super::{
-    AcmeChallenge, Dmarc, DnsTrouble, DomainName, Failing, Family, FieldName, HttpsUrl,
+    AcmeChallenge, Dmarc, DnsTrouble, DomainName, Failing, Family, FieldName, HttpsUrl, LogFormat,
     MilterChanges, MtaSts, Rewrite, Size, Spam, Span, SpfFail, Steps, TlsVersion,
 };
 use crate::smtp::extension::Extension;
@@ -284,6 +284,14 @@ sections! {
         names: Vec<DomainName> = Vec::new(),
         /// Where another web server on port 80 takes files from; empty: `web.http` answers.
         webroot: String = String::new(),
+    }
+
+    /// `[log]`: where the daemon tells what it does; changes at a restart.
+    log: Log {
+        /// How lines on stderr look; auto: for people, under systemd as entries of the journal with a field for each value.
+        format: LogFormat = LogFormat::Auto,
+        /// A file that gets each line as a JSON object, too; opened anew at a reload, so that logrotate can move it away; empty: none.
+        file: String = String::new(),
     }
 
     /// `[web]`: what others fetch from this host over http and https.

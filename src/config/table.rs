@@ -4,7 +4,7 @@ use std::fmt::Display;
 use std::net::{IpAddr, SocketAddr};
 
 use super::{
-    AcmeChallenge, Dmarc, DnsTrouble, DomainName, Failing, Family, FieldName, HttpsUrl,
+    AcmeChallenge, Dmarc, DnsTrouble, DomainName, Failing, Family, FieldName, HttpsUrl, LogFormat,
     MilterChanges, MtaSts, Rewrite, Size, Spam, Span, SpfFail, Steps, TlsVersion, sections,
 };
 use crate::smtp::extension::Extension;
@@ -229,6 +229,7 @@ shown! {
         Rewrite::Never => "never",
     });
     AcmeChallenge, "http-01 | tls-alpn-01", value => quoted(value.name());
+    LogFormat, "auto | human | json", value => quoted(value.name());
     MtaSts, "none | testing | enforce", value => quoted(value.name());
     HttpsUrl, "https://...", value => quoted(value.as_str());
     Vec<DomainName>, "domains", value => {

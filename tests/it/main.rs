@@ -11,6 +11,7 @@ mod hooks;
 mod hostile;
 mod invariants;
 mod journey;
+mod operate;
 mod oracle;
 mod peers;
 mod service;
