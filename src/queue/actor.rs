@@ -23,6 +23,7 @@ use super::messages::{
     Accept, AcceptError, Adopt, Connect, Fetch, FetchError, Ping, Record, Reload, Stop,
 };
 use super::settle::Settled;
+use super::shares::Shares;
 use super::steer::Steering;
 use super::store::{self, Readers, Store, StoreError};
 use super::suspend::Suspension;
@@ -101,6 +102,8 @@ pub(super) struct Slot {
     pub message: Option<Arc<Message>>,
     /// It waits in `fresh` or `backlog`.
     pub queued: bool,
+    /// The lane it counts in; none while it waits in `fresh`.
+    pub lane: Option<Lane>,
     /// Operators who need it to stay in memory.
     pub claims: u32,
     /// Recipients that are with delivery and not reported on yet.
@@ -138,6 +141,8 @@ pub struct Queue {
     pub(super) backlog: VecDeque<QueueId>,
     /// Slots with recipients that are busy.
     pub(super) active: usize,
+    /// Slots in `backlog`, being read because they are due, or busy.
+    pub(super) shares: Shares,
     /// Whose turn it is when both `fresh` and `backlog` wait.
     pub(super) backlog_next: bool,
     /// The dispatcher has not answered the last batch yet.
@@ -215,6 +220,7 @@ impl Queue {
             fresh: Lanes::default(),
             backlog: VecDeque::new(),
             active: 0,
+            shares: Shares::default(),
             backlog_next: false,
             sending: false,
             loading: 0,

@@ -39,21 +39,28 @@ impl Queue {
         if !self.can_load() {
             return;
         }
+        let limit = self.config.delivery.active;
+        self.due.unpark(|lane| self.shares.admits(lane, limit));
         let mut wanted = Vec::new();
         while self.loading < LOAD
             && self.backlog.len() < BATCH
             && self.has_room()
-            && let Some(id) = self.due.take(now)
+            && let Some((id, lane)) = self.due.take(now, |lane| self.shares.admits(lane, limit))
         {
             match self.slots.get_mut(&id) {
                 // In memory already: some of its recipients are under way, others are due.
                 Some(slot) if !slot.queued && slot.message.is_some() => {
                     slot.queued = true;
+                    if slot.lane.is_none() {
+                        self.shares.enter(&mut slot.lane, lane);
+                    }
                     self.backlog.push_back(id);
                 }
                 Some(_) => {}
                 None => {
-                    self.slots.insert(id, Slot::default());
+                    let mut slot = Slot::default();
+                    self.shares.enter(&mut slot.lane, lane);
+                    self.slots.insert(id, slot);
                     self.loading += 1;
                     wanted.push(id);
                 }
@@ -103,11 +110,11 @@ impl Queue {
                     if purpose == Purpose::Due {
                         tracing::error!(%id, "a message that was due is not in the queue");
                     }
-                    self.slots.remove(&id);
+                    self.forget(id);
                 }
                 Err(error) => {
                     tracing::error!(%id, %error, "a message can not be read; tried again");
-                    self.slots.remove(&id);
+                    self.forget(id);
                     let again = crate::time::now().saturating_add(UNREADABLE);
                     self.due.set(id, again, Lane::default());
                 }
@@ -129,6 +136,7 @@ impl Queue {
             return;
         };
         let now = crate::time::now();
+        let limit = self.config.delivery.active;
         let mut jobs = Vec::new();
         while jobs.len() < BATCH && self.active < self.config.delivery.active {
             let backlog = self.backlog_next || self.fresh.is_empty();
@@ -136,7 +144,13 @@ impl Queue {
             let next = if backlog && let Some(id) = self.backlog.pop_front() {
                 Some((id, None))
             } else {
-                self.fresh.pop().map(|(id, content)| (id, Some(content)))
+                let next = self.fresh.pop(|lane| self.shares.admits(lane, limit));
+                next.map(|((id, content), lane)| {
+                    if let Some(slot) = self.slots.get_mut(&id) {
+                        self.shares.enter(&mut slot.lane, lane);
+                    }
+                    (id, Some(content))
+                })
             };
             match next {
                 Some((id, content)) => jobs.extend(self.job(id, content, now)),
@@ -289,6 +303,16 @@ impl Queue {
             slot.jobs.clear();
             self.active -= 1;
         }
+        // What it still waits for is what it counts for.
+        if let Some(place) = slot.busy.first()
+            && let Some(message) = &slot.message
+            && slot.lane.is_some()
+            && let Ok(place) = usize::try_from(*place)
+            && let Some(recipient) = message.envelope.recipients.get(place)
+        {
+            let lane = Lane::of_address(&recipient.address);
+            self.shares.enter(&mut slot.lane, lane);
+        }
     }
 
     /// Lets go of a message as far as nothing is being done with it: what waits is due later.
@@ -314,7 +338,14 @@ impl Queue {
             None => self.due.remove(id),
         }
         if slot.busy.is_empty() {
-            self.slots.remove(&id);
+            self.forget(id);
+        }
+    }
+
+    /// Nothing is done with a message any more.
+    fn forget(&mut self, id: QueueId) {
+        if let Some(mut slot) = self.slots.remove(&id) {
+            self.shares.leave(&mut slot.lane);
         }
     }
 

@@ -22,9 +22,16 @@ impl Lane {
         let waits =
             |(_, state): &(_, &queue_schema::RecipientState)| state.status == Status::Waiting;
         let first = recipients.into_iter().find(waits);
-        let domain = first
-            .and_then(|(recipient, _)| recipient.address.rsplit_once('@'))
-            .map_or("", |(_, domain)| domain);
+        Lane::of_address(first.map_or("", |(recipient, _)| &recipient.address))
+    }
+
+    /// The lane of an address.
+    pub fn of_address(address: &str) -> Lane {
+        Lane::of_domain(address.rsplit_once('@').map_or("", |(_, domain)| domain))
+    }
+
+    /// The lane of a domain.
+    pub fn of_domain(domain: &str) -> Lane {
         let hash = crc32c::crc32c(domain.as_bytes()) % u32::from(LANES);
         Lane(u16::try_from(hash).unwrap_or_default())
     }
@@ -37,6 +44,8 @@ pub struct DueIndex {
     times: HashMap<QueueId, (Millis, Lane)>,
     /// The first of each lane that is not empty.
     heads: BTreeSet<(Millis, Lane)>,
+    /// Lanes that may have no more now; they are not in `heads`.
+    parked: BTreeSet<Lane>,
     /// Whose turn it is.
     turn: u16,
 }
@@ -47,6 +56,7 @@ impl Default for DueIndex {
             lanes: (0..LANES).map(|_| BTreeSet::new()).collect(),
             times: HashMap::new(),
             heads: BTreeSet::new(),
+            parked: BTreeSet::new(),
             turn: 0,
         }
     }
@@ -63,7 +73,7 @@ impl DueIndex {
         let before = order.first().map(|(due, _)| *due);
         let result = change(order);
         let after = order.first().map(|(due, _)| *due);
-        if before != after {
+        if before != after && !self.parked.contains(&lane) {
             if let Some(before) = before {
                 self.heads.remove(&(before, lane));
             }
@@ -91,10 +101,36 @@ impl DueIndex {
                 order.insert((due, id));
                 self.times.insert(id, (due, lane));
             }
-            if let Some((due, _)) = order.first() {
+            if let Some((due, _)) = order.first()
+                && !self.parked.contains(&lane)
+            {
                 self.heads.insert((*due, lane));
             }
         }
+    }
+
+    /// Lanes that may have more again take part again.
+    pub fn unpark(&mut self, admits: impl Fn(Lane) -> bool) {
+        let (lanes, heads) = (&self.lanes, &mut self.heads);
+        self.parked.retain(|lane| {
+            let stays = !admits(*lane);
+            let order = lanes.get(usize::from(lane.0));
+            if let Some((due, _)) = order.and_then(BTreeSet::first)
+                && !stays
+            {
+                heads.insert((*due, *lane));
+            }
+            stays
+        });
+    }
+
+    /// This lane may have no more until [`DueIndex::unpark`].
+    fn park(&mut self, lane: Lane) {
+        let order = self.lanes.get(usize::from(lane.0));
+        if let Some((due, _)) = order.and_then(BTreeSet::first) {
+            self.heads.remove(&(*due, lane));
+        }
+        self.parked.insert(lane);
     }
 
     /// Forgets a message.
@@ -104,30 +140,34 @@ impl DueIndex {
         }
     }
 
-    /// Takes, of the next lane in which one is due at `now`, the message that has been due longest.
-    pub fn take(&mut self, now: Millis) -> Option<QueueId> {
+    /// Takes, of the next lane in which one is due at `now` and which `admits` one, the message
+    /// that has been due longest.
+    pub fn take(&mut self, now: Millis, admits: impl Fn(Lane) -> bool) -> Option<(QueueId, Lane)> {
         if self.next()? > now {
             return None;
         }
         for step in 0..LANES {
             let lane = Lane((self.turn + step) % LANES);
-            let taken = self.change(lane, |order| {
-                let first = *order.first()?;
-                (first.0 <= now).then(|| {
-                    order.pop_first();
-                    first.1
-                })
-            });
+            let order = self.lanes.get(usize::from(lane.0));
+            let first = order.and_then(BTreeSet::first);
+            if first.is_none_or(|(due, _)| *due > now) {
+                continue;
+            }
+            if !admits(lane) {
+                self.park(lane);
+                continue;
+            }
+            let taken = self.change(lane, |order| order.pop_first().map(|(_, id)| id));
             if let Some(id) = taken {
                 self.turn = (lane.0 + 1) % LANES;
                 self.times.remove(&id);
-                return Some(id);
+                return Some((id, lane));
             }
         }
         None
     }
 
-    /// When the next one is due.
+    /// When the next one is due, in a lane that may have more.
     pub fn next(&self) -> Option<Millis> {
         self.heads.first().map(|(due, _)| *due)
     }
@@ -172,18 +212,25 @@ impl<T> Lanes<T> {
         self.length += 1;
     }
 
-    /// Takes the first of the lane whose turn it is.
-    pub fn pop(&mut self) -> Option<T> {
-        let lane = self.ring.pop_front()?;
-        let queue = self.queues.get_mut(&lane)?;
-        let item = queue.pop_front()?;
-        self.length -= 1;
-        if queue.is_empty() {
-            self.queues.remove(&lane);
-        } else {
-            self.ring.push_back(lane);
+    /// Takes the first of the lane whose turn it is, of those that `admits` says may have one.
+    pub fn pop(&mut self, admits: impl Fn(Lane) -> bool) -> Option<(T, Lane)> {
+        for _ in 0..self.ring.len() {
+            let lane = self.ring.pop_front()?;
+            if !admits(lane) {
+                self.ring.push_back(lane);
+                continue;
+            }
+            let queue = self.queues.get_mut(&lane)?;
+            let item = queue.pop_front()?;
+            self.length -= 1;
+            if queue.is_empty() {
+                self.queues.remove(&lane);
+            } else {
+                self.ring.push_back(lane);
+            }
+            return Some((item, lane));
         }
-        Some(item)
+        None
     }
 }
 
@@ -193,6 +240,10 @@ mod tests {
 
     const ONE: Lane = Lane(3);
 
+    fn any(_: Lane) -> bool {
+        true
+    }
+
     #[test]
     fn messages_come_in_the_order_they_are_due_and_each_once() {
         let mut due = DueIndex::default();
@@ -200,22 +251,22 @@ mod tests {
             due.set(QueueId(id), at, ONE);
         }
         assert_eq!(due.next(), Some(5));
-        assert_eq!(due.take(4), None);
-        assert_eq!(due.take(10), Some(QueueId(1)));
+        assert_eq!(due.take(4, any), None);
+        assert_eq!(due.take(10, any), Some((QueueId(1), ONE)));
         due.shift(5);
         assert_eq!(due.next(), Some(15));
         due.shift(-5);
         due.remove(QueueId(3));
         due.remove(QueueId(9));
-        assert_eq!(due.take(100), Some(QueueId(2)));
-        assert_eq!(due.take(100), None);
+        assert_eq!(due.take(100, any), Some((QueueId(2), ONE)));
+        assert_eq!(due.take(100, any), None);
         assert_eq!(due.next(), None);
         // A message that moves to another lane is there once.
         due.set(QueueId(4), 7, ONE);
         due.set(QueueId(4), 9, Lane(1023));
         assert_eq!(due.next(), Some(9));
-        assert_eq!(due.take(9), Some(QueueId(4)));
-        assert_eq!((due.take(100), due.next()), (None, None));
+        assert_eq!(due.take(9, any), Some((QueueId(4), Lane(1023))));
+        assert_eq!((due.take(100, any), due.next()), (None, None));
     }
 
     #[test]
@@ -225,7 +276,7 @@ mod tests {
             due.set(QueueId(id), 1, ONE);
         }
         due.set(QueueId(5000), 50, Lane(900));
-        let taken: Vec<_> = (0..3).map(|_| due.take(60).unwrap().0).collect();
+        let taken: Vec<_> = (0..3).map(|_| due.take(60, any).unwrap().0.0).collect();
         assert!(taken.contains(&5000), "{taken:?}");
 
         let mut lanes = Lanes::default();
@@ -235,10 +286,36 @@ mod tests {
         lanes.push(Lane(7), 5000);
         assert_eq!(lanes.len(), 1001);
         assert_eq!(
-            (lanes.pop(), lanes.pop(), lanes.pop()),
-            (Some(0), Some(5000), Some(1))
+            (lanes.pop(any), lanes.pop(any), lanes.pop(any)),
+            (Some((0, ONE)), Some((5000, Lane(7))), Some((1, ONE)))
         );
-        let rest = std::iter::from_fn(|| lanes.pop()).count();
+        let rest = std::iter::from_fn(|| lanes.pop(any)).count();
         assert_eq!((rest, lanes.is_empty()), (998, true));
+    }
+
+    #[test]
+    fn i10_a_lane_that_may_have_no_more_costs_nothing_until_it_may() {
+        let other = Lane(900);
+        let not_one = |lane| lane != ONE;
+        let mut due = DueIndex::default();
+        due.set(QueueId(1), 1, ONE);
+        due.set(QueueId(2), 50, other);
+        assert_eq!(due.take(60, not_one), Some((QueueId(2), other)));
+        // Nothing wakes the queue for it, not even when it changes.
+        due.set(QueueId(3), 0, ONE);
+        due.shift(7);
+        assert_eq!((due.take(60, not_one), due.next()), (None, None));
+        due.unpark(not_one);
+        assert_eq!(due.next(), None);
+        due.unpark(any);
+        assert_eq!(due.next(), Some(7));
+        assert_eq!(due.take(60, any), Some((QueueId(3), ONE)));
+
+        let mut lanes = Lanes::default();
+        lanes.push(ONE, 1);
+        lanes.push(other, 2);
+        assert_eq!(lanes.pop(not_one), Some((2, other)));
+        assert_eq!((lanes.pop(not_one), lanes.len()), (None, 1));
+        assert_eq!(lanes.pop(any), Some((1, ONE)));
     }
 }

@@ -25,6 +25,7 @@ mod outcome;
 pub mod schedule;
 mod selector;
 mod settle;
+mod shares;
 mod steer;
 pub mod store;
 pub mod suspend;

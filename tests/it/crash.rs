@@ -1,9 +1,10 @@
-//! kill -9 at random moments while clients submit (I2, I3).
+//! Crashes at random moments, and at each step, while clients submit (I2, I3).
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use chapar::lab::{Client, Mx, MxConfig};
+use tokio::task::JoinHandle;
 
 use crate::journey::{arrived, mx};
 use crate::world::World;
@@ -58,22 +59,69 @@ async fn i3_kill_9_loses_nothing_and_repeats_only_what_was_in_flight() {
     let rounds = rounds();
     for round in 0..rounds {
         world.start().await;
-        let server = world.daemon().port("mx/starttls");
-        let clients: Vec<_> = (0..CLIENTS)
-            .map(|client| tokio::spawn(submit(server, format!("r{round}c{client}"))))
-            .collect();
+        let clients = clients(&world, round);
         // The moment is what is random here, not something awaited.
         tokio::time::sleep(Duration::from_millis(150 + (round as u64 * 97) % 500)).await;
         world.kill();
-        for client in clients {
-            acknowledged.extend(client.await.expect("client"));
-        }
+        acknowledged.extend(answers(clients).await);
     }
     assert!(
         acknowledged.len() > rounds * CLIENTS,
         "only {} accepted",
         acknowledged.len()
     );
+    all_arrive(&mut world, &remote, &acknowledged, rounds).await;
+}
+
+/// Every step of the store and of the queue at which it could crash, and the how manyth time.
+#[cfg(debug_assertions)]
+const STEPS: [&str; 9] = [
+    "before-write:40",
+    "before-sync:60",
+    "after-sync:80",
+    "before-ack:30",
+    "after-ack:50",
+    "index-applied:3",
+    "index-flushed:2",
+    "before-record-sync:40",
+    "after-record-sync:60",
+];
+
+#[cfg(debug_assertions)]
+#[tokio::test(flavor = "multi_thread")]
+async fn i3_a_crash_at_any_step_loses_nothing_and_repeats_only_what_was_in_flight() {
+    let remote = Mx::start(MxConfig::default()).await.expect("MX");
+    let retry = "[retry]\nfirst = \"1s\"\nlongest = \"2s\"\n";
+    let mut world = World::new(remote.address().port(), retry).await;
+    mx(&world, "box.example", &remote).await;
+    let mut acknowledged = HashSet::new();
+    for (round, step) in STEPS.iter().enumerate() {
+        world.start_to_crash(step).await;
+        let clients = clients(&world, round);
+        assert_eq!(world.stop_waiting().await, None, "{step}: it was a crash");
+        acknowledged.extend(answers(clients).await);
+    }
+    assert!(acknowledged.len() > STEPS.len() * CLIENTS);
+    all_arrive(&mut world, &remote, &acknowledged, STEPS.len()).await;
+}
+
+fn clients(world: &World, round: usize) -> Vec<JoinHandle<Vec<String>>> {
+    let server = world.daemon().port("mx/starttls");
+    (0..CLIENTS)
+        .map(|client| tokio::spawn(submit(server, format!("r{round}c{client}"))))
+        .collect()
+}
+
+async fn answers(clients: Vec<JoinHandle<Vec<String>>>) -> Vec<String> {
+    let mut all = Vec::new();
+    for client in clients {
+        all.extend(client.await.expect("client"));
+    }
+    all
+}
+
+/// After so many crashes: what got a 250 arrives, and only what was under way at a crash twice.
+async fn all_arrive(world: &mut World, remote: &Mx, acknowledged: &HashSet<String>, rounds: usize) {
     world.start().await;
     let subjects = |received: &[chapar::lab::Received]| {
         let mut counts: HashMap<String, usize> = HashMap::new();
@@ -88,7 +136,7 @@ async fn i3_kill_9_loses_nothing_and_repeats_only_what_was_in_flight() {
     };
     let mut wanted = acknowledged.len();
     let counts = loop {
-        let received = arrived(&remote, wanted).await;
+        let received = arrived(remote, wanted).await;
         let counts = subjects(&received);
         if acknowledged
             .iter()

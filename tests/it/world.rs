@@ -126,6 +126,13 @@ impl World {
         self.start_with(Command::new(binary())).await;
     }
 
+    /// The same, with a daemon that crashes at this step of the queue, such as `before-sync:20`.
+    pub async fn start_to_crash(&mut self, step: &str) {
+        let mut command = Command::new(binary());
+        command.env("CHAPAR_FAILPOINT", step);
+        self.start_with(command).await;
+    }
+
     /// The same, with `command` in front of `serve`, such as a tracer.
     pub async fn start_with(&mut self, mut command: Command) {
         command.args(["serve", "--config"]).arg(self.config());

@@ -228,7 +228,7 @@ fn i3_kill_loses_nothing_and_brings_nothing_back() {
     assert!(ledger.finished > 0);
 }
 
-#[cfg(feature = "failpoints")]
+#[cfg(debug_assertions)]
 #[test]
 fn i3_a_crash_at_any_step_loses_nothing_and_brings_nothing_back() {
     let place = Place::new();

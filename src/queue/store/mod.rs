@@ -445,8 +445,8 @@ fn fatal(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<JoinHand
 }
 
 /// Ends the process like a crash at the step that `CHAPAR_FAILPOINT` names, or at the Nth time
-/// for `NAME:N`. Only in builds for crash tests.
-#[cfg(feature = "failpoints")]
+/// for `NAME:N`. Only in debug builds, which are what tests run.
+#[cfg(debug_assertions)]
 pub fn failpoint(name: &str) {
     static CHOSEN: std::sync::OnceLock<Option<(String, u64)>> = std::sync::OnceLock::new();
     static HITS: AtomicU64 = AtomicU64::new(0);
@@ -463,8 +463,8 @@ pub fn failpoint(name: &str) {
     }
 }
 
-/// Nothing, outside of builds for crash tests.
-#[cfg(not(feature = "failpoints"))]
+/// Nothing, in release builds.
+#[cfg(not(debug_assertions))]
 #[inline(always)]
 pub fn failpoint(_name: &str) {}
 
