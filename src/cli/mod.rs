@@ -19,6 +19,7 @@ mod demo;
 mod dns;
 mod domain;
 mod exit;
+mod guide;
 mod log;
 mod password;
 pub mod queue;
@@ -67,6 +68,7 @@ enum Command {
     Check(check::Args),
     Config(config::Args),
     Dns(dns::Args),
+    Guide(guide::Args),
     Send(send::Args),
     Status(status::Args),
     Log(log::Args),
@@ -109,6 +111,7 @@ pub fn main() -> ExitCode {
         Command::Check(args) => check::run(config, &args, named),
         Command::Config(args) => config::run(config, args),
         Command::Dns(args) => dns::run(config, args),
+        Command::Guide(args) => guide::run(config, args),
         Command::Send(args) => send::run(config, args),
         Command::Status(args) => status::run(config, args),
         Command::Log(args) => log::run(config, args),

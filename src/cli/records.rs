@@ -194,6 +194,15 @@ pub(super) fn of(config: &Config, domain: &str, ips: &[IpAddr]) -> anyhow::Resul
         let why = "MTA-STS: there is a policy; the id changes with it";
         add(&format!("_mta-sts.{name}"), "TXT", Data::Text(id), why);
     }
+    if !config.web.https.is_empty() {
+        for (label, why) in [
+            ("autoconfig", "Thunderbird sets itself up from there"),
+            ("autodiscover", "Outlook sets itself up from there"),
+        ] {
+            let target = Data::Plain(host.clone());
+            add(&format!("{label}.{name}"), "CNAME", target, why);
+        }
+    }
     if config
         .listeners
         .iter()
@@ -240,6 +249,11 @@ pub(super) fn addresses(config: &Config, given: &[IpAddr]) -> Vec<IpAddr> {
             return known.to_vec();
         }
     }
+    public()
+}
+
+/// The public addresses that the kernel would use.
+pub(super) fn public() -> Vec<IpAddr> {
     // Connecting a UDP socket sends nothing; it makes the kernel choose.
     let probes = [("0.0.0.0:0", "192.0.2.1:9"), ("[::]:0", "[2001:db8::1]:9")];
     let own = probes.into_iter().filter_map(|(own, far)| {

@@ -182,7 +182,7 @@ impl Message<'_> {
         let end = Instant::now() + wait;
         let events = watch(config, self.from)?;
         let text = self.text(config);
-        let taken = socket::submit(config, self.from, &to, text.as_bytes())?;
+        let taken = socket::submit(config, self.from, &to, false, text.as_bytes())?;
         each(Step::Queued(&taken, &to));
         let mut open: VecDeque<String> = to.into();
         let mut recipients = BTreeMap::new();
@@ -214,7 +214,25 @@ impl Message<'_> {
         })
     }
 
-    fn targets(&self, identity: &Identity) -> anyhow::Result<Vec<String>> {
+    /// Puts it into the queue, where it is held.
+    pub(super) fn hold(
+        &self,
+        config: &Config,
+        identity: &Identity,
+        to: &[String],
+    ) -> anyhow::Result<Submitted> {
+        self.check(identity)?;
+        let text = self.text(config);
+        Ok(socket::submit(
+            config,
+            self.from,
+            to,
+            true,
+            text.as_bytes(),
+        )?)
+    }
+
+    fn check(&self, identity: &Identity) -> anyhow::Result<()> {
         for text in [self.from, self.to] {
             address::check(text).map_err(Wrong)?;
         }
@@ -223,6 +241,11 @@ impl Message<'_> {
             let text = format!("{} is no address of ours; --from names one", self.from);
             return Err(Wrong(text).into());
         }
+        Ok(())
+    }
+
+    fn targets(&self, identity: &Identity) -> anyhow::Result<Vec<String>> {
+        self.check(identity)?;
         match identity.resolve(self.to) {
             Resolution::Remote => Ok(vec![self.to.to_owned()]),
             Resolution::Targets(targets) => Ok(targets),

@@ -40,12 +40,14 @@ pub(super) fn submit(
     config: &Config,
     from: &str,
     to: &[String],
+    held: bool,
     message: &[u8],
 ) -> Result<Submitted, Failure> {
     let request = Request::Submit {
         from: from.to_owned(),
         to: to.to_vec(),
         size: message.len() as u64,
+        held,
         by: "chapar send".to_owned(),
     };
     let mut taken = None;

@@ -304,6 +304,8 @@ sections! {
         mta_sts: MtaSts = MtaSts::Testing,
         /// How long others may remember a policy.
         mta_sts_age: Span = Span::days(7),
+        /// The IMAP server that mail clients are told of, such as "imap.example.org" or "imap.example.org:993"; empty: they are told how to send alone.
+        imap: String = String::new(),
         /// Connections at the same time.
         connections: usize = 200,
         /// How long a connection may last.

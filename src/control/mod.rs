@@ -134,11 +134,19 @@ async fn serve(stream: UnixStream, queue: &Handle) -> io::Result<()> {
             }
             continue;
         }
-        if let Request::Submit { from, to, size, by } = &request {
+        if let Request::Submit {
+            from,
+            to,
+            size,
+            held,
+            by,
+        } = &request
+        {
             let message = submit::Given {
                 from,
                 to,
                 size: *size,
+                held: *held,
                 by,
             };
             let taken = submit::submit(message, queue, &mut reading);

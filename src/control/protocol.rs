@@ -135,6 +135,9 @@ pub enum Request {
         to: Vec<String>,
         /// Bytes of the message.
         size: u64,
+        /// It waits for an operator's release.
+        #[serde(default)]
+        held: bool,
         /// The operator, for the log.
         by: String,
     },

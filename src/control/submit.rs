@@ -26,6 +26,8 @@ pub(super) struct Given<'a> {
     pub(super) to: &'a [String],
     /// Bytes that follow.
     pub(super) size: u64,
+    /// It waits for an operator's release.
+    pub(super) held: bool,
     /// The operator.
     pub(super) by: &'a str,
 }
@@ -112,7 +114,7 @@ pub(super) async fn submit(
             priority: 0,
         },
         content,
-        held: false,
+        held: given.held,
     };
     let sent = queue.addr.send(accept).await;
     let id = sent

@@ -14,5 +14,6 @@ mod journey;
 mod operate;
 mod oracle;
 mod peers;
+mod prove;
 mod service;
 mod world;

@@ -10,7 +10,7 @@ mod certificate;
 mod config;
 mod domain;
 mod host;
-mod net;
+pub(super) mod net;
 
 use std::net::IpAddr;
 use std::path::Path;

@@ -27,6 +27,8 @@ pub use challenge::{ALPN, Answers, Challenges};
 pub use order::{Issued, OrderError, account_file};
 pub use plan::{ALARM, Reason, alarm, renewal};
 
+/// Names of a domain that others fetch from over https.
+const WEB_LABELS: [&str; 3] = ["mta-sts", "autoconfig", "autodiscover"];
 /// How often is looked.
 const PERIOD: Duration = Duration::from_secs(3600);
 /// The shortest wait between two looks.
@@ -182,10 +184,12 @@ async fn names(given: &Given, resolver: &TokioResolver) -> Vec<String> {
     if !config.web.https.is_empty() {
         let own = addresses(resolver, &config.hostname).await;
         for (domain, _) in given.identity.domains() {
-            let name = format!("mta-sts.{domain}");
-            let found = addresses(resolver, &name).await;
-            if found.iter().any(|address| own.contains(address)) {
-                names.push(name);
+            for label in WEB_LABELS {
+                let name = format!("{label}.{domain}");
+                let found = addresses(resolver, &name).await;
+                if found.iter().any(|address| own.contains(address)) {
+                    names.push(name);
+                }
             }
         }
     }
