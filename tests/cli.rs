@@ -322,6 +322,28 @@ fn check_names_every_problem_and_exits_78() {
         "chapar.toml:1: hostname",
         "chapar.toml:3: limits.recipients",
     ]);
+    let route = "[[route]]\nvia = \"smtp://me@relay.example:587\"\n";
+    let other = Site::new();
+    fs::write(other.path(config), format!("{}{route}", other.read(config))).expect("write");
+    let (code, _, error) = other.run(&["check"], "");
+    assert_eq!(code, Some(78));
+    let missing = "secrets/relay/me@relay.example: No such file or directory (os error 2); write the password into it, with mode 0600";
+    assert!(error.trim_end().ends_with(missing), "{error}");
+    let password = other.path("secrets/relay/me@relay.example");
+    fs::create_dir_all(password.parent().expect("parent")).expect("directory");
+    fs::write(&password, "pencil\n").expect("write");
+    let (_, _, error) = other.run(&["check"], "");
+    assert!(
+        error.contains("others can read it (mode 644); chmod 600 it"),
+        "{error}"
+    );
+    fs::set_permissions(&password, fs::Permissions::from_mode(0o600)).expect("mode");
+    let (code, _, error) = other.run(&["check"], "");
+    assert_eq!(code, Some(0), "{error}");
+    fs::write(other.path("providers.toml"), "[[provider]]\nname = 1\n").expect("write");
+    let (code, _, error) = other.run(&["check"], "");
+    assert_eq!((code, error.lines().count()), (Some(78), 1));
+    assert!(error.contains("providers.toml:2: invalid type"), "{error}");
     fs::remove_file(site.path(config)).expect("remove");
     tell(&["chapar setup DOMAIN"]);
     site.bad(&["user", "list"], "", 78, "chapar setup DOMAIN");

@@ -117,7 +117,6 @@ fn resolve(config: &Config, address: &str) -> anyhow::Result<ExitCode> {
         }
         Resolution::Remote => {
             say!("{address}");
-            eprintln!("Its domain is not ours, or send-only: mail to it follows its MX.");
             Ok(ExitCode::SUCCESS)
         }
         Resolution::Unknown => {

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use serde_json::json;
 
 use super::records;
-use super::site::{Did, Site};
+use super::site::{Did, Leads, Site};
 use crate::config::Config;
 use crate::identity::Identity;
 
@@ -30,6 +30,10 @@ pub(super) enum Command {
         /// Where mail to any address of it goes; without it the domain is send-only.
         #[arg(long, value_name = "ADDRESS")]
         forward: Option<String>,
+        /// Where its users' mail goes: maildir:/path/{domain}/{local} or lmtp:/path/of/socket; with
+        /// --forward, mail to other addresses goes there.
+        #[arg(long, value_name = "TARGET")]
+        mailbox: Option<String>,
     },
 }
 
@@ -37,7 +41,17 @@ pub(super) fn run(file: &Path, command: Command) -> anyhow::Result<ExitCode> {
     let config = Config::load(file)?;
     match command {
         Command::List { json } => list(&config, json)?,
-        Command::Add { domain, forward } => add(&config, file, &domain, forward.as_deref())?,
+        Command::Add {
+            domain,
+            forward,
+            mailbox,
+        } => {
+            let leads = Leads {
+                forward: forward.as_deref(),
+                mailbox: mailbox.as_deref(),
+            };
+            add(&config, file, &domain, leads)?;
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -59,11 +73,13 @@ fn list(config: &Config, as_json: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn add(config: &Config, file: &Path, domain: &str, forward: Option<&str>) -> anyhow::Result<()> {
+fn add(config: &Config, file: &Path, domain: &str, leads: Leads<'_>) -> anyhow::Result<()> {
     let domain = domain.to_ascii_lowercase();
     let mut site = Site::new(file);
-    site.domain(&domain, forward, None)?;
-    site.no_users(&domain)?;
+    site.domain(&domain, leads, None)?;
+    if !domain.starts_with('*') {
+        site.no_users(&domain)?;
+    }
     let wrote = site.steps().iter().filter(|(_, did)| *did == Did::Wrote);
     for (path, _) in wrote {
         say!("wrote {}", path.display());

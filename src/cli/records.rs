@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::exit::Wrong;
 use crate::config::{Config, Service, TlsMode};
-use crate::identity::{Identity, Mode};
+use crate::identity::Identity;
 use crate::signing::keys::PrivateKey;
 use crate::web;
 
@@ -111,7 +111,7 @@ pub(super) fn of(config: &Config, domain: &str, ips: &[IpAddr]) -> anyhow::Resul
             why,
         );
     }
-    if found.mode == Mode::Forward {
+    if found.mode.takes_mail() {
         add(
             &name,
             "MX",
@@ -157,19 +157,22 @@ pub(super) fn of(config: &Config, domain: &str, ips: &[IpAddr]) -> anyhow::Resul
         );
     }
     // A send-only domain has other senders too, of which we do not know whether they sign.
-    let policy = if found.mode == Mode::Forward {
+    let policy = if found.mode.takes_mail() {
         "quarantine"
     } else {
         "none"
     };
-    let dmarc = format!("v=DMARC1; p={policy}; rua=mailto:postmaster@{domain}");
-    add(
-        &format!("_dmarc.{name}"),
-        "TXT",
-        Data::Text(dmarc),
-        "DMARC: what to do with forgeries",
-    );
-    if found.mode == Mode::Forward {
+    // That of the domain above holds below it, too (RFC 9989 section 4.10).
+    if !domain.starts_with('*') {
+        let dmarc = format!("v=DMARC1; p={policy}; rua=mailto:postmaster@{domain}");
+        add(
+            &format!("_dmarc.{name}"),
+            "TXT",
+            Data::Text(dmarc),
+            "DMARC: what to do with forgeries",
+        );
+    }
+    if found.mode.takes_mail() && !domain.starts_with('*') {
         let why = "TLS-RPT: others report how their deliveries to this host fared";
         let report = format!("v=TLSRPTv1; rua=mailto:postmaster@{domain}");
         add(
@@ -179,8 +182,9 @@ pub(super) fn of(config: &Config, domain: &str, ips: &[IpAddr]) -> anyhow::Resul
             why,
         );
     }
-    // Without a listener for https nobody could fetch the policy.
-    if !config.web.https.is_empty()
+    // Without a listener for https nobody could fetch the policy; below a wildcard it has no name.
+    if !domain.starts_with('*')
+        && !config.web.https.is_empty()
         && let Some(policy) = web::policy(config, &identity, domain)
     {
         let why = "MTA-STS: where the policy is";

@@ -111,6 +111,15 @@ impl NewConfig {
     }
 }
 
+/// Where a new domain's mail goes; to neither: the domain is send-only.
+#[derive(Debug, Clone, Copy)]
+pub struct Leads<'a> {
+    /// Mail to any address that is no mailbox.
+    pub forward: Option<&'a str>,
+    /// Its users' mail: `mailbox` of `domain.toml`.
+    pub mailbox: Option<&'a str>,
+}
+
 /// A configuration directory and the main file in it.
 #[derive(Debug, Clone)]
 pub struct Site {
@@ -164,35 +173,48 @@ impl Site {
         Ok(Config::load(&self.file)?)
     }
 
-    /// The directory of `domain` with its files and keys. `forward`: where a new domain's mail
-    /// goes, `user`'s in a line of its own; none: it is send-only.
+    /// The directory of `domain` with its files and keys. `leads`: where a new domain's mail
+    /// goes, `user`'s in a line of its own.
     pub fn domain(
         &mut self,
         domain: &str,
-        forward: Option<&str>,
+        leads: Leads<'_>,
         user: Option<&str>,
     ) -> anyhow::Result<Mode> {
         address::check_domain(domain).map_err(Wrong)?;
+        let Leads { forward, mailbox } = leads;
         if let Some(forward) = forward {
             address::check(forward).map_err(Wrong)?;
         }
         let dir = self.dir.join("domains").join(domain);
         self.dir_at(&dir, DIR_MODE)?;
-        let mode = if forward.is_some() {
-            Mode::Forward
-        } else {
-            Mode::SendOnly
+        let mode = match (forward, mailbox) {
+            (_, Some(_)) => Mode::Mailbox,
+            (Some(_), None) => Mode::Forward,
+            (None, None) => Mode::SendOnly,
+        };
+        let mailbox = mailbox.map(|mailbox| {
+            let mailbox = toml_edit::Value::from(mailbox);
+            format!("# Where the mail of its users goes.\nmailbox = {mailbox}\n")
+        });
+        // Names below a domain sign with its keys.
+        let selectors = match domain.starts_with(address::WILDCARD) {
+            true => String::new(),
+            false => format!(
+                "# DKIM keys to sign with: secrets/dkim/{domain}/SELECTOR.pem\n\
+                 selectors = [{}]\n",
+                SELECTORS
+                    .map(|selector| format!("\"{selector}\""))
+                    .join(", ")
+            ),
         };
         let text = format!(
             "# forward: mail to this domain goes where its aliases lead.\n\
+             # mailbox: the same, and its users have mailboxes.\n\
              # send-only: we only send for it; mail to it follows its MX.\n\
-             mode = \"{}\"\n\
-             # DKIM keys to sign with: secrets/dkim/{domain}/SELECTOR.pem\n\
-             selectors = [{}]\n",
+             mode = \"{}\"\n{}{selectors}",
             mode.as_str(),
-            SELECTORS
-                .map(|selector| format!("\"{selector}\""))
-                .join(", ")
+            mailbox.unwrap_or_default(),
         );
         self.make(&dir.join("domain.toml"), text.as_bytes(), FILE_MODE)?;
         let aliases = match forward {

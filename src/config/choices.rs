@@ -33,6 +33,16 @@ choices! {
         Reject,
     }
 
+    /// Whether answers of the DNS are validated.
+    Dnssec {
+        /// As soon as the servers hand on what that takes.
+        Auto,
+        /// Always: without it there is no answer.
+        On,
+        /// Never.
+        Off,
+    }
+
     /// What is done while the DNS does not answer.
     DnsTrouble {
         /// The sender is asked to come back.
@@ -274,6 +284,9 @@ impl TryFrom<String> for DomainName {
 
     fn try_from(name: String) -> Result<DomainName, String> {
         if !name.is_empty() {
+            if name.starts_with('*') {
+                return Err(format!("'{name}' is a wildcard; write one name"));
+            }
             crate::identity::address::check_domain(&name)?;
         }
         Ok(DomainName(name))

@@ -9,24 +9,28 @@ mod choices;
 pub mod files;
 mod sections;
 mod table;
+mod tls_rules;
 mod units;
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::Deserialize;
 
+use crate::delivery::providers::{self, Providers};
 use crate::smtp::extension::Extension;
 
 pub use choices::{
-    AcmeChallenge, Dmarc, DnsTrouble, DomainName, Failing, FieldName, HttpsUrl, LogFormat,
+    AcmeChallenge, Dmarc, DnsTrouble, Dnssec, DomainName, Failing, FieldName, HttpsUrl, LogFormat,
     MilterAddress, MilterChanges, MtaSts, Rewrite, Spam, SpfFail,
 };
 pub use sections::{
-    Acme, Auth, Delivery, Dns, Forwarding, Hooks, Incoming, Limits, Log, Milter, Retry, Smtp,
-    Timeouts, Tls, Web,
+    Acme, Auth, Delivery, Dns, DnsLists, Forwarding, Greylist, Hooks, Incoming, Limits, Log,
+    Milter, Retry, Smtp, Timeouts, Tls, Web,
 };
 pub use table::{Row, defaults};
+pub use tls_rules::{TlsRule, TlsRules};
 pub use units::{Network, Size, Span, Steps};
 
 /// The whole of `chapar.toml`.
@@ -71,6 +75,12 @@ pub struct Config {
     /// What is asked about mail from outside.
     #[serde(default)]
     pub incoming: Incoming,
+    /// DNS lists of clients.
+    #[serde(default)]
+    pub dnslists: DnsLists,
+    /// Who is asked to come again.
+    #[serde(default)]
+    pub greylist: Greylist,
     /// Mail from outside to addresses elsewhere.
     #[serde(default)]
     pub forwarding: Forwarding,
@@ -104,6 +114,9 @@ pub struct Config {
     /// The directory of the file this was read from; set by the loader.
     #[serde(skip)]
     pub dir: PathBuf,
+    /// What providers ask of our pace: the embedded rules, and `providers.toml` beside the file.
+    #[serde(skip)]
+    pub providers: Arc<Providers>,
 }
 
 /// One `[[listen]]`.
@@ -310,7 +323,17 @@ impl Config {
         }
         config.dir = dir.to_path_buf();
         config.data_dir = dir.join(&config.data_dir);
+        if !config.dns.trust_anchor.is_empty() {
+            let file = dir.join(&config.dns.trust_anchor);
+            config.dns.trust_anchor = file.display().to_string();
+        }
         Ok(config)
+    }
+
+    /// The same with `providers.toml` beside the file, which only delivery needs.
+    pub fn with_providers(mut self) -> Result<Config, ConfigError> {
+        self.providers = Arc::new(read_providers(&self.dir.join(providers::FILE))?);
+        Ok(self)
     }
 
     /// What `serve` needs beyond a well-formed file: somebody must be able to connect. `file` is
@@ -338,6 +361,23 @@ impl ConfigError {
         let none = || ConfigError::whole("", "refused without a reason".into());
         problems.into_iter().next().unwrap_or_else(none)
     }
+}
+
+/// The embedded providers and those of a file, which need not be there.
+fn read_providers(file: &Path) -> Result<Providers, ConfigError> {
+    let name = file.display().to_string();
+    let text = match std::fs::read_to_string(file) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
+        Err(error) => {
+            let remedy = "make it readable, or remove it to use the built-in rules";
+            return Err(ConfigError::whole(&name, format!("{error}; {remedy}")));
+        }
+    };
+    Providers::read(&text).map_err(|problem| ConfigError {
+        line: problem.span.map(|span| line_of(&text, &span)),
+        ..ConfigError::whole(&name, problem.text)
+    })
 }
 
 /// The line on which `span` begins, from 1.

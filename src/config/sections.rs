@@ -9,9 +9,11 @@ use serde::Deserialize;
 
 use super::table::{Row, Shown};
 use super::{
-    AcmeChallenge, Dmarc, DnsTrouble, DomainName, Failing, Family, FieldName, HttpsUrl, LogFormat,
-    MilterChanges, MtaSts, Rewrite, Size, Spam, Span, SpfFail, Steps, TlsVersion,
+    AcmeChallenge, Dmarc, DnsTrouble, Dnssec, DomainName, Failing, Family, FieldName, HttpsUrl,
+    LogFormat, MilterChanges, MtaSts, Rewrite, Size, Spam, Span, SpfFail, Steps, TlsRules,
+    TlsVersion,
 };
+use crate::intake::reputation::lists::ListZone;
 use crate::smtp::extension::Extension;
 
 macro_rules! sections {
@@ -58,6 +60,10 @@ sections! {
     dns: Dns {
         /// Resolvers to ask; empty: the system's.
         servers: Vec<SocketAddr> = Vec::new(),
+        /// Whether answers are validated (DNSSEC); auto: as soon as the servers hand on signatures.
+        dnssec: Dnssec = Dnssec::Auto,
+        /// DNSKEY records that are trusted instead of the root's (labs); empty: the root's.
+        trust_anchor: String = String::new(),
     }
 
     /// `[delivery]`.
@@ -126,6 +132,34 @@ sections! {
         received_spf: bool = false,
         /// Whether clients with loopback or private addresses are judged like others (labs); a proxy or NAT before us hides who they are.
         judge_private: bool = false,
+    }
+
+    /// `[dnslists]`: lists of clients in the DNS (RFC 5782), asked about clients from outside.
+    dnslists: DnsLists {
+        /// Lists of clients whose mail is not wanted, such as "zen.spamhaus.org", or with the answers that count "zen.spamhaus.org=127.0.0.2-11"; mail to postmaster@ and abuse@ passes.
+        block: Vec<ListZone> = Vec::new(),
+        /// Lists of clients that pass `block` and greylisting, such as "list.dnswl.org=127.0.*.1-3".
+        allow: Vec<ListZone> = Vec::new(),
+        /// What becomes of mail of a client on a list of `block`: refused at RCPT, held for an operator, or tagged with `milter.spam_header: Yes`.
+        listed: Spam = Spam::Refuse,
+        /// How long a list may take; then it has said nothing.
+        time: Span = Span::secs(5),
+    }
+
+    /// `[greylist]`: who has not been here before is asked to come again (RFC 6647).
+    greylist: Greylist {
+        /// Whether that is done.
+        enabled: bool = false,
+        /// How long a client has to wait before it may come again.
+        wait: Span = Span::mins(5),
+        /// In which time it has to come again, or it is new.
+        window: Span = Span::days(2),
+        /// How long who came again is remembered after its last mail.
+        keep: Span = Span::days(35),
+        /// How often a domain that SPF proves, or a network, has to come again until it is asked no more.
+        known: usize = 5,
+        /// Entries that are kept, of about 100 bytes; without room mail passes.
+        entries: usize = 100_000,
     }
 
     /// `[forwarding]` of mail from outside to addresses elsewhere.
@@ -270,6 +304,16 @@ sections! {
         ca_file: String = String::new(),
         /// The oldest version that is spoken.
         min_version: TlsVersion = TlsVersion::V12,
+        /// Whether TLSA records of mail hosts are looked for and obeyed (DANE, RFC 7672); takes DNSSEC.
+        dane: bool = true,
+        /// Whether MTA-STS policies of other domains are fetched and obeyed (RFC 8461).
+        mta_sts: bool = true,
+        /// How long a policy may take to come.
+        mta_sts_time: Span = Span::mins(1),
+        /// What holds for some domains, or `*.domain`, whatever they publish: { "example.com" = "verify" }; never, may, encrypt, verify or dane.
+        domains: TlsRules = TlsRules::default(),
+        /// The port of policy hosts (labs).
+        mta_sts_port: u16 = 443,
     }
 
     /// `[acme]`: the certificate of `hostname` from a CA (RFC 8555), renewed at two thirds of its life.

@@ -4,9 +4,11 @@ use std::fmt::Display;
 use std::net::{IpAddr, SocketAddr};
 
 use super::{
-    AcmeChallenge, Dmarc, DnsTrouble, DomainName, Failing, Family, FieldName, HttpsUrl, LogFormat,
-    MilterChanges, MtaSts, Rewrite, Size, Spam, Span, SpfFail, Steps, TlsVersion, sections,
+    AcmeChallenge, Dmarc, DnsTrouble, Dnssec, DomainName, Failing, Family, FieldName, HttpsUrl,
+    LogFormat, MilterChanges, MtaSts, Rewrite, Size, Spam, Span, SpfFail, Steps, TlsRules,
+    TlsVersion, sections,
 };
+use crate::intake::reputation::lists::ListZone;
 use crate::smtp::extension::Extension;
 
 /// One key of `chapar.toml`.
@@ -204,6 +206,11 @@ shown! {
         SpfFail::Accept => "accept",
         SpfFail::Reject => "reject",
     });
+    Dnssec, "auto | on | off", value => quoted(match value {
+        Dnssec::Auto => "auto",
+        Dnssec::On => "on",
+        Dnssec::Off => "off",
+    });
     DnsTrouble, "defer | accept", value => quoted(match value {
         DnsTrouble::Defer => "defer",
         DnsTrouble::Accept => "accept",
@@ -231,6 +238,7 @@ shown! {
     AcmeChallenge, "http-01 | tls-alpn-01", value => quoted(value.name());
     LogFormat, "auto | human | json", value => quoted(value.name());
     MtaSts, "none | testing | enforce", value => quoted(value.name());
+    TlsRules, "{ domain = rule }", value => value.to_string();
     HttpsUrl, "https://...", value => quoted(value.as_str());
     Vec<DomainName>, "domains", value => {
         list(&value.iter().map(DomainName::as_str).collect::<Vec<_>>())
@@ -239,6 +247,7 @@ shown! {
         TlsVersion::V12 => "1.2",
         TlsVersion::V13 => "1.3",
     });
+    Vec<ListZone>, "domains", value => list(value);
     Vec<Extension>, "extensions", value => list(value);
     Vec<IpAddr>, "addresses", value => list(value);
     Vec<SocketAddr>, "address:port", value => list(value);

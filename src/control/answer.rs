@@ -272,6 +272,8 @@ async fn summarize(
             break;
         }
     }
+    // What holds explains much of what waits.
+    suspensions(queue, out).await?;
     Ok(count)
 }
 

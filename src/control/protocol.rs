@@ -4,7 +4,7 @@ use queue_schema::{Message, Millis, QueueId, RecipientState, Status};
 use serde::{Deserialize, Serialize};
 
 use crate::queue::store::Finding;
-use crate::queue::suspend::Suspension;
+use crate::queue::suspend::{Effect, Suspension};
 use crate::queue::{Counts, Happened, Selector, Verb, state_word};
 pub use crate::telemetry::wire::Wire;
 pub use crate::time::text as time;
@@ -35,7 +35,8 @@ pub enum Request {
         /// Its id.
         id: String,
     },
-    /// Recipients counted by domain and age: [`Answer::Row`], the largest first.
+    /// Recipients counted by domain and age: [`Answer::Row`], the largest first; then what holds for
+    /// destinations: [`Answer::Suspended`].
     Summary {
         /// Which.
         selector: Selector,
@@ -268,6 +269,10 @@ pub struct Suspended {
     pub reason: String,
     /// Who.
     pub by: String,
+    /// `suspended`, `slowed` or `alarm`.
+    pub effect: String,
+    /// What it is slowed to; empty for the others.
+    pub slowed_to: String,
 }
 
 impl From<&Suspension> for Suspended {
@@ -278,6 +283,16 @@ impl From<&Suspension> for Suspended {
             since: time(one.since),
             reason: one.reason.clone(),
             by: one.by.clone(),
+            effect: match one.effect {
+                Effect::Stop => "suspended",
+                Effect::Slow(_) => "slowed",
+                Effect::Alarm => "alarm",
+            }
+            .to_owned(),
+            slowed_to: match one.effect {
+                Effect::Slow(slow) => slow.to_string(),
+                Effect::Stop | Effect::Alarm => String::new(),
+            },
         }
     }
 }

@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 use super::answer::{compile, only};
 use super::protocol::{Answer, Item, Refusal, Suspended};
 use crate::config::Span;
-use crate::queue::suspend::{MARK, Suspension};
+use crate::queue::suspend::{Effect, MARK, SLOWED, Suspension};
 use crate::queue::{Handle, Manner, Selector, Steer, Verb};
 use crate::smtp::address::{Address, Charset};
 use queue_schema::QueueId;
@@ -242,6 +242,9 @@ pub(super) async fn suspend(
     let now = crate::time::now();
     let suspension = Suspension {
         destination: destination.clone(),
+        hosts: Vec::new(),
+        effect: Effect::Stop,
+        rule: String::new(),
         until: now.saturating_add(crate::time::millis(length)),
         reason: reason(why),
         by: super::operator(by),
@@ -315,7 +318,7 @@ pub(super) async fn resume(
     for suspension in ended {
         let waits = Selector {
             reply: Some(format!(
-                "^450 4\\.3\\.2 {} {MARK}",
+                "^450 4\\.3\\.2 {} ({MARK}|{SLOWED})",
                 escaped(&suspension.destination)
             )),
             ..Selector::default()

@@ -46,9 +46,11 @@ pub enum LoadError {
 
 /// Reads all that `file` leads to.
 pub fn load(file: &Path) -> Result<Loaded, LoadError> {
-    let config = Config::load(file)?;
+    let mut config = Config::load(file)?.with_providers()?;
     config.check_to_serve(file)?;
     let identity = Identity::load(&config.dir, &config.postmaster)?;
+    // Mailboxes are ours whatever a route with a wildcard says.
+    config.routes.splice(..0, identity.routes());
     let keys = Keys::load(&config.dir, &identity)?;
     let wanted = config
         .listeners

@@ -16,6 +16,7 @@ use crate::delivery::{self, Dispatcher, DispatcherError};
 use crate::dns::{Resolver, ResolverError};
 use crate::identity::{Identity, Resolution};
 use crate::intake::outside::Outside;
+use crate::intake::reputation::keeper::{self, Keeper};
 use crate::listener::{self, BindError, Inherited, Listener, Shared};
 use crate::queue::{self, Leads};
 use crate::signing::{self, Signer};
@@ -24,6 +25,9 @@ use crate::web::{self, Web, WebError};
 
 /// How long the queue may take to answer the watchdog.
 const ANSWER: Duration = Duration::from_secs(10);
+
+/// How long the start waits for the DNS to show whether it hands on signatures.
+const DNS_TIME: Duration = Duration::from_secs(2);
 
 /// Why the daemon could not start; each says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -68,6 +72,7 @@ pub struct Running {
     auth: Addr<Authenticator>,
     signer: Addr<Signer>,
     outside: Arc<Outside>,
+    greylist: Addr<Keeper>,
     resolver: TokioResolver,
     listeners: Vec<Addr<Listener>>,
     web: Addr<Web>,
@@ -105,6 +110,8 @@ pub async fn start(loaded: Loaded) -> Result<Running, StartError> {
         outside,
     } = loaded;
     let resolver = Resolver::new(&config.dns)?;
+    // Libraries are given what answers now; our own questions find out later as well.
+    let _ = tokio::time::timeout(DNS_TIME, resolver.validates()).await;
     let pool = pool()?;
     // Sockets first: a port in use is the commonest mistake and costs no recovery to find.
     let mut inherited = Inherited::from_env();
@@ -136,6 +143,11 @@ pub async fn start(loaded: Loaded) -> Result<Running, StartError> {
         .await?;
     queue.resume = Some(dispatcher.clone().recipient());
     queue.suspended = Some(dispatcher.clone().recipient());
+    let keeper = delivery::Keeper {
+        suspend: queue.addr.clone().recipient(),
+        suspended: queue.addr.clone().recipient(),
+    };
+    dispatcher.send(keeper).await?;
     let suspended = queue.addr.send(queue::Suspended).await?;
     dispatcher.send(delivery::Suspensions(suspended)).await?;
     let control = control::start(&config.data_dir, queue.clone()).map_err(StartError::Control)?;
@@ -153,6 +165,8 @@ pub async fn start(loaded: Loaded) -> Result<Running, StartError> {
     };
     let certificates = Certificates::new(given, resolver.hickory().clone(), challenges).start();
 
+    let greylist = Keeper::open(&config.greylist, &config.data_dir).start();
+
     let mut running = Running {
         web,
         certificates,
@@ -162,6 +176,7 @@ pub async fn start(loaded: Loaded) -> Result<Running, StartError> {
         auth,
         signer,
         outside,
+        greylist,
         resolver: resolver.hickory().clone(),
         listeners: Vec::new(),
         _control: control,
@@ -209,6 +224,7 @@ impl Running {
             ids: self.queue.ids.clone(),
             outside: self.outside.clone(),
             arrivals: self.queue.arrivals.clone(),
+            greylist: self.greylist.clone(),
             resolver: self.resolver.clone(),
             spool: self.queue.spool.clone(),
         })
@@ -262,6 +278,8 @@ impl Running {
         let _ = self.signer.send(signing::Reload(keys)).await;
         let _ = self.dispatcher.send(delivery::Reload(config.clone())).await;
         let _ = self.queue.addr.send(queue::Reload { config, leads }).await;
+        let rules = keeper::Reload(self.config.greylist.clone());
+        let _ = self.greylist.send(rules).await;
         for listener in &self.listeners {
             let _ = listener.send(listener::Reload(shared.clone())).await;
         }
@@ -276,6 +294,7 @@ impl Running {
         if tokio::time::timeout(patience, sessions).await.is_err() {
             tracing::warn!(target: "daemon", "sessions were cut off after limits.drain");
         }
+        let _ = self.greylist.send(keeper::Flush).await;
         let attempts = self.dispatcher.send(delivery::Drain);
         if tokio::time::timeout(patience, attempts).await.is_err() {
             tracing::warn!(target: "daemon", "attempts were cut off after limits.drain");

@@ -24,11 +24,12 @@ type Stamp = (u64, i64, i64, u64);
 pub(super) struct Look(BTreeMap<PathBuf, Stamp>);
 
 impl Look {
-    /// Looks at `chapar.toml` and everything below `domains/` and `secrets/` beside it; blocking.
+    /// Looks at `chapar.toml`, `providers.toml` and everything below `domains/` and `secrets/` beside it; blocking.
     pub(super) fn at(file: &Path) -> Look {
         let mut look = Look::default();
         let dir = file.parent().unwrap_or(Path::new("."));
         look.add(file, 0);
+        look.add(&dir.join(crate::delivery::providers::FILE), 0);
         look.add(&dir.join("domains"), 0);
         look.add(&dir.join("secrets"), 0);
         look
@@ -115,6 +116,8 @@ mod tests {
         assert!(!watch.changed().await, "it may still be being written");
         assert!(watch.changed().await);
         assert!(!watch.changed().await);
+        std::fs::write(dir.path().join("providers.toml"), "").expect("write");
+        assert!(!watch.changed().await && watch.changed().await);
         std::fs::remove_file(&aliases).expect("remove");
         std::fs::write(dir.path().join("domains/.new-1"), "x").expect("write");
         watch.loaded().await;

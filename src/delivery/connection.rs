@@ -12,9 +12,13 @@ use actix::{Addr, Recipient};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 use tokio_rustls::TlsConnector;
 
+use super::dispatcher::Dispatcher;
+use super::paces::Standing;
+use super::password;
 use super::pending::Pending;
+use super::promise::{Promise, Terms};
 use super::reach::{self, Destination, HostMemory, Lesson, Reach, Target};
-use super::routes::Protocol;
+use super::security;
 use super::session::{Failure, Security, Session, Unopened};
 use super::targets;
 use super::verdict::{self, Verdict};
@@ -24,8 +28,11 @@ use crate::dns::Resolver;
 use crate::message::Content;
 use crate::queue::{Fetch, Outcome};
 use crate::smtp::client::{Answer, Login, Loss, Mail, Said, Stage};
+use crate::smtp::reply::Reply;
 use crate::time;
-use queue_schema::BodyKind;
+use crate::tls::client::Problem;
+use crate::tls::sts::Policies;
+use queue_schema::{BodyKind, Origin};
 
 /// A connection is not used for longer than this, so that none lives forever on one host of many.
 const OLDEST: Duration = Duration::from_secs(300);
@@ -39,6 +46,8 @@ pub(super) struct Common {
     /// TLS that asks for proof; `None` where this machine trusts no certificate.
     pub(super) verified: Option<TlsConnector>,
     pub(super) fetch: Recipient<Fetch>,
+    /// Knows the MTA-STS policies of domains.
+    pub(super) policies: Addr<Policies>,
     /// Connections to all destinations together.
     pub(super) connections: Arc<Semaphore>,
 }
@@ -54,6 +63,9 @@ pub(super) struct Connection {
     pub(super) records: Arc<Semaphore>,
     /// Becomes true when no new attempt may begin.
     pub(super) stop: watch::Receiver<bool>,
+    /// What holds for the destination.
+    pub(super) standing: watch::Receiver<Standing>,
+    pub(super) dispatcher: Addr<Dispatcher>,
 }
 
 /// Tells the worker that a connection is gone, however it went.
@@ -71,6 +83,8 @@ struct Unreached {
     verdict: Verdict,
     /// The host whose reply that is; empty where none spoke.
     remote: String,
+    /// Whether it is about what this message or its domain demands: others may get through.
+    own: bool,
 }
 
 impl From<Verdict> for Unreached {
@@ -78,6 +92,7 @@ impl From<Verdict> for Unreached {
         Unreached {
             verdict,
             remote: String::new(),
+            own: false,
         }
     }
 }
@@ -94,32 +109,54 @@ impl Connection {
     /// Works until there is nothing more to do, or the worker says so by its silence.
     pub(super) async fn run(mut self) {
         let _farewell = Farewell(self.id, self.worker.clone());
+        let mut place = self.place().await;
         let Ok(_permit) = Arc::clone(&self.common.connections).acquire_owned().await else {
             return;
         };
         let mut session = None;
         let mut grade = None;
-        while let Some(mut part) = self.next(&mut session, grade.take()).await {
+        let mut sent = 0;
+        while let Some(part) = self.next(&mut session, grade.take()).await {
+            let Some(mut part) = self.turn(part, &mut session).await else {
+                continue;
+            };
+            sent += 1;
             if self.destination.local.is_some() {
                 grade = Some(self.deliver_here(&mut part).await);
                 continue;
             }
             let strict = part.message.envelope.require_tls;
-            if strict && !self.destination.proven {
+            let promise = Arc::clone(&part.promise);
+            let fits = |open: &Session| {
+                (open.is_proven() || !strict)
+                    && open.terms.as_ref().is_none_or(|t| t.keep(&promise))
+            };
+            if strict && !self.destination.proven && !promise.proves_hosts() {
                 let permit = self.permit().await;
                 let record = part.settle_all(&unproven_hosts(), "", "");
                 part.reporter().send(record, permit);
                 continue;
             }
             loop {
-                if let Some(unproven) = session.take_if(|open| strict && !open.is_proven()) {
+                if let Some(unproven) = session.take_if(|open| !fits(open)) {
                     unproven.quit().await;
                 }
                 let (mut open, kept) = match session.take() {
                     Some(open) => (open, true),
-                    None => match self.open(strict).await {
+                    None => match self.open(strict, &promise).await {
                         Ok(open) => (open, false),
-                        Err(Unreached { verdict, remote }) => {
+                        Err(unreached) if unreached.own => {
+                            let permit = self.permit().await;
+                            let Unreached {
+                                verdict, remote, ..
+                            } = unreached;
+                            let record = part.settle_all(&verdict, &remote, "");
+                            part.reporter().send(record, permit);
+                            break;
+                        }
+                        Err(Unreached {
+                            verdict, remote, ..
+                        }) => {
                             // If the worker is gone, dropping the part reports it.
                             let unreachable = Unreachable {
                                 id: self.id,
@@ -139,10 +176,20 @@ impl Connection {
                     Sent::Untouched => continue,
                     Sent::Reported(reported) => grade = Some(reported),
                 }
-                if open.is_ready() && open.age() < OLDEST {
-                    session = Some(open);
+                // Some take so many messages in a connection and no more.
+                let more = sent < self.standing.borrow().messages;
+                match more && open.age() < OLDEST {
+                    true if open.is_ready() => session = Some(open),
+                    true => {}
+                    false => open.quit().await,
                 }
                 break;
+            }
+            if session.is_none() {
+                // Destinations of one provider share its places: to the end of the line.
+                sent = 0;
+                drop(place.take());
+                place = self.place().await;
             }
         }
         if let Some(session) = session {
@@ -165,8 +212,12 @@ impl Connection {
             Err(oneshot::error::TryRecvError::Closed) => return None,
             Err(oneshot::error::TryRecvError::Empty) => {}
         }
-        // Without a session there is nothing to keep for later.
-        if let Some(open) = session {
+        // Without a session there is nothing to keep for later; nor may it keep others out.
+        let crowded = |places: &Arc<Semaphore>| places.available_permits() == 0;
+        let crowded = self.standing.borrow().places.as_ref().is_some_and(crowded);
+        if let Some(open) = session
+            && !crowded
+        {
             tokio::select! {
                 biased;
                 part = &mut receiver => return part.ok(),
@@ -179,17 +230,18 @@ impl Connection {
         receiver.try_recv().ok()
     }
 
-    /// Opens a session with the first host that takes one; a `strict` one is over TLS with proof.
-    async fn open(&mut self, strict: bool) -> Result<Session, Unreached> {
+    /// Opens a session with the first host that takes one and keeps the promise; a `strict` one is
+    /// over TLS with proof.
+    async fn open(&mut self, strict: bool, promise: &Promise) -> Result<Session, Unreached> {
         let mut stop = self.stop.clone();
         tokio::select! {
             biased;
             _ = stop.wait_for(|stop| *stop) => Err(super::draining().into()),
-            opened = self.open_any(strict) => opened,
+            opened = self.open_any(strict, promise) => opened,
         }
     }
 
-    async fn open_any(&mut self, strict: bool) -> Result<Session, Unreached> {
+    async fn open_any(&mut self, strict: bool, promise: &Promise) -> Result<Session, Unreached> {
         let common = Arc::clone(&self.common);
         let targets = reach::targets(
             &self.destination,
@@ -200,81 +252,121 @@ impl Connection {
         .await?;
         let mut last: Option<Unreached> = None;
         for target in targets {
-            let address = target.address.ip();
-            let may_use_tls = self.memory.may_use_tls(address, Instant::now());
-            let security = match security(&common, &target, strict, may_use_tls) {
-                Ok(security) => security,
-                Err(verdict) => {
-                    last.get_or_insert(verdict.into());
-                    continue;
-                }
-            };
-            let login = match login(&common.config, &target).await {
-                Ok(login) => login,
-                Err(verdict) => {
-                    last.get_or_insert(verdict.into());
-                    continue;
-                }
-            };
-            let mut opened = Session::open(&target, &common.config, security, login).await;
-            // Clear text is what opportunistic TLS falls back to (RFC 7435 section 4).
-            if let (
-                Err(Unopened {
-                    failure: Failure::Handshake,
-                    answer,
-                }),
-                Security::Opportunistic(_),
-            ) = (&opened, security)
-            {
-                tracing::warn!(
-                    host = %target.remote(),
-                    error = %answer_text(answer),
-                    "TLS handshake failed; this host is spoken to in clear for a while"
-                );
-                self.learn(address, Lesson::NoTls).await;
-                opened = Session::open(&target, &common.config, Security::Clear, None).await;
-            }
-            match opened {
+            let opened = self.open_one(&common, &target, strict, promise).await;
+            let unreached = match opened {
                 Ok(session) => {
-                    self.learn(address, Lesson::Reachable).await;
+                    self.learn(target.address.ip(), Lesson::Reachable).await;
                     let _ = self.worker.send(Connected(self.id)).await;
                     return Ok(session);
                 }
-                Err(Unopened { answer, failure }) => {
-                    let mut remote = target.remote();
-                    let mut verdict = match &failure {
-                        Failure::Untrusted(reason) if !strict => {
-                            let text = format!("{remote}: TLS could not be verified: {reason}");
-                            Verdict::deferred(451, "4.7.5", &text)
-                        }
-                        Failure::Untrusted(reason) => {
-                            let text =
-                                format!("{remote}: the sender requires verified TLS: {reason}");
-                            Verdict::failed(550, "5.7.30", &text)
-                        }
-                        Failure::Handshake | Failure::Other => verdict::judge(&answer),
-                    };
-                    tracing::debug!(host = remote, reply = %verdict.reply, "no session");
-                    if verdict.outcome != Outcome::Failed {
-                        self.learn(address, Lesson::Unreachable).await;
-                    }
-                    if matches!(failure, Failure::Untrusted(_)) {
-                        remote.clear();
-                    } else if matches!(answer.said, Said::Nothing(_)) {
-                        verdict.reply.text = format!("{remote}: {}", verdict.reply.text);
-                        remote.clear();
-                    }
-                    // Only if every host says 5xx is it for good: one that may yet take it decides.
-                    let failed = verdict.outcome == Outcome::Failed;
-                    let keep = |before: &Unreached| before.verdict.outcome != Outcome::Failed;
-                    if !(failed && last.as_ref().is_some_and(keep)) {
-                        last = Some(Unreached { verdict, remote });
-                    }
-                }
+                Err(unreached) => unreached,
+            };
+            tracing::debug!(
+                host = target.remote(), reply = %unreached.verdict.reply, "no session"
+            );
+            // Only if every host says 5xx is it for good: one that may yet take it decides. And
+            // only if no host could be reached at all is it the destination's trouble.
+            let failed = unreached.verdict.outcome == Outcome::Failed;
+            let keep = |before: &Unreached| {
+                (failed && before.verdict.outcome != Outcome::Failed)
+                    || (before.own && !unreached.own)
+            };
+            if !last.as_ref().is_some_and(keep) {
+                last = Some(unreached);
             }
         }
         let none = || Verdict::deferred(451, "4.4.1", "no address could be tried").into();
         Err(last.unwrap_or_else(none))
+    }
+
+    /// Opens a session with one host.
+    async fn open_one(
+        &mut self,
+        common: &Common,
+        target: &Target,
+        strict: bool,
+        promise: &Promise,
+    ) -> Result<Session, Unreached> {
+        let address = target.address.ip();
+        let may_use_tls = self.memory.may_use_tls(address, Instant::now());
+        let own = |verdict: Verdict| Unreached {
+            own: true,
+            ..Unreached::from(verdict)
+        };
+        let plan = security::plan(common, target, strict, promise, may_use_tls).await;
+        let security = plan.map_err(own)?;
+        let login = login(&common.config, target).await?;
+        let mut opened = Session::open(target, &common.config, &security, login).await;
+        // Clear text is what opportunistic TLS falls back to (RFC 7435 section 4).
+        if let Err(Unopened {
+            failure: Failure::Handshake,
+            answer,
+        }) = &opened
+            && security.is_optional()
+        {
+            tracing::warn!(
+                host = %target.remote(),
+                error = %answer_text(answer),
+                "TLS handshake failed; this host is spoken to in clear for a while"
+            );
+            self.learn(address, Lesson::NoTls).await;
+            opened = Session::open(target, &common.config, &Security::clear(), None).await;
+        }
+        let Unopened { answer, failure } = match opened {
+            Ok(mut session) => {
+                session.terms = target.hop.is_none().then(|| Terms {
+                    host: target.host.clone(),
+                    rule: promise.rule,
+                    dane: promise.dnssec,
+                    proof: session.proof,
+                });
+                return Ok(session);
+            }
+            Err(unopened) => unopened,
+        };
+        let mut remote = target.remote();
+        let demanded = target.hop.is_none() && !security.is_optional();
+        let mut verdict = match &failure {
+            Failure::Untrusted(Problem { text: reason, .. }) if strict => {
+                let text = format!("{remote}: the sender requires verified TLS: {reason}");
+                Verdict::failed(550, "5.7.30", &text)
+            }
+            Failure::Untrusted(Problem { text: reason, .. }) if demanded => {
+                let who = &security.why;
+                let text = format!("{remote}: no verified TLS: {reason}; {who}");
+                Verdict::deferred(451, "4.7.5", &text)
+            }
+            Failure::Untrusted(Problem { text: reason, .. }) => {
+                let text = format!("{remote}: TLS could not be verified: {reason}");
+                Verdict::deferred(451, "4.7.5", &text)
+            }
+            Failure::Handshake if demanded => {
+                let who = &security.why;
+                let reason = answer_text(&answer);
+                let text = format!("{remote}: the TLS handshake failed: {reason}; {who}");
+                Verdict::deferred(451, "4.7.5", &text)
+            }
+            Failure::Handshake | Failure::Other => {
+                let (verdict, ruled) = self.judge(&answer, true);
+                self.ruled(ruled).await;
+                verdict
+            }
+        };
+        if verdict.outcome != Outcome::Failed && failure == Failure::Other {
+            self.learn(address, Lesson::Unreachable).await;
+        }
+        let about_tls = failure != Failure::Other;
+        if about_tls && (demanded || strict || failure != Failure::Handshake) {
+            remote.clear();
+        } else if matches!(answer.said, Said::Nothing(_)) {
+            verdict.reply.text = format!("{remote}: {}", verdict.reply.text);
+            remote.clear();
+        }
+        Err(Unreached {
+            verdict,
+            remote,
+            own: about_tls && demanded,
+        })
     }
 
     async fn learn(&mut self, address: std::net::IpAddr, lesson: Lesson) {
@@ -319,8 +411,12 @@ impl Connection {
             return Sent::Untouched;
         }
         let mut grade = Grade::Neutral;
+        let ours = !matches!(message.origin, Origin::Outside { .. });
+        let mut ruled: Vec<Reply> = Vec::new();
         let verdicts = finished.answers.iter().map(|answer| {
-            let judged = verdict::judge(answer);
+            let (judged, rule) = self.judge(answer, ours);
+            // Said to each recipient of a transaction, it was said once.
+            ruled.extend(rule.filter(|reply| !ruled.contains(reply)));
             match judged.outcome {
                 Outcome::Delivered => grade = Grade::Delivered,
                 _ if grade == Grade::Neutral && is_trouble(answer) => grade = Grade::Trouble,
@@ -335,6 +431,7 @@ impl Connection {
             attempt.notifies = notifies;
         }
         part.reporter().send(record, permit);
+        self.ruled(ruled).await;
         Sent::Reported(grade)
     }
 
@@ -404,38 +501,6 @@ impl Connection {
     }
 }
 
-/// How a target is to be spoken to.
-fn security<'a>(
-    common: &'a Common,
-    target: &Target,
-    strict: bool,
-    may_use_tls: bool,
-) -> Result<Security<'a>, Verdict> {
-    let hop = target.hop.as_ref();
-    // A password, and a door that is TLS from the first byte, are for who proves to be it.
-    let proof = hop.is_some_and(|hop| hop.user.is_some() || hop.protocol == Protocol::Smtps);
-    match (&common.verified, &common.tls) {
-        (Some(connector), _) if strict => Ok(Security::Strict(connector)),
-        (Some(connector), _) if proof => Ok(Security::Verified(connector)),
-        (None, _) if strict || proof => {
-            let who = if strict {
-                "the sender (REQUIRETLS)"
-            } else {
-                "the route"
-            };
-            let text = format!(
-                "{who} requires verified TLS, and this machine trusts no certificate; install \
-                 ca-certificates"
-            );
-            Err(Verdict::deferred(451, "4.7.30", &text))
-        }
-        (_, Some(connector)) if may_use_tls && target.socket().is_none() => {
-            Ok(Security::Opportunistic(connector))
-        }
-        _ => Ok(Security::Clear),
-    }
-}
-
 /// Who we are to a relay. A password that can not be read is for the operator to correct: the mail
 /// waits.
 async fn login(config: &Config, target: &Target) -> Result<Option<Login>, Verdict> {
@@ -448,12 +513,12 @@ async fn login(config: &Config, target: &Target) -> Result<Option<Login>, Verdic
     let path = config.dir.join(file);
     let read = tokio::task::spawn_blocking({
         let path = path.clone();
-        move || secret(&path)
+        move || password::read(&path)
     });
-    let password = read
+    let found = read
         .await
         .unwrap_or_else(|_| Err("it could not be read".to_owned()));
-    let password = password.map_err(|problem| {
+    let password = found.map_err(|problem| {
         let problem = format!("{}: {problem}", path.display());
         tracing::error!(target: "alarm", relay = %hop, problem, "no password for a relay");
         Verdict::deferred(451, "4.3.5", &format!("no password for {hop}; see the log"))
@@ -466,27 +531,6 @@ async fn login(config: &Config, target: &Target) -> Result<Option<Login>, Verdic
         password,
         nonce,
     }))
-}
-
-/// The first line of a file that nobody else may read.
-fn secret(path: &std::path::Path) -> Result<String, String> {
-    use std::os::unix::fs::PermissionsExt as _;
-    let text = std::fs::read_to_string(path)
-        .map_err(|error| format!("{error}; write the password into it, with mode 0600"))?;
-    let mode = std::fs::metadata(path)
-        .map_err(|error| error.to_string())?
-        .permissions()
-        .mode();
-    if mode & 0o077 != 0 {
-        return Err(format!(
-            "others can read it (mode {:o}); chmod 600 it",
-            mode & 0o777
-        ));
-    }
-    match text.lines().next() {
-        Some(password) if !password.is_empty() => Ok(password.to_owned()),
-        _ => Err("it is empty; write the password into it".to_owned()),
-    }
 }
 
 /// RFC 8689 section 4.2.1 item 2: that a host is who it says proves nothing if anyone could have

@@ -11,15 +11,19 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use actix::dev::SendError;
-use actix::{Actor, Addr, AsyncContext, Context, Handler, Message, Recipient, ResponseFuture};
+use actix::{
+    Actor, Addr, AsyncContext, Context, Handler, Message, Recipient, ResponseFuture, SpawnHandle,
+};
 use actix_rt::ArbiterHandle;
 use futures_util::future::join_all;
 use tokio::sync::{Semaphore, watch};
 
 use super::connection::Common;
 use super::hops::{Found, HopOrVerdict, Hops};
-use super::messages::{Drain, Reload, Resume, Suspensions, Wake};
+use super::messages::{Drain, Keeper, Reload, Resume, Wake};
+use super::paces::{Paces, Standing};
 use super::pending::{Pending, Reporter};
+use super::promise::Promise;
 use super::reach::{Destination, Reach};
 use super::routes::RouteError;
 use super::verdict::Verdict;
@@ -27,10 +31,9 @@ use super::worker::{self, Deliver, Worker};
 use super::{CONNECTIONS, RECIPIENTS};
 use crate::config::Config;
 use crate::dns::Resolver;
-use crate::queue::suspend::Suspension;
 use crate::queue::{Fetch, Record};
-use crate::smtp::reply::Reply;
 use crate::tls;
+use crate::tls::sts::{self, Fetcher, Policies};
 
 /// Wakes and answers that may wait in the mailbox.
 const MAILBOX: usize = 256;
@@ -69,10 +72,13 @@ struct Resolved {
 }
 
 /// A started worker.
-struct Started {
+pub(super) struct Started {
     number: u64,
-    address: Addr<Worker>,
+    pub(super) address: Addr<Worker>,
     delivers: u64,
+    pub(super) destination: Arc<Destination>,
+    /// What it was told.
+    pub(super) standing: Standing,
 }
 
 /// See the module.
@@ -82,12 +88,16 @@ pub struct Dispatcher {
     reporter: Reporter,
     arbiters: Vec<ArbiterHandle>,
     next_arbiter: usize,
-    workers: HashMap<Arc<str>, Started>,
+    pub(super) workers: HashMap<Arc<str>, Started>,
     last_worker: u64,
     /// Workers that finish what they have with an older configuration.
     retired: Vec<Addr<Worker>>,
-    /// Next hops at which nothing is tried.
-    suspensions: Vec<Suspension>,
+    /// What holds for next hops.
+    pub(super) paces: Paces,
+    /// Who keeps what rules did.
+    pub(super) keeper: Option<Keeper>,
+    /// When the next of what holds is over.
+    pub(super) expiry: Option<SpawnHandle>,
     /// Becomes true when no new attempt may begin.
     stop: watch::Sender<bool>,
 }
@@ -103,7 +113,9 @@ impl Dispatcher {
         arbiters: Vec<ArbiterHandle>,
     ) -> Result<Dispatcher, DispatcherError> {
         let connections = Arc::new(Semaphore::new(CONNECTIONS));
-        let common = common(&config, resolver, fetch, connections)?;
+        let fetcher = Fetcher::new(&config, resolver.clone())?;
+        let policies = Policies::new(fetcher, sts::directory(&config.data_dir)).start();
+        let common = common(&config, resolver, fetch, connections, policies)?;
         Ok(Dispatcher {
             common,
             hops: Hops::new(&config)?,
@@ -113,7 +125,9 @@ impl Dispatcher {
             workers: HashMap::new(),
             last_worker: 0,
             retired: Vec::new(),
-            suspensions: Vec::new(),
+            paces: Paces::default(),
+            keeper: None,
+            expiry: None,
             stop: watch::Sender::new(false),
         })
     }
@@ -128,13 +142,17 @@ impl Dispatcher {
     }
 
     /// Groups the recipients of a part by destination, or finds out where they go first.
-    fn take(&mut self, part: Pending, batches: &mut Batches, context: &mut Context<Self>) {
+    fn take(&mut self, mut part: Pending, batches: &mut Batches, context: &mut Context<Self>) {
         let now = Instant::now();
         // Most messages: one recipient, at a domain that is known.
         if let [only] = part.recipients() {
             let domain = self.hops.key(&part, *only);
-            if let Some(destination) = self.hops.cached(&domain, now) {
-                return batches.add(Arc::clone(destination), part);
+            if let Some((destination, promise)) = self.hops.cached(&domain, now) {
+                let destination = Arc::clone(destination);
+                let promise = Arc::clone(promise);
+                drop(domain);
+                part.promise = promise;
+                return batches.add(destination, part);
             }
         }
         let mut hops: Vec<(String, Found)> = Vec::new();
@@ -180,39 +198,69 @@ impl Dispatcher {
 
     /// Splits a part whose next hops are known into the batches of their destinations.
     fn place(&mut self, mut part: Pending, hops: &[(String, Found)], batches: &mut Batches) {
-        let mut groups: Vec<(HopOrVerdict, Vec<u32>)> = Vec::new();
+        struct Group {
+            hop: HopOrVerdict,
+            promise: Arc<Promise>,
+            domain: String,
+            recipients: Vec<u32>,
+        }
+        let mut groups: Vec<Group> = Vec::new();
         for at in part.recipients() {
             let domain = self.hops.key(&part, *at);
             let found = hops.iter().find(|(known, _)| *known == domain);
-            let hop = match found {
-                Some((_, found)) => found.hop.clone(),
-                None => Err(Verdict::deferred(451, "4.4.4", "no next hop was found")),
+            let (hop, promise) = match found {
+                Some((_, found)) => (found.hop.clone(), Arc::clone(&found.promise)),
+                None => {
+                    let verdict = Verdict::deferred(451, "4.4.4", "no next hop was found");
+                    (Err(verdict), Arc::default())
+                }
             };
-            let same = |group: &HopOrVerdict| match (group, &hop) {
-                (Ok(one), Ok(other)) => one.key == other.key,
+            let same = |group: &HopOrVerdict, demands: &Arc<Promise>| match (group, &hop) {
+                (Ok(one), Ok(other)) => one.key == other.key && demands.is_like(&promise),
                 (one, other) => one == other,
             };
-            match groups
-                .iter_mut()
-                .find(|(group, to)| same(group) && to.len() < RECIPIENTS)
-            {
-                Some((_, recipients)) => recipients.push(*at),
-                None => groups.push((hop, vec![*at])),
+            let provider = hop.as_ref().ok().map(|hop| &hop.provider);
+            let most = provider.and_then(|provider| provider.recipients);
+            let most = most.unwrap_or(RECIPIENTS).min(RECIPIENTS);
+            // Some refuse recipients of several domains in a transaction.
+            let alone = provider.is_some_and(|provider| provider.one_domain);
+            let fits = |group: &Group| {
+                same(&group.hop, &group.promise)
+                    && group.recipients.len() < most
+                    && (!alone || *group.domain == domain)
+            };
+            match groups.iter_mut().find(|group| fits(group)) {
+                Some(group) => group.recipients.push(*at),
+                None => groups.push(Group {
+                    hop,
+                    promise,
+                    domain: domain.into_owned(),
+                    recipients: vec![*at],
+                }),
             }
         }
         let last = groups.len().saturating_sub(1);
-        for (at, (hop, recipients)) in groups.into_iter().enumerate() {
+        for (at, group) in groups.into_iter().enumerate() {
+            let Group {
+                hop,
+                promise,
+                recipients,
+                ..
+            } = group;
             // The last group needs no part of its own.
             let group = match at == last {
                 true => None,
                 false => Some(part.split(recipients)),
             };
-            let (group, rest) = match group {
+            let (mut group, rest) = match group {
                 Some(group) => (group, Some(part)),
                 None => (part, None),
             };
             match hop {
-                Ok(destination) => batches.add(destination, group),
+                Ok(destination) => {
+                    group.promise = promise;
+                    batches.add(destination, group);
+                }
                 Err(verdict) => self.reporter.send_one(group, &verdict, ""),
             }
             match rest {
@@ -224,24 +272,15 @@ impl Dispatcher {
 
     /// Sends back what goes to a suspended next hop.
     fn without_suspended(&self, batches: Batches) -> Batches {
-        if self.suspensions.is_empty() {
+        if self.paces.is_empty() {
             return batches;
         }
         let now = crate::time::now();
         let mut free = Vec::new();
         for (destination, parts) in batches.0 {
-            let holds = |one: &&Suspension| {
-                let mut hosts = destination.hosts.iter();
-                hosts.any(|host| one.holds(host.name.trim_end_matches('.'), now))
-            };
-            match self.suspensions.iter().find(holds) {
+            match self.paces.stopped(&destination, now) {
                 None => free.push((destination, parts)),
-                Some(suspension) => {
-                    let reply = Reply::new(450, "4.3.2", &suspension.text());
-                    let wait = suspension.wait(now, fastrand::f64());
-                    self.reporter
-                        .send_all(parts, &Verdict::postponed(wait, reply));
-                }
+                Some(suspension) => self.reporter.send_suspended(parts, suspension),
             }
         }
         Batches(free)
@@ -287,16 +326,19 @@ impl Dispatcher {
         let arbiters = &self.arbiters;
         let (next, last_worker) = (&mut self.next_arbiter, &mut self.last_worker);
         let (common, reporter) = (&self.common, &self.reporter);
+        let paces = &mut self.paces;
         self.workers
             .entry(Arc::clone(&destination.key))
             .or_insert_with(|| {
+                let standing = paces.standing(destination, crate::time::now());
+                let told = standing.clone();
                 let new = (Arc::clone(common), Arc::clone(destination));
                 let (dispatcher, reporter) = (context.address(), reporter.clone());
                 *last_worker += 1;
                 let number = *last_worker;
                 let start = move |context: &mut Context<Worker>| {
                     context.set_mailbox_capacity(worker::MAILBOX);
-                    Worker::new(number, new.0, new.1, dispatcher, reporter)
+                    Worker::new(number, new.0, new.1, dispatcher, reporter, told)
                 };
                 *next = next.wrapping_add(1);
                 let address = match arbiters.get(*next % arbiters.len().max(1)) {
@@ -307,6 +349,8 @@ impl Dispatcher {
                     number,
                     address,
                     delivers: 0,
+                    destination: Arc::clone(destination),
+                    standing,
                 }
             })
     }
@@ -317,6 +361,7 @@ fn common(
     resolver: Resolver,
     fetch: Recipient<Fetch>,
     connections: Arc<Semaphore>,
+    policies: Addr<Policies>,
 ) -> Result<Arc<Common>, DispatcherError> {
     Ok(Arc::new(Common {
         reach: Reach::new(config),
@@ -326,6 +371,7 @@ fn common(
         resolver,
         fetch,
         connections,
+        policies,
     }))
 }
 
@@ -399,8 +445,8 @@ impl Handler<WorkerIdle> for Dispatcher {
         match self.workers.get(&idle.key) {
             Some(started) if started.number == idle.number => {
                 let crossed = started.delivers != idle.delivers;
-                if !crossed {
-                    self.workers.remove(&idle.key);
+                if !crossed && let Some(gone) = self.workers.remove(&idle.key) {
+                    self.paces.forget(&gone.destination);
                 }
                 !crossed
             }
@@ -417,11 +463,20 @@ impl Handler<Reload> for Dispatcher {
         let hops = Hops::new(&config)?;
         let old = &self.common;
         let (resolver, fetch) = (old.resolver.clone(), old.fetch.clone());
-        self.common = common(&config, resolver, fetch, Arc::clone(&old.connections))?;
+        let fetcher = Fetcher::new(&config, resolver.clone())?;
+        let policies = old.policies.clone();
+        let connections = Arc::clone(&old.connections);
+        self.common = common(&config, resolver, fetch, connections, policies.clone())?;
+        actix_rt::spawn(async move {
+            // It is gone only when the process ends.
+            let _ = policies.send(sts::Renew(fetcher)).await;
+        });
         self.hops = hops;
         self.retired.retain(Addr::connected);
         self.retired
             .extend(self.workers.drain().map(|(_, started)| started.address));
+        // Limits of providers may be others.
+        self.paces.renew();
         Ok(())
     }
 }
@@ -438,14 +493,6 @@ impl Handler<Resume> for Dispatcher {
             // A worker that is gone pauses no more.
             let _ = join_all(told).await;
         })
-    }
-}
-
-impl Handler<Suspensions> for Dispatcher {
-    type Result = ();
-
-    fn handle(&mut self, Suspensions(list): Suspensions, _: &mut Context<Self>) {
-        self.suspensions = list;
     }
 }
 

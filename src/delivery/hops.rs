@@ -13,10 +13,13 @@ use tokio::sync::Semaphore;
 use super::connection::Common;
 use super::mx::{self, Host};
 use super::pending::Pending;
+use super::promise::Promise;
+use super::providers::Providers;
 use super::reach::Destination;
 use super::routes::{Hop, RouteError, Routes, Via};
 use super::verdict::Verdict;
 use crate::config::Config;
+use crate::tls::sts::Ask;
 
 /// Domains that are looked up at the same time.
 pub(super) const LOOKUPS: usize = 100;
@@ -29,6 +32,8 @@ const LONGEST_CACHE: Duration = Duration::from_secs(300);
 #[derive(Clone)]
 pub(super) struct Found {
     pub(super) hop: HopOrVerdict,
+    /// What its mail demands of connections.
+    pub(super) promise: Arc<Promise>,
     pub(super) until: Instant,
 }
 
@@ -46,6 +51,7 @@ pub(super) struct Hops {
     found: HashMap<String, Found>,
     lookups: HashMap<String, Lookup>,
     slots: Arc<Semaphore>,
+    providers: Arc<Providers>,
 }
 
 impl Hops {
@@ -56,13 +62,18 @@ impl Hops {
             found: HashMap::new(),
             lookups: HashMap::new(),
             slots: Arc::new(Semaphore::new(LOOKUPS)),
+            providers: Arc::clone(&config.providers),
         })
     }
 
     /// The destination of a domain whose next hop was looked up and still holds.
-    pub(super) fn cached(&self, domain: &str, now: Instant) -> Option<&Arc<Destination>> {
+    pub(super) fn cached(
+        &self,
+        domain: &str,
+        now: Instant,
+    ) -> Option<(&Arc<Destination>, &Arc<Promise>)> {
         let found = self.found.get(domain).filter(|found| found.until > now)?;
-        found.hop.as_ref().ok()
+        found.hop.as_ref().ok().map(|hop| (hop, &found.promise))
     }
 
     /// What decides where a recipient's mail goes: its domain in lower case, the sender's where
@@ -89,18 +100,23 @@ impl Hops {
         let until = now + LONGEST_CACHE;
         if let Some(via) = Via::of_address(key) {
             let hop = match via {
-                Ok(via) => Ok(Arc::new(destination(&[via], &[]))),
+                Ok(via) => Ok(Arc::new(destination(&[via], &[]).run_by(&self.providers))),
                 Err(problem) => Err(Verdict::deferred(451, "4.3.5", &problem)),
             };
-            return Some(Found { hop, until });
+            return Some(Found {
+                hop,
+                promise: Arc::default(),
+                until,
+            });
         }
         let (domain, from) = key.split_once('\n').unwrap_or((key, ""));
         let mut source: &[IpAddr] = &[];
         if let Some((_, way)) = self.routes.find(from, domain) {
             if way.vias != [Via::Mx] {
-                let destination = destination(&way.vias, &way.source);
+                let destination = destination(&way.vias, &way.source).run_by(&self.providers);
                 return Some(Found {
                     hop: Ok(Arc::new(destination)),
+                    promise: Arc::default(),
                     until,
                 });
             }
@@ -115,16 +131,21 @@ impl Hops {
                     name: address.to_string(),
                 }];
                 let key = sourced(mx::key(&hosts, port), source);
-                Ok(Arc::new(Destination {
+                let destination = Destination {
                     key,
                     hosts,
                     port,
                     source: source.to_vec(),
                     ..Destination::default()
-                }))
+                };
+                Ok(Arc::new(destination.run_by(&self.providers)))
             }
         };
-        Some(Found { hop, until })
+        Some(Found {
+            hop,
+            promise: Arc::default(),
+            until,
+        })
     }
 
     pub(super) fn remember(&mut self, domain: &str, found: &Found, now: Instant) {
@@ -153,8 +174,11 @@ impl Hops {
         let owned = domain.to_owned();
         let lookup = async move {
             // It is closed never.
-            let _slot = slots.acquire_owned().await;
-            look_up(&owned, source, &common).await
+            let slot = slots.acquire_owned().await;
+            let (found, proven) = look_up(&owned, source, &common).await;
+            // A policy may take long to come; the DNS of others does not wait for it.
+            drop(slot);
+            promised(found, &owned, proven, &common).await
         };
         let lookup = lookup.boxed_local().shared();
         self.lookups.insert(key.to_owned(), lookup.clone());
@@ -199,6 +223,7 @@ fn destination(vias: &[Via], source: &[IpAddr]) -> Destination {
         hops,
         local: None,
         source: source.to_vec(),
+        ..Destination::default()
     }
 }
 
@@ -219,29 +244,63 @@ pub(super) fn domain_of(address: &str) -> Cow<'_, str> {
     }
 }
 
-async fn look_up(domain: &str, source: Vec<IpAddr>, common: &Common) -> Found {
+/// The next hop, and whether DNSSEC proves it.
+async fn look_up(domain: &str, source: Vec<IpAddr>, common: &Common) -> (Found, bool) {
     let now = Instant::now();
     if domain.is_empty() {
         let verdict = Verdict::failed(553, "5.1.3", "an address without a domain");
-        return Found {
+        let found = Found {
             hop: Err(verdict),
+            promise: Arc::default(),
             until: now,
         };
+        return (found, false);
     }
-    let (lookup, until) = common.resolver.mx(domain).await;
+    let (lookup, until, proven) = common.resolver.mx_proven(domain).await;
     let port = common.config.delivery.port;
     let hop = mx::hosts(domain, lookup, &common.config.hostname).map(|hosts| {
         let key = sourced(mx::key(&hosts, port), &source);
-        Arc::new(Destination {
+        let destination = Destination {
             key,
             hosts,
             port,
             source,
             ..Destination::default()
-        })
+        };
+        Arc::new(destination.run_by(&common.config.providers))
     });
-    Found {
+    let found = Found {
         hop,
+        promise: Arc::default(),
         until: until.min(now + LONGEST_CACHE),
+    };
+    (found, proven)
+}
+
+/// Adds what the domain demands of connections to its hosts.
+async fn promised(mut found: Found, domain: &str, dnssec: bool, common: &Common) -> Found {
+    if found.hop.is_err() {
+        return found;
     }
+    let mut promise = Promise {
+        domain: domain.to_owned(),
+        rule: common.config.tls.domains.find(domain),
+        dnssec,
+        ..Promise::default()
+    };
+    if promise.rule.is_none() && common.config.tls.mta_sts {
+        match common.policies.send(Ask(domain.to_owned())).await {
+            Ok(answer) => {
+                promise.sts = answer.policy;
+                promise.problem = answer.problem;
+            }
+            // Nobody knows whether it may go in clear.
+            Err(_) => {
+                let text = "the keeper of MTA-STS policies does not answer";
+                found.hop = Err(Verdict::deferred(451, "4.7.5", text));
+            }
+        }
+    }
+    found.promise = Arc::new(promise);
+    found
 }

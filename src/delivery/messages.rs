@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use actix::Message as ActorMessage;
+use actix::{Message as ActorMessage, Recipient};
 
 use super::DispatcherError;
 use crate::config::Config;
@@ -23,6 +23,16 @@ pub struct Resume;
 #[derive(ActorMessage)]
 #[rtype(result = "()")]
 pub struct Suspensions(pub Vec<crate::queue::suspend::Suspension>);
+
+/// Who keeps what rules did, beside the suspensions of operators. Until this comes nobody does.
+#[derive(ActorMessage)]
+#[rtype(result = "()")]
+pub struct Keeper {
+    /// Takes a new one.
+    pub suspend: Recipient<crate::queue::Suspend>,
+    /// Tells all of them.
+    pub suspended: Recipient<crate::queue::Suspended>,
+}
 
 /// Start no new attempt, let those under way end, then answer: the daemon is stopping.
 #[derive(ActorMessage)]

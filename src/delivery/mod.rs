@@ -6,28 +6,42 @@
 //! transactions ([`crate::smtp::client`]). What a server says is judged by [`verdict`] and reported
 //! to the queue with [`crate::queue::Record`]: once for each recipient, whatever happens.
 //!
-//! Nothing here writes to the store. `verdict`, `mx`, `pacing` and `routes` are pure.
+//! What providers ask of our pace is data ([`providers`]); what its rules did is kept by the queue
+//! beside the suspensions of operators.
+//!
+//! Nothing here writes to the store. `verdict`, `mx`, `pacing`, `providers` and `routes` are pure.
 
 mod connection;
 mod dispatcher;
 mod hops;
 mod messages;
 pub mod mx;
+mod paces;
+#[cfg(test)]
+mod paces_tests;
 pub mod pacing;
+pub mod password;
 mod pending;
+mod promise;
+pub mod providers;
+#[cfg(test)]
+mod providers_tests;
 mod reach;
 pub mod routes;
+mod ruling;
+mod security;
 mod session;
 mod targets;
 #[cfg(test)]
 mod tests;
+mod turn;
 pub mod verdict;
 mod worker;
 
 use std::time::Duration;
 
 pub use dispatcher::{Dispatcher, DispatcherError};
-pub use messages::{Drain, Reload, Resume, Suspensions, Wake};
+pub use messages::{Drain, Keeper, Reload, Resume, Suspensions, Wake};
 pub use routes::{RouteError, check_routes};
 
 /// Connections to all destinations together; each is one file descriptor.

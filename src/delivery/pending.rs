@@ -13,9 +13,11 @@ use actix::Recipient;
 use queue_schema::{Message, Reply};
 use tokio::sync::{Notify, OwnedSemaphorePermit};
 
+use super::promise::Promise;
 use super::routes::Via;
 use super::verdict::Verdict;
 use crate::message::Content;
+use crate::queue::suspend::Suspension;
 use crate::queue::{Attempt, Job, Record};
 use crate::smtp::client::To;
 use crate::time;
@@ -93,14 +95,29 @@ impl Reporter {
 
     /// Reports the same verdict on every recipient of many parts, one record after the other.
     pub(super) fn send_all(&self, parts: Vec<Pending>, verdict: &Verdict) {
+        let verdict = verdict.clone();
+        self.send_each(parts, move || verdict.clone());
+    }
+
+    /// Sends parts back whose destination is suspended; each waits a little longer than it is, by
+    /// chance, so that not all come at once.
+    pub(super) fn send_suspended(&self, parts: Vec<Pending>, suspension: &Suspension) {
+        let suspension = suspension.clone();
+        self.send_each(parts, move || {
+            let reply = crate::smtp::reply::Reply::new(450, "4.3.2", &suspension.text());
+            Verdict::postponed(suspension.wait(time::now(), fastrand::f64()), reply)
+        });
+    }
+
+    /// Reports a verdict on every recipient of each part, one record after the other.
+    pub(super) fn send_each(&self, parts: Vec<Pending>, verdict: impl Fn() -> Verdict + 'static) {
         if parts.is_empty() {
             return;
         }
         let reporter = self.clone();
-        let verdict = verdict.clone();
         actix_rt::spawn(async move {
             for mut part in parts {
-                let record = part.settle_all(&verdict, "", "");
+                let record = part.settle_all(&verdict(), "", "");
                 if reporter.0.record.send(record).await.is_err() {
                     tracing::error!("the queue is gone; outcomes of deliveries are lost");
                 }
@@ -113,6 +130,8 @@ impl Reporter {
 pub(super) struct Pending {
     pub(super) message: Arc<Message>,
     pub(super) content: Option<Content>,
+    /// What is to hold for the connection that carries it.
+    pub(super) promise: Arc<Promise>,
     recipients: Vec<u32>,
     outstanding: Outstanding,
 }
@@ -122,6 +141,7 @@ impl Pending {
         Pending {
             message: job.message,
             content: job.content,
+            promise: Arc::default(),
             recipients: job.recipients,
             outstanding: Outstanding::new(reporter),
         }
@@ -178,6 +198,7 @@ impl Pending {
         Pending {
             message: Arc::clone(&self.message),
             content: self.content.clone(),
+            promise: Arc::clone(&self.promise),
             recipients,
             outstanding: Outstanding::new(self.reporter()),
         }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 
 use super::mx::{self, Host, MAX_ADDRESSES};
+use super::providers::{Provider, Providers};
 use super::routes::{Hop, Protocol, Via};
 use super::verdict::Verdict;
 use crate::config::{Config, Family};
@@ -36,9 +37,19 @@ pub(super) struct Destination {
     pub(super) local: Option<Via>,
     /// Addresses to send from instead of `delivery.source`.
     pub(super) source: Vec<IpAddr>,
+    /// Who runs the hosts.
+    pub(super) provider: Arc<Provider>,
 }
 
 impl Destination {
+    /// The same with the provider its hosts have.
+    pub(super) fn run_by(mut self, providers: &Providers) -> Destination {
+        let hosts = self.hosts.iter();
+        let names = hosts.map(|host| host.name.trim_end_matches('.'));
+        self.provider = Arc::clone(providers.of(names));
+        self
+    }
+
     /// The hop that a host of a route is.
     fn hop(&self, host: &Host) -> Option<&Hop> {
         self.hops.get(host.rank)

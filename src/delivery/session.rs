@@ -15,6 +15,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use super::promise::{Proof, Terms};
 use super::reach::Target;
 use super::routes::Protocol;
 use crate::config::{Config, Span, Timeouts};
@@ -23,7 +24,7 @@ use crate::smtp::client::{Answer, Client, Finished, Login, Loss, Said, Stage, St
 use crate::smtp::reply::MAX_BYTES;
 use crate::smtp::stuffing::Stuffer;
 use crate::telemetry::wire::{Peer, Tap};
-use crate::tls::client::{describe, is_untrusted, server_name};
+use crate::tls::client::{Problem, describe, is_untrusted, server_name};
 
 /// A transaction that is not over after this time is given up, however slowly it moves.
 pub(super) const TRANSACTION: Duration = Duration::from_secs(3600);
@@ -50,10 +51,12 @@ pub(super) struct Session {
     input: Box<[u8]>,
     /// `host[address]:port` of the other side.
     pub(super) remote: String,
-    /// TLS version and cipher, or empty.
+    /// TLS version, cipher and what was proven, or empty.
     pub(super) tls: String,
-    /// Whether TLS is in use and the certificate proved the host's name.
-    pub(super) verified: bool,
+    /// What TLS proved about the host.
+    pub(super) proof: Proof,
+    /// Under which promise it was opened; `None`: the host is one that the configuration names.
+    pub(super) terms: Option<Terms>,
     opened: Instant,
     /// When the present transaction is given up.
     until: Instant,
@@ -65,34 +68,40 @@ pub(super) struct Session {
 }
 
 /// How a connection is to be protected.
-#[derive(Clone, Copy)]
-pub(super) enum Security<'a> {
-    /// Not at all.
-    Clear,
-    /// STARTTLS where it is offered, whoever is at the other end.
-    Opportunistic(&'a TlsConnector),
-    /// TLS with a certificate that proves who the host is, or no session.
-    Verified(&'a TlsConnector),
-    /// The same, and the host promises to ask for it as well (RFC 8689 section 4.2.1).
-    Strict(&'a TlsConnector),
+#[derive(Clone)]
+pub(super) struct Security {
+    /// TLS where it is offered; `None`: not at all.
+    pub(super) connector: Option<TlsConnector>,
+    /// What must be proven, or there is no session; [`Proof::Clear`]: nothing.
+    pub(super) need: Proof,
+    /// The host must promise to ask the next one for as much (RFC 8689 section 4.2.1).
+    pub(super) strict: bool,
+    /// The name for SNI, where it is not that of the host.
+    pub(super) name: Option<String>,
+    /// Who demands it, for people.
+    pub(super) why: String,
 }
 
-impl<'a> Security<'a> {
-    fn connector(self) -> Option<&'a TlsConnector> {
-        match self {
-            Security::Clear => None,
-            Security::Opportunistic(connector)
-            | Security::Verified(connector)
-            | Security::Strict(connector) => Some(connector),
+impl Security {
+    /// Nothing is secured.
+    pub(super) fn clear() -> Security {
+        Security {
+            connector: None,
+            need: Proof::Clear,
+            strict: false,
+            name: None,
+            why: String::new(),
         }
     }
 
-    fn is_verified(self) -> bool {
-        matches!(self, Security::Verified(_) | Security::Strict(_))
+    /// Whether what goes wrong with TLS is no reason not to send.
+    pub(super) fn is_optional(&self) -> bool {
+        self.need == Proof::Clear
     }
 
-    pub(super) fn is_strict(self) -> bool {
-        matches!(self, Security::Strict(_))
+    /// What a handshake under it proves.
+    fn proof(&self) -> Proof {
+        self.need.max(Proof::Unverified)
     }
 }
 
@@ -109,8 +118,8 @@ pub(super) enum Failure {
     Other,
     /// The TLS handshake failed: without TLS it may work.
     Handshake,
-    /// The host can not prove who it is; how.
-    Untrusted(String),
+    /// The host can not prove who it is.
+    Untrusted(Problem),
 }
 
 impl Unopened {
@@ -131,7 +140,7 @@ impl Session {
     pub(super) async fn open(
         target: &Target,
         config: &Config,
-        security: Security<'_>,
+        security: &Security,
         login: Option<Login>,
     ) -> Result<Session, Unopened> {
         let limit = limit(config.timeouts.connect);
@@ -141,7 +150,7 @@ impl Session {
             Err(_) => return Err(Unopened::new(Stage::Connect, Loss::TimedOut)),
         };
         let now = Instant::now();
-        let mut client = Client::new(&config.hostname, security.connector().is_some());
+        let mut client = Client::new(&config.hostname, security.connector.is_some());
         match target.hop.as_ref().map(|hop| hop.protocol) {
             Some(Protocol::Lmtp | Protocol::LmtpSocket) => client = client.lmtp(),
             Some(Protocol::Smtps) => client = client.implicit_tls(),
@@ -156,7 +165,8 @@ impl Session {
             input: vec![0; INPUT].into_boxed_slice(),
             remote: target.remote(),
             tls: String::new(),
-            verified: false,
+            proof: Proof::Clear,
+            terms: None,
             opened: now,
             until: now + TRANSACTION,
             tap: Tap::new(Peer::Server),
@@ -169,10 +179,10 @@ impl Session {
                 Step::Handshake => {
                     session = session.handshake(target, config, security).await?;
                 }
-                Step::Ready if security.is_verified() && !session.verified => {
+                Step::Ready if session.proof < security.need => {
                     return Err(session.unproven().await);
                 }
-                Step::Ready if security.is_strict() && !session.is_proven() => {
+                Step::Ready if security.strict && !session.is_proven() => {
                     return Err(session.unproven().await);
                 }
                 Step::Ready => return Ok(session),
@@ -192,30 +202,31 @@ impl Session {
         mut self,
         target: &Target,
         config: &Config,
-        security: Security<'_>,
+        security: &Security,
     ) -> Result<Session, Unopened> {
         let failed = |loss| Unopened {
             failure: Failure::Handshake,
             ..Unopened::new(Stage::StartTls, loss)
         };
-        let (Some(connector), Stream::Plain(stream)) = (security.connector(), self.stream) else {
+        let (Some(connector), Stream::Plain(stream)) = (&security.connector, self.stream) else {
             return Err(Unopened::new(Stage::StartTls, Loss::OutOfStep));
         };
-        let name = server_name(&target.host, target.address.ip());
+        let name = security.name.as_deref().unwrap_or(&target.host);
+        let name = server_name(name, target.address.ip());
         let connecting = connector.connect(name, stream);
         let stream = match timeout(limit(config.timeouts.command), connecting).await {
             Ok(Ok(stream)) => stream,
-            Ok(Err(error)) if is_untrusted(&error) => {
-                return Err(Unopened {
-                    failure: Failure::Untrusted(error.to_string()),
-                    ..failed(network(&error))
-                });
+            Ok(Err(error)) => {
+                let mut unopened = failed(network(&error));
+                if let Some(problem) = Problem::of(&error).filter(|_| is_untrusted(&error)) {
+                    unopened.failure = Failure::Untrusted(problem);
+                }
+                return Err(unopened);
             }
-            Ok(Err(error)) => return Err(failed(network(&error))),
             Err(_) => return Err(failed(Loss::TimedOut)),
         };
-        self.verified = security.is_verified();
-        self.tls = describe(stream.get_ref().1);
+        self.proof = security.proof();
+        self.tls = format!("{} {}", describe(stream.get_ref().1), self.proof.name());
         self.tap.noted(|| self.remote.clone(), &self.tls);
         self.stream = Stream::Tls(Box::new(stream));
         self.client.secured();
@@ -224,22 +235,24 @@ impl Session {
 
     /// Whether it may carry mail that is to travel over verified TLS only (RFC 8689 section 4.2.1).
     pub(super) fn is_proven(&self) -> bool {
-        self.verified && self.client.extensions().require_tls
+        self.proof.is_verified() && self.client.extensions().require_tls
     }
 
     /// Leaves a host that was to prove who it is and has not.
     async fn unproven(self) -> Unopened {
         let extensions = self.client.extensions();
-        let (failure, what) = match (self.verified, extensions.starttls) {
+        let (failure, what) = match (self.proof > Proof::Clear, extensions.starttls) {
             // It has TLS and does not want to use it now, which may change.
             (false, true) => (Failure::Other, "the server refused STARTTLS"),
             (false, false) => {
                 let what = "the server offers no STARTTLS";
-                (Failure::Untrusted(what.to_owned()), what)
+                let problem = Problem::new("starttls-not-supported", what);
+                (Failure::Untrusted(problem), what)
             }
             (true, _) => {
                 let what = "the server does not offer REQUIRETLS";
-                (Failure::Untrusted(what.to_owned()), what)
+                let problem = Problem::new("validation-failure", what);
+                (Failure::Untrusted(problem), what)
             }
         };
         self.quit().await;

@@ -18,6 +18,7 @@ use super::pending::{Pending, Reporter};
 use super::verdict::Verdict;
 use crate::message::{Body, Content};
 use crate::queue::{Job, Outcome, Record};
+use crate::tls::sts::{Fetcher, Policies};
 
 /// Hears records as the queue would.
 struct Ear(mpsc::UnboundedSender<Record>);
@@ -318,7 +319,10 @@ mod workers {
             Vec::new(),
         );
         let dispatcher = dispatcher.expect("a dispatcher").start();
+        let fetcher = Fetcher::new(&config, resolver.clone()).expect("roots");
+        let policies = Policies::new(fetcher, "/nowhere".into()).start();
         let common = Arc::new(Common {
+            policies,
             reach: Reach::new(&config),
             tls: None,
             verified: None,
@@ -338,7 +342,15 @@ mod workers {
             proven: true,
             ..Destination::default()
         });
-        let worker = Worker::new(1, common, destination, dispatcher, reporter.clone()).start();
+        let worker = Worker::new(
+            1,
+            common,
+            destination,
+            dispatcher,
+            reporter.clone(),
+            crate::delivery::paces::Standing::default(),
+        )
+        .start();
         let parts = ["a@x", "b@x", "c@x"].map(|to| Pending::new(job(&[to]), &reporter));
         worker.send(Deliver(parts.into())).await.expect("a worker");
         let record = heard.recv().await.expect("a record");

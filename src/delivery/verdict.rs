@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use super::providers::{Action, Rule};
 use crate::queue::Outcome;
 use crate::smtp::client::{Answer, Loss, Refusal, Said, Stage};
 use crate::smtp::reply::Reply;
@@ -94,6 +95,23 @@ fn judge_reply(stage: Stage, reply: &Reply) -> Outcome {
         },
         false => Outcome::Failed,
     }
+}
+
+/// A verdict as a rule of the provider changes it. A fault at our end fails no mail of `ours`.
+pub fn follow(judged: Verdict, rule: &Rule, ours: bool) -> Verdict {
+    let named = match judged.outcome {
+        Outcome::Deferred { retry_after, .. } => retry_after,
+        Outcome::Delivered | Outcome::Failed => None,
+    };
+    let outcome = match rule.action {
+        Action::Permanent => Outcome::Failed,
+        Action::Alarm if !ours && !rule.pause => judged.outcome,
+        _ => Outcome::Deferred {
+            retry_after: rule.wait.or(named),
+            counts: true,
+        },
+    };
+    Verdict { outcome, ..judged }
 }
 
 fn judge_loss(stage: Stage, loss: &Loss) -> Verdict {

@@ -19,6 +19,7 @@ use tokio::sync::{Semaphore, oneshot, watch};
 use super::connection::{Common, Connection};
 use super::dispatcher::{Dispatcher, WorkerIdle};
 use super::messages::{Drain, Resume};
+use super::paces::{SHORT_WAIT, Standing};
 use super::pacing::Pacing;
 use super::pending::{Pending, Reporter};
 use super::reach::{Destination, HostMemory, Lesson};
@@ -34,6 +35,8 @@ const RECORDS: usize = 32;
 const IDLE: Duration = Duration::from_secs(60);
 /// A part for which there is no room waits for about this long.
 const NO_ROOM: Duration = Duration::from_secs(60);
+/// A part that is not sent soon because its destination is slowed waits at most this long.
+const LONGEST_SHED: Duration = Duration::from_secs(4 * 3600);
 
 /// Parts to be sent to this destination.
 #[derive(Message)]
@@ -87,6 +90,11 @@ pub(super) struct Learned {
     pub(super) lesson: Lesson,
 }
 
+/// Something else holds for this destination from now on.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(super) struct Paced(pub(super) Standing);
+
 /// A connection is gone.
 #[derive(Message)]
 #[rtype(result = "()")]
@@ -116,6 +124,10 @@ pub(super) struct Worker {
     connections: HashMap<u64, Place>,
     last_id: u64,
     pacing: Pacing,
+    /// What holds for this destination; connections see it.
+    standing: watch::Sender<Standing>,
+    /// Connections up to this one were opened when something else held.
+    outdated: u64,
     /// Why the destination pauses, as it is told to parts that come meanwhile.
     pause_reply: Option<Reply>,
     memory: HostMemory,
@@ -136,6 +148,7 @@ impl Worker {
         destination: Arc<Destination>,
         dispatcher: Addr<Dispatcher>,
         reporter: Reporter,
+        standing: Standing,
     ) -> Worker {
         let config = &common.config;
         let pacing = Pacing::new(config.delivery.connections, config.retry.first.0);
@@ -151,6 +164,8 @@ impl Worker {
             connections: HashMap::new(),
             last_id: 0,
             pacing,
+            standing: watch::Sender::new(standing),
+            outdated: 0,
             pause_reply: None,
             memory: HostMemory::default(),
             records: Arc::new(Semaphore::new(RECORDS)),
@@ -165,6 +180,32 @@ impl Worker {
         *self.stop.borrow()
     }
 
+    /// Connections there may be.
+    fn window(&self) -> usize {
+        self.pacing.window().min(self.standing.borrow().connections)
+    }
+
+    /// Sends back what can not go soon, because the destination is suspended or slowed.
+    fn shed(&mut self) {
+        let standing = self.standing.borrow().clone();
+        if let Some(suspension) = &standing.stop {
+            let waiting = std::mem::take(&mut self.waiting);
+            return self.reporter.send_suspended(waiting.into(), suspension);
+        }
+        let room = standing.room();
+        let Some(rate) = standing.rate.filter(|_| self.waiting.len() > room) else {
+            return;
+        };
+        let over = self.waiting.split_off(room);
+        let all = u32::try_from(over.len()).unwrap_or(u32::MAX);
+        let longest = rate.interval().saturating_mul(all).min(LONGEST_SHED);
+        let slowed = standing.slowed.clone();
+        self.reporter.send_each(over.into(), move || {
+            let wait = SHORT_WAIT + longest.mul_f64(fastrand::f64());
+            Verdict::postponed(wait, Reply::new(450, "4.3.2", &slowed))
+        });
+    }
+
     /// What parts are told while the destination pauses.
     fn pause(&self, now: Instant) -> Option<Verdict> {
         let rest = self.pacing.paused(now)?;
@@ -175,6 +216,7 @@ impl Worker {
 
     /// Gives waiting parts to idle connections, then opens more if that is not enough.
     fn hand_out(&mut self, context: &mut Context<Self>) {
+        self.shed();
         if !self.waiting.is_empty() {
             let idle = self.connections.iter_mut();
             for (_, place) in idle.filter(|(_, place)| matches!(place, Place::Idle(_))) {
@@ -195,7 +237,7 @@ impl Worker {
             .filter(|place| matches!(place, Place::Starting))
             .count();
         let wanted = self.waiting.len().saturating_sub(starting);
-        let allowed = self.pacing.window().saturating_sub(self.connections.len());
+        let allowed = self.window().saturating_sub(self.connections.len());
         for _ in 0..wanted.min(allowed) {
             self.open_one(context);
         }
@@ -213,6 +255,8 @@ impl Worker {
             memory: self.memory.clone(),
             records: Arc::clone(&self.records),
             stop: self.stop.subscribe(),
+            standing: self.standing.subscribe(),
+            dispatcher: self.dispatcher.clone(),
         };
         actix_rt::spawn(connection.run());
     }
@@ -274,6 +318,26 @@ impl Handler<Deliver> for Worker {
     }
 }
 
+impl Handler<Paced> for Worker {
+    type Result = ();
+
+    fn handle(&mut self, Paced(standing): Paced, context: &mut Context<Self>) {
+        if standing.epoch <= self.standing.borrow().epoch {
+            return;
+        }
+        self.standing.send_replace(standing);
+        // They end after what they are doing, so that no more are left than are allowed now.
+        self.outdated = self.last_id;
+        for place in self.connections.values_mut() {
+            if matches!(place, Place::Idle(_)) {
+                // Dropping the sender ends the connection.
+                *place = Place::Busy(true);
+            }
+        }
+        self.hand_out(context);
+    }
+}
+
 impl Handler<Next> for Worker {
     type Result = ();
 
@@ -284,7 +348,7 @@ impl Handler<Next> for Worker {
             Some(Grade::Trouble) => self.pacing.troubled(self.connections.len(), now),
             Some(Grade::Neutral) | None => {}
         }
-        let too_many = self.connections.len() > self.pacing.window();
+        let too_many = self.connections.len() > self.window() || next.id <= self.outdated;
         if self.is_stopping() || too_many {
             // Dropping the sender ends the connection; its `Ended` follows.
             return;

@@ -6,7 +6,12 @@
 //! Lookups are of whole names: no search list is applied, and `/etc/hosts` is not read, because
 //! where mail goes must not depend on the machine it leaves from.
 
+mod asked;
+mod tlsa;
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hickory_resolver::config::{
@@ -14,12 +19,16 @@ use hickory_resolver::config::{
 };
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::net::{DnsError, NetError};
+use hickory_resolver::proto::dnssec::TrustAnchors;
 use hickory_resolver::proto::op::ResponseCode;
 use hickory_resolver::proto::rr::{Name, RData, RecordType};
 use hickory_resolver::{TokioResolver, system_conf};
 
 use crate::config::Dns;
 use crate::delivery::mx;
+use asked::{Asked, is_secure, is_secure_absence};
+
+pub use tlsa::Tlsa;
 
 /// How long one DNS server may take to answer.
 pub const TIMEOUT: Duration = Duration::from_secs(3);
@@ -34,6 +43,9 @@ pub enum ResolverError {
     /// No `dns.servers`, and the system's list could not be read.
     #[error("no DNS servers: {0}; name some with dns.servers = [\"127.0.0.1:53\"]")]
     System(NetError),
+    /// `dns.trust_anchor` can not be read.
+    #[error("dns.trust_anchor {0}: {1}; write DNSKEY records into it, one a line")]
+    Anchor(String, String),
     /// The resolver refused to start.
     #[error("the DNS resolver can not start: {0}")]
     Start(NetError),
@@ -50,10 +62,21 @@ pub enum Addresses {
     Failed(String),
 }
 
+/// What a lookup of TXT records told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Text {
+    /// These, the strings of each put together.
+    Found(Vec<Vec<u8>>),
+    /// The name has none, or does not exist.
+    None,
+    /// Could not find out.
+    Failed(String),
+}
+
 /// A handle to the shared resolver.
 #[derive(Clone)]
 pub struct Resolver {
-    inner: TokioResolver,
+    asked: Asked,
 }
 
 impl Resolver {
@@ -95,27 +118,46 @@ impl Resolver {
         options.use_hosts_file = ResolveHosts::Never;
         options.edns0 = true;
         options.try_tcp_on_error = true;
-        let provider = TokioRuntimeProvider::default();
-        let inner = TokioResolver::builder_with_config(servers, provider)
-            .with_options(options)
-            .build()
-            .map_err(ResolverError::Start)?;
-        Ok(Resolver { inner })
+        let anchors = anchors(&config.trust_anchor)?;
+        let build = |validate: bool| {
+            let provider = TokioRuntimeProvider::default();
+            let mut builder = TokioResolver::builder_with_config(servers.clone(), provider)
+                .with_options(options.clone());
+            if validate {
+                builder = builder.with_trust_anchor(Arc::clone(&anchors));
+            }
+            builder.build().map_err(ResolverError::Start)
+        };
+        let asked = Asked::new(build(false)?, build(true)?, config.dnssec);
+        Ok(Resolver { asked })
     }
 
-    /// The resolver itself, for libraries that want one.
+    /// The resolver itself, for libraries that want one: it validates if that is known to work, see
+    /// [`Resolver::validates`].
     pub fn hickory(&self) -> &TokioResolver {
-        &self.inner
+        self.asked.inner()
+    }
+
+    /// Whether answers are validated (DNSSEC); finds out what `dns.dnssec = "auto"` means here.
+    pub async fn validates(&self) -> bool {
+        self.asked.validates().await
     }
 
     /// The MX records of a domain, and until when they hold.
     pub async fn mx(&self, domain: &str) -> (mx::Lookup, Instant) {
+        let (lookup, until, _) = self.mx_proven(domain).await;
+        (lookup, until)
+    }
+
+    /// The same, and whether DNSSEC proves it: the records, or that there are none.
+    pub async fn mx_proven(&self, domain: &str) -> (mx::Lookup, Instant, bool) {
         let now = Instant::now();
         let Some(name) = fqdn(domain) else {
-            return (mx::Lookup::NoDomain, now);
+            return (mx::Lookup::NoDomain, now, false);
         };
-        match self.inner.lookup(name, RecordType::MX).await {
+        match self.asked.lookup(name, RecordType::MX).await {
             Ok(found) => {
+                let proven = is_secure(found.answers(), RecordType::MX);
                 let records = found
                     .answers()
                     .iter()
@@ -131,12 +173,43 @@ impl Resolver {
                     true => mx::Lookup::Nothing,
                     false => mx::Lookup::Records(records),
                 };
-                (lookup, found.valid_until())
+                (lookup, found.valid_until(), proven)
+            }
+            Err(error) => {
+                let proven = is_secure_absence(&error);
+                let lookup = match absence(&error) {
+                    Some(ResponseCode::NXDomain) => mx::Lookup::NoDomain,
+                    Some(_) => mx::Lookup::Nothing,
+                    None => mx::Lookup::Failed(error.to_string()),
+                };
+                (lookup, now, proven)
+            }
+        }
+    }
+
+    /// The TXT records of a name.
+    pub async fn txt(&self, name: &str) -> Text {
+        let Some(name) = fqdn(name) else {
+            return Text::None;
+        };
+        match self.asked.lookup(name, RecordType::TXT).await {
+            Ok(found) => {
+                let texts = found
+                    .answers()
+                    .iter()
+                    .filter_map(|record| match &record.data {
+                        RData::TXT(txt) => Some(txt.txt_data.concat()),
+                        _ => None,
+                    });
+                let texts: Vec<_> = texts.collect();
+                match texts.is_empty() {
+                    true => Text::None,
+                    false => Text::Found(texts),
+                }
             }
             Err(error) => match absence(&error) {
-                Some(ResponseCode::NXDomain) => (mx::Lookup::NoDomain, now),
-                Some(_) => (mx::Lookup::Nothing, now),
-                None => (mx::Lookup::Failed(error.to_string()), now),
+                Some(_) => Text::None,
+                None => Text::Failed(error.to_string()),
             },
         }
     }
@@ -155,7 +228,7 @@ impl Resolver {
         let Some(name) = fqdn(host) else {
             return Addresses::None;
         };
-        match self.inner.lookup(name, kind).await {
+        match self.asked.lookup(name, kind).await {
             Ok(found) => {
                 let addresses = found
                     .answers()
@@ -176,6 +249,20 @@ impl Resolver {
                 None => Addresses::Failed(error.to_string()),
             },
         }
+    }
+}
+
+/// Whom validation trusts: the root's keys, or those of a file.
+fn anchors(file: &str) -> Result<Arc<TrustAnchors>, ResolverError> {
+    if file.is_empty() {
+        return Ok(Arc::new(TrustAnchors::default()));
+    }
+    let wrong = |problem: String| ResolverError::Anchor(file.to_owned(), problem);
+    let anchors = TrustAnchors::from_file(Path::new(file));
+    let anchors = anchors.map_err(|error| wrong(error.to_string()))?;
+    match anchors.is_empty() {
+        true => Err(wrong("it holds no DNSKEY record of the root".to_owned())),
+        false => Ok(Arc::new(anchors)),
     }
 }
 
@@ -213,6 +300,7 @@ mod tests {
         let server = DnsServer::start().await.expect("a DNS server");
         let config = Dns {
             servers: vec![server.address()],
+            ..Dns::default()
         };
         let resolver = Resolver::new(&config).expect("a resolver");
         (server, resolver)
@@ -276,6 +364,7 @@ mod tests {
         let refused = std::net::UdpSocket::bind("127.0.0.1:0").and_then(|s| s.local_addr());
         let config = Dns {
             servers: vec![refused.expect("a free port")],
+            ..Dns::default()
         };
         let resolver = Resolver::build(&config, Duration::from_millis(100)).expect("a resolver");
         assert!(matches!(

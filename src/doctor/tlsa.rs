@@ -1,22 +1,10 @@
 //! DANE: whether the TLSA records of our host are those of its certificate (RFC 7672).
 
-use ring::digest::{Algorithm, SHA256, SHA512, digest};
+use ring::digest::{SHA256, digest};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::{Asked, Finding};
-
-/// A TLSA record (RFC 6698 section 2.1).
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Record {
-    /// Certificate usage; DANE for SMTP knows 2 and 3.
-    pub usage: u8,
-    /// 0: the certificate, 1: its public key.
-    pub selector: u8,
-    /// 0: itself, 1: SHA-256, 2: SHA-512.
-    pub matching: u8,
-    /// What is matched.
-    pub data: Vec<u8>,
-}
+use crate::tls::dane::Record;
 
 /// What is known of it.
 #[derive(Debug, Clone)]
@@ -84,24 +72,7 @@ fn matches(record: &Record, chain: &[Vec<u8>]) -> bool {
         3 => chain.get(..1).unwrap_or_default(),
         _ => chain,
     };
-    among.iter().any(|certificate| {
-        let whole = match record.selector {
-            0 => Some(certificate.clone()),
-            1 => public_key(certificate),
-            _ => None,
-        };
-        let hashed = |algorithm: &'static Algorithm| {
-            let whole = whole.as_deref()?;
-            Some(digest(algorithm, whole).as_ref().to_vec())
-        };
-        let matched = match record.matching {
-            0 => whole.clone(),
-            1 => hashed(&SHA256),
-            2 => hashed(&SHA512),
-            _ => None,
-        };
-        matched.as_deref() == Some(record.data.as_slice())
-    })
+    among.iter().any(|certificate| record.matches(certificate))
 }
 
 fn public_key(certificate: &[u8]) -> Option<Vec<u8>> {
@@ -125,6 +96,7 @@ pub fn public_key_hash(certificate: &[u8]) -> Option<String> {
 mod tests {
     use super::*;
     use crate::doctor::Level;
+    use ring::digest::SHA512;
     use rustls::pki_types::CertificateDer;
     use rustls::pki_types::pem::PemObject as _;
 

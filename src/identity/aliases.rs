@@ -3,11 +3,14 @@
 //! `#` begins a comment at the start of a line or after white space. A name is a local part in any
 //! case, or `*` for every address that is neither an alias nor a plus-address of one. A target is
 //! an address, a local part of the same domain, `*@other` for the same local part elsewhere,
-//! `!discard`, or `!reject TEXT`, which stands alone: its text goes on to the end of the line.
+//! `| PROGRAM ARGUMENT ...` and what else [`Via::of_address`] knows, in which double quotes keep
+//! spaces and commas; `!discard`, or `!reject TEXT`, which stands alone: its text goes on to the
+//! end of the line.
 
 use std::collections::BTreeMap;
 
 use super::address;
+use crate::delivery::routes::Via;
 
 /// One line that says something.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,6 +73,8 @@ pub(crate) enum Kind<'a> {
     Discard,
     /// It is refused, with this text.
     Reject(&'a str),
+    /// A program, a directory, a server that speaks LMTP: what [`Via::of_address`] reads.
+    Here(&'a str),
 }
 
 /// What a client is told where `!reject` has no text.
@@ -80,6 +85,9 @@ impl<'a> Kind<'a> {
     pub(crate) fn of(target: &'a str) -> Kind<'a> {
         if let Some(domain) = target.strip_prefix("*@") {
             return Kind::SameAt(domain);
+        }
+        if Via::of_address(target).is_some() {
+            return Kind::Here(target);
         }
         match target.strip_prefix('!') {
             Some("discard") => Kind::Discard,
@@ -93,14 +101,20 @@ impl<'a> Kind<'a> {
     }
 }
 
-/// A target as it is kept: with a domain, in lower case.
+/// A target as it is kept: with a domain in lower case and A-labels; a program as `pipe:`.
 pub(crate) fn target(text: &str, domain: &str) -> Result<String, String> {
     match text.chars().next() {
         None => return Err("a target is empty; write name: user@example.org".into()),
-        Some('|' | '/' | ':' | '"') => {
+        Some('|') => {
+            return here(&format!(
+                "pipe:{}",
+                text.trim_start_matches(['|', ' ', '\t'])
+            ));
+        }
+        Some('/' | ':' | '"') => {
             return Err(format!(
-                "'{text}' is neither an address nor a local part; commands, files and lists are \
-                 not supported"
+                "'{text}' is neither an address nor a local part; a directory is written \
+                 maildir:/path, a program | /path, and lists in files there are none"
             ));
         }
         Some('*') => {
@@ -127,23 +141,64 @@ pub(crate) fn target(text: &str, domain: &str) -> Result<String, String> {
         }
         Some(_) => {}
     }
-    let full = match text.rsplit_once('@') {
-        Some((local, domain)) => format!("{local}@{}", domain.to_ascii_lowercase()),
-        None => format!("{text}@{domain}"),
+    if Via::of_address(text).is_some() {
+        return here(text);
+    }
+    let (local, full) = match text.rsplit_once('@') {
+        Some((local, domain)) => (local, address::to_a_labels(domain).unwrap_or_default()),
+        None => (text, domain.to_owned()),
     };
-    address::check(&full).map_err(|_| {
-        format!("'{text}' is no target; write an address or a local part of {domain}")
+    if !address::is_local_part(local) || !address::is_own_domain(&full) {
+        return Err(format!(
+            "'{text}' is no target; write an address or a local part of {domain}"
+        ));
+    }
+    Ok(format!("{local}@{full}"))
+}
+
+/// A target on this machine, checked.
+fn here(text: &str) -> Result<String, String> {
+    Via::parse(text).map_err(|why| {
+        let why = why.split(';').next().unwrap_or_default();
+        let why = why.replacen("via = ", "target ", 1);
+        format!(
+            "{why}; write | /usr/local/bin/command argument, maildir:/var/mail/{{domain}}/{{local}}, \
+             lmtp:/run/dovecot/lmtp or discard:"
+        )
     })?;
-    Ok(full)
+    // In the file it would be two, or end there.
+    if split_targets(text).count() != 1 || without_comment(text) != text {
+        return Err(format!(
+            "'{text}' holds a comma outside quotes or a # after a space; write \"a, b\" for one \
+             argument with a comma"
+        ));
+    }
+    Ok(text.to_owned())
+}
+
+/// The targets between commas; a comma in double quotes, or after a backslash in a target on this
+/// machine, parts nothing.
+pub(crate) fn split_targets(text: &str) -> impl Iterator<Item = &str> {
+    let (mut quoted, mut escaped) = (false, false);
+    text.split(move |c| {
+        match c {
+            _ if escaped => escaped = false,
+            '\\' => escaped = true,
+            '"' => quoted = !quoted,
+            ',' => return !quoted,
+            _ => {}
+        }
+        false
+    })
 }
 
 /// A name as it is kept.
 pub(crate) fn name(text: &str, domain: &str) -> Result<String, String> {
     if text == "*" || (address::is_local_part(text) && !text.contains('*')) {
-        return Ok(text.to_lowercase());
+        return Ok(address::fold(text));
     }
     Err(match text.rsplit_once('@') {
-        Some((local, other)) if other.eq_ignore_ascii_case(domain) => {
+        Some((local, other)) if address::to_a_labels(other).as_deref() == Some(domain) => {
             format!("'{text}' has a domain; write only '{local}'")
         }
         Some((_, other)) => format!("'{text}' belongs into the aliases file of {other}"),
@@ -163,7 +218,7 @@ fn parse_line(line: &str, domain: &str) -> Result<Option<(String, Vec<String>)>,
     let whole = right.trim().starts_with("!reject").then_some(right);
     for text in whole
         .into_iter()
-        .chain(right.split(',').filter(|_| whole.is_none()))
+        .chain(split_targets(right).filter(|_| whole.is_none()))
     {
         let target = target(text.trim(), domain)?;
         if whole.is_none() && matches!(Kind::of(&target), Kind::Reject(_)) {
@@ -212,9 +267,14 @@ mod tests {
             ("a b@c", 1, "has no colon"),
             ("\na:", 2, "a target is empty"),
             ("a: b,,c", 1, "a target is empty"),
-            ("a: | /usr/bin/cmd", 1, "not supported"),
-            ("a: :include:/list", 1, "not supported"),
-            ("a: /var/mail/a", 1, "not supported"),
+            ("a: | cmd", 1, "full path of a program"),
+            ("a: |", 1, "full path of a program"),
+            ("a: | /bin/cmd \"x", 1, "quote without its end"),
+            ("a: :include:/list", 1, "there are none"),
+            ("a: /var/mail/a", 1, "maildir:/path"),
+            ("a: maildir:var/mail", 1, "no absolute path"),
+            ("a: lmtp:sock", 1, "lmtp://host:port"),
+            ("a: discard:x", 1, "of no kind"),
             ("*: *@", 1, "wildcard"),
             ("a: !drop", 1, "!discard or !reject"),
             ("a: b, !reject x", 1, "stands alone"),
@@ -236,12 +296,33 @@ mod tests {
         }
     }
 
+    #[test]
+    fn targets_on_this_machine() {
+        let text = "a: |/bin/cmd  \"x, y\" z, b\nm: maildir:/m/{local}, lmtp:/run/lmtp, discard:\n\
+                    \u{dc}: \u{fc}@B\u{fc}cher.example\n";
+        let entries = parse(text, "example.org").expect("entries");
+        let targets: Vec<_> = entries.iter().map(|entry| &entry.targets[..]).collect();
+        assert_eq!(
+            targets,
+            [
+                &["pipe:/bin/cmd  \"x, y\" z", "b@example.org"][..],
+                &["maildir:/m/{local}", "lmtp:/run/lmtp", "discard:"],
+                &["\u{fc}@xn--bcher-kva.example"],
+            ]
+        );
+        assert_eq!(entries[2].name, "\u{fc}");
+        assert!(target("| /bin/x a,b", "example.org").is_err());
+        assert!(target("| /bin/x a #b", "example.org").is_err());
+    }
+
     proptest::proptest! {
         #[test]
         fn any_text_is_read_or_refused_with_its_line(text in "(?s)([a-c*+]{1,3}: ?[a-c@.#,| ]{0,9}\\s?|.{0,9}\n?){0,8}") {
             match parse(&text, "example.org") {
                 Ok(entries) => for entry in entries {
-                    assert!(entry.targets.iter().all(|target| address::check(target).is_ok()));
+                    assert!(entry.targets.iter().all(|target| {
+                        address::check_any(target).is_ok() || Via::of_address(target).is_some()
+                    }));
                     assert!(!entry.targets.is_empty());
                 },
                 Err((line, why)) => {

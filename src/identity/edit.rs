@@ -61,7 +61,7 @@ pub fn add_user(
             entry.insert("send_as", Value::Array(Array::from_iter(send_as)));
         }
         let first = document.is_empty();
-        let key = address.to_lowercase();
+        let key = folded(address);
         document.insert(&key, Item::Value(entry.into()));
         if first {
             // What is only comments is the head, not the tail, of what follows.
@@ -83,7 +83,7 @@ pub fn add_receiver(dir: &Path, address: &str) -> Result<(), EditError> {
         }
         let mut entry = InlineTable::new();
         entry.insert("receive_only", true.into());
-        document.insert(&address.to_lowercase(), Item::Value(entry.into()));
+        document.insert(&folded(address), Item::Value(entry.into()));
         Ok(())
     })
 }
@@ -204,6 +204,14 @@ pub fn remove_user(dir: &Path, address: &str) -> Result<(), EditError> {
     })
 }
 
+/// An address as a key of `users.toml` is written.
+fn folded(address: &str) -> String {
+    match address::key(address) {
+        Some((local, domain)) => format!("{local}@{domain}"),
+        None => address.to_lowercase(),
+    }
+}
+
 fn exists(address: &str) -> EditError {
     EditError::Request(format!(
         "{address} is a user already; `chapar user passwd {address}` sets another password"
@@ -278,8 +286,7 @@ pub fn remove_alias(
             let kept = aliases::without_comment(line).trim_end();
             let rest = line.get(kept.len()..).unwrap_or_default();
             let (left, right) = kept.split_once(':')?;
-            let others: Vec<&str> = right
-                .split(',')
+            let others: Vec<&str> = aliases::split_targets(right)
                 .map(str::trim)
                 .filter(|text| aliases::target(text, domain).as_ref() != Ok(&target))
                 .collect();
@@ -311,7 +318,7 @@ fn change_users(
     address: &str,
     change: impl FnOnce(&mut DocumentMut, Option<String>) -> Result<(), EditError>,
 ) -> Result<(), EditError> {
-    address::check(address).map_err(EditError::Request)?;
+    address::check_any(address).map_err(EditError::Request)?;
     let (local, domain) = address::key(address).unwrap_or_default();
     let folder = domain_dir(dir, &domain)?;
     let _lock = locked(&folder)?;

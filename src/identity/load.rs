@@ -13,6 +13,7 @@ use super::{Domain, Identity, IdentityError, Mode, User, UserQuota, address, ali
 use crate::auth::app::{self, AppPassword};
 use crate::auth::password;
 use crate::config::{Dmarc, SpfFail};
+use crate::delivery::routes::Via;
 use crate::smtp::scram::Verifier;
 
 /// What may part a tag from a name (RFC 5233 leaves it to us).
@@ -35,6 +36,7 @@ struct DomainFile {
     separators: Option<Spanned<String>>,
     #[serde(default)]
     ignore_dots: bool,
+    mailbox: Option<Spanned<String>>,
 }
 
 /// One value of `users.toml`.
@@ -44,6 +46,8 @@ struct UserEntry {
     password: Option<Spanned<String>>,
     #[serde(default)]
     receive_only: bool,
+    #[serde(default = "yes")]
+    mailbox: bool,
     #[serde(default)]
     scram: Option<Spanned<String>>,
     #[serde(default)]
@@ -52,6 +56,10 @@ struct UserEntry {
     quota: UserQuota,
     #[serde(default)]
     app_passwords: Vec<Spanned<AppEntry>>,
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// One of `app_passwords`.
@@ -129,7 +137,27 @@ fn domain(dir: &Path, name: &str) -> Result<Domain, IdentityError> {
             separators.into_inner()
         }
     };
+    let mailbox = mailbox(file.mode, file.mailbox.as_ref()).map_err(|why| IdentityError {
+        file: path.display().to_string(),
+        line: file
+            .mailbox
+            .as_ref()
+            .map(|mailbox| line_of(&text, mailbox.span())),
+        problem: why,
+    })?;
+    let wildcard = name.strip_prefix(address::WILDCARD);
+    if let (Some(above), false) = (wildcard, selectors.is_empty()) {
+        let problem = format!(
+            "selectors of a wildcard; mail of names below {above} is signed with the keys of \
+             {above}: write them into domains/{above}/domain.toml"
+        );
+        return Err(IdentityError::whole(&path, problem));
+    }
     let path = dir.join("users.toml");
+    if wildcard.is_some() && path.exists() {
+        let problem = "a wildcard has no users; give them a domain of its own name".to_owned();
+        return Err(IdentityError::whole(&path, problem));
+    }
     let users = match read(&path)? {
         Some(text) => {
             parse_users(&text, name).map_err(|(line, why)| IdentityError::at(&path, line, why))?
@@ -152,9 +180,14 @@ fn domain(dir: &Path, name: &str) -> Result<Domain, IdentityError> {
         subdomains: file.subdomains,
         separators,
         without_dots: match file.ignore_dots {
-            true => without_dots(&aliases),
+            true => without_dots(aliases.keys()),
             false => BTreeMap::new(),
         },
+        users_without_dots: match file.ignore_dots {
+            true => without_dots(users.keys()),
+            false => BTreeMap::new(),
+        },
+        mailbox,
         dmarc: file.dmarc,
         spf_fail: file.spf_fail,
         users,
@@ -162,9 +195,36 @@ fn domain(dir: &Path, name: &str) -> Result<Domain, IdentityError> {
     })
 }
 
+/// Where the mail of users goes: a Maildir of its own for each, or a server that speaks LMTP.
+fn mailbox(mode: Mode, given: Option<&Spanned<String>>) -> Result<Option<String>, String> {
+    let remedy = "write mailbox = \"maildir:/var/lib/chapar/mail/{domain}/{local}\" or mailbox = \
+                  \"lmtp:/run/dovecot/lmtp\"";
+    let Some(given) = given else {
+        return match mode {
+            Mode::Mailbox => Err(format!("mode = \"mailbox\" has no mailbox; {remedy}")),
+            _ => Ok(None),
+        };
+    };
+    let given = given.as_ref();
+    if mode != Mode::Mailbox {
+        let mode = mode.as_str();
+        return Err(format!(
+            "mailbox with mode = \"{mode}\"; write mode = \"mailbox\" or remove it"
+        ));
+    }
+    match Via::parse(given) {
+        Ok(Via::Maildir(path)) if path.contains("{local}") => Ok(Some(given.to_owned())),
+        Ok(Via::Hop(hop)) if hop.protocol.is_lmtp() => Ok(Some(given.to_owned())),
+        _ => Err(format!(
+            "mailbox = \"{given}\" is neither a Maildir with {{local}} in its path nor LMTP; {remedy}"
+        )),
+    }
+}
+
 /// Names without their dots, and as they are.
-pub(super) fn without_dots(aliases: &BTreeMap<String, Vec<String>>) -> BTreeMap<String, String> {
-    let names = aliases.keys();
+pub(super) fn without_dots<'a>(
+    names: impl Iterator<Item = &'a String>,
+) -> BTreeMap<String, String> {
     names
         .map(|name| (name.replace('.', ""), name.clone()))
         .collect()
@@ -185,7 +245,7 @@ pub(super) fn parse_users(
     for (address, entry) in entries {
         let line = line_of(file, address.span());
         let written = address.into_inner();
-        address::check(&written).map_err(|why| (line, why))?;
+        address::check_any(&written).map_err(|why| (line, why))?;
         let (local, other) = address::key(&written).unwrap_or_default();
         if other != domain {
             let problem = format!(
@@ -249,6 +309,7 @@ pub(super) fn parse_users(
             app_passwords,
             scram,
             password,
+            mailbox: entry.mailbox,
             send_as,
             quota: entry.quota,
         };
@@ -260,18 +321,20 @@ pub(super) fn parse_users(
     Ok(users)
 }
 
-/// A pattern of `send_as` in lower case.
+/// A pattern of `send_as` in the form in which addresses are compared.
 pub(super) fn send_as_pattern(pattern: &str) -> Result<String, String> {
-    let well = match pattern.strip_prefix("*@") {
-        Some(domain) => address::is_domain(domain),
-        None => address::check(pattern).is_ok(),
+    let labels =
+        |domain: &str| address::to_a_labels(domain).filter(|name| address::is_domain(name));
+    let kept = match pattern.strip_prefix("*@") {
+        Some(domain) => labels(domain).map(|domain| format!("*@{domain}")),
+        None => match address::check_any(pattern) {
+            Ok(()) => address::key(pattern).map(|(local, domain)| format!("{local}@{domain}")),
+            Err(_) => None,
+        },
     };
-    if !well {
-        return Err(format!(
-            "'{pattern}' is no address to send as; write user@example.org or *@example.org"
-        ));
-    }
-    Ok(pattern.to_ascii_lowercase())
+    kept.ok_or_else(|| {
+        format!("'{pattern}' is no address to send as; write user@example.org or *@example.org")
+    })
 }
 
 fn read(path: &Path) -> Result<Option<String>, IdentityError> {

@@ -5,15 +5,16 @@
 //! [`edit`], which the command line uses.
 //!
 //! Domains are compared without case and as A-labels. Local parts of our own domains are compared
-//! without case, in Unicode's form NFC as they came; those of others keep theirs. `user+tag` means
-//! `user` unless it is an alias or a user itself; `separators` in `domain.toml` says what may stand
-//! for the `+`.
+//! by [`address::fold`]; those of others keep their bytes. `user+tag` means `user` unless it is an
+//! alias or a user itself; `separators` in `domain.toml` says what may stand for the `+`.
 
 pub(crate) mod address;
 mod aliases;
 pub mod edit;
 mod load;
 mod resolve;
+#[cfg(test)]
+mod target_tests;
 #[cfg(test)]
 mod tests;
 
@@ -23,7 +24,8 @@ use std::path::Path;
 use serde::Deserialize;
 
 use crate::auth::app::AppPassword;
-use crate::config::{Dmarc, Incoming, SpfFail};
+use crate::config::{Dmarc, Incoming, Route, SpfFail};
+use crate::delivery::routes::Via;
 use crate::intake::policy::Policy;
 use crate::smtp::scram::Verifier;
 
@@ -54,6 +56,10 @@ pub struct Domain {
     separators: String,
     /// With `ignore_dots`: names of aliases without their dots, and as they are.
     without_dots: BTreeMap<String, String>,
+    /// The same of users.
+    users_without_dots: BTreeMap<String, String>,
+    /// With [`Mode::Mailbox`]: where its users' mail goes, in the words of a route.
+    mailbox: Option<String>,
     /// Users by local part in lower case.
     users: BTreeMap<String, User>,
     /// Targets by local part in lower case; `*` is the catch-all.
@@ -67,6 +73,8 @@ pub enum Mode {
     /// It goes where aliases and the catch-all lead.
     #[default]
     Forward,
+    /// The same, and users have mailboxes.
+    Mailbox,
     /// It follows the domain's real MX, as a stranger's does; port 25 takes none of it.
     SendOnly,
 }
@@ -76,8 +84,14 @@ impl Mode {
     pub fn as_str(self) -> &'static str {
         match self {
             Mode::Forward => "forward",
+            Mode::Mailbox => "mailbox",
             Mode::SendOnly => "send-only",
         }
+    }
+
+    /// Whether port 25 takes mail to it.
+    pub fn takes_mail(self) -> bool {
+        self != Mode::SendOnly
     }
 }
 
@@ -92,6 +106,8 @@ pub struct User {
     pub send_as: Vec<String>,
     /// How much it may send.
     pub quota: UserQuota,
+    /// Whether it has a mailbox where its domain gives its users one.
+    pub mailbox: bool,
     /// Passwords of single programs.
     pub app_passwords: Vec<AppPassword>,
 }
@@ -111,7 +127,8 @@ pub struct UserQuota {
 pub enum Resolution {
     /// Its domain is not one of ours, or send-only: it goes to its MX.
     Remote,
-    /// To these addresses elsewhere, in order, without repeats.
+    /// To these addresses elsewhere, mailboxes and targets on this machine, in order, without
+    /// repeats.
     Targets(Vec<String>),
     /// The domain is ours and knows no such address: 550 5.1.1.
     Unknown,
@@ -161,8 +178,8 @@ impl Identity {
         load::load(dir, postmaster)
     }
 
-    /// The domain of this name (lower case A-labels), if it is ours: its own, or one above it that
-    /// takes the mail of its sub-domains.
+    /// The domain of this name (lower case A-labels), if it is ours: its own, else the first above
+    /// it that says `*.`, or that takes the mail of its sub-domains.
     pub fn domain(&self, name: &str) -> Option<&Domain> {
         self.covering(name).map(|(_, domain)| domain)
     }
@@ -173,6 +190,10 @@ impl Identity {
         }
         let mut rest = name;
         while let Some((_, above)) = rest.split_once('.') {
+            let wildcard = format!("{}{above}", address::WILDCARD);
+            if let Some((name, found)) = self.domains.get_key_value(&wildcard) {
+                return Some((name, found));
+            }
             if let Some((name, found)) = self.domains.get_key_value(above) {
                 return found.subdomains.then_some((name.as_str(), found));
             }
@@ -191,7 +212,30 @@ impl Identity {
     /// Whether mail to this domain ends here or at our aliases.
     pub fn takes_mail_for(&self, domain: &str) -> bool {
         let found = self.domain(&domain.to_ascii_lowercase());
-        found.is_some_and(|found| found.mode != Mode::SendOnly)
+        found.is_some_and(|found| found.mode.takes_mail())
+    }
+
+    /// Whether a target leaves us for another's domain.
+    pub fn leaves(&self, target: &str) -> bool {
+        if Via::of_address(target).is_some() {
+            return false;
+        }
+        let domain = target.rsplit_once('@').map(|(_, domain)| domain);
+        domain.is_some_and(|domain| !self.takes_mail_for(domain))
+    }
+
+    /// How mail in mailboxes of ours is delivered; to go before the routes of the configuration.
+    pub fn routes(&self) -> Vec<Route> {
+        let mailboxes = self.domains.iter();
+        mailboxes
+            .filter_map(|(name, domain)| {
+                Some(Route {
+                    to: name.clone(),
+                    via: vec![domain.mailbox.clone()?],
+                    ..Route::default()
+                })
+            })
+            .collect()
     }
 
     /// The user with this address; the local part in any case.
@@ -200,8 +244,8 @@ impl Identity {
         self.domains.get(&domain)?.users.get(&local)
     }
 
-    /// Where `address` leads: an exact alias first; for `user+tag` the alias of `user`; for
-    /// anything else, users without an alias among it, the catch-all. Bounded by [`ALIAS_DEPTH`]
+    /// Where `address` leads: an exact alias or mailbox first; for `user+tag` that of `user`; for
+    /// anything else, users without an alias or mailbox among it, the catch-all. Bounded by [`ALIAS_DEPTH`]
     /// and [`ALIAS_TARGETS`].
     pub fn resolve(&self, address: &str) -> Resolution {
         resolve::resolve(self, address)
@@ -263,7 +307,7 @@ impl Identity {
         if let Some(found) = self.domains.get_mut(domain) {
             found.aliases = entries.into_iter().map(|e| (e.name, e.targets)).collect();
             if !found.without_dots.is_empty() {
-                found.without_dots = load::without_dots(&found.aliases);
+                found.without_dots = load::without_dots(found.aliases.keys());
             }
         }
         self

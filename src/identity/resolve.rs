@@ -1,9 +1,10 @@
-//! Follows aliases over our own domains until every target lies elsewhere.
+//! Follows aliases over our own domains until every target lies elsewhere, in a mailbox or on this
+//! machine.
 
 use std::collections::HashSet;
 
 use super::aliases::Kind;
-use super::{Identity, Mode, Resolution, address};
+use super::{Domain, Identity, Mode, Resolution, address};
 
 /// Aliases of aliases that are followed for one address.
 pub const ALIAS_DEPTH: usize = 10;
@@ -22,10 +23,20 @@ struct Walk<'a> {
     /// Why the first address is refused.
     rejected: Option<String>,
     targets: Vec<String>,
+    /// The same, to find them.
+    known: HashSet<String>,
     /// Finished addresses: each is walked once, so that the work is bounded by the aliases.
     done: HashSet<String>,
     /// The addresses between the first and the one at hand.
     path: Vec<String>,
+}
+
+/// What speaks for an address.
+enum Leads<'a> {
+    /// The name of an alias, its targets, and in which words it does.
+    Alias(&'a str, &'a [String], &'static str),
+    /// The mailbox of this user.
+    Mailbox(&'a str),
 }
 
 pub(super) fn resolve(identity: &Identity, address: &str) -> Resolution {
@@ -53,8 +64,17 @@ pub(super) fn explain(
         };
     };
     let domain = match identity.covering(&domain) {
-        Some((name, found)) if found.mode == Mode::Forward => name,
-        _ => return (Resolution::Remote, Vec::new()),
+        Some((name, found)) if found.mode.takes_mail() => name,
+        other => {
+            let step = match other {
+                Some((name, _)) => {
+                    format!("{address}: {name} is send-only, mail to it follows its MX")
+                }
+                None => format!("{address}: the domain is not ours, mail to it follows its MX"),
+            };
+            let steps = telling.then_some(step);
+            return (Resolution::Remote, steps.into_iter().collect());
+        }
     };
     let mut walk = Walk {
         identity,
@@ -62,6 +82,7 @@ pub(super) fn explain(
         steps: Vec::new(),
         rejected: None,
         targets: Vec::new(),
+        known: HashSet::new(),
         done: HashSet::new(),
         path: Vec::new(),
     };
@@ -83,13 +104,25 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// Follows an address of a forward domain of ours, in lower case. False: there is none such.
+    /// Follows an address of a domain of ours, in lower case. False: there is none such.
     fn expand(&mut self, local: &str, domain: &'a str) -> Result<bool, String> {
         let here = format!("{local}@{domain}");
-        let Some((name, targets, why)) = self.lookup(local, domain) else {
-            self.tell(|| format!("{here}: no alias, no catch-all"));
-            return Ok(false);
+        let (name, targets, why) = match self.lookup(local, domain) {
+            None => {
+                self.tell(|| format!("{here}: no user with a mailbox, no alias, no catch-all"));
+                return Ok(false);
+            }
+            Some(Leads::Mailbox(user)) => {
+                return self.mailbox(&here, local, user, domain).map(|()| true);
+            }
+            Some(Leads::Alias(name, targets, why)) => (name, targets, why),
         };
+        if self.path.contains(&here) {
+            // `me: me, other` is the mailbox and another one.
+            if let Some(user) = self.mailbox_of(local, domain) {
+                return self.mailbox(&here, local, user, domain).map(|()| true);
+            }
+        }
         self.tell(|| format!("{here}: {why}, leads to {}", targets.join(", ")));
         if self.path.contains(&here) {
             return Err(format!("alias {name} of {domain} leads back to itself"));
@@ -110,6 +143,15 @@ impl<'a> Walk<'a> {
                 Kind::SameAt(other) => {
                     self.follow(&format!("{local}@{other}"), name, domain)?;
                 }
+                Kind::Here(target) => {
+                    self.tell(|| match target.split_once(':') {
+                        Some(("pipe", argv)) => format!("to the program {argv}"),
+                        Some(("lmtp", _)) => format!("over LMTP to {target}"),
+                        Some(("discard", _)) => "taken, logged and thrown away".to_owned(),
+                        _ => format!("into the directory {target}"),
+                    });
+                    self.add(target, name, domain)?;
+                }
                 Kind::Discard => self.tell(|| "the message is thrown away".to_owned()),
                 Kind::Reject(text) => {
                     self.tell(|| format!("mail is refused: {text}"));
@@ -123,10 +165,39 @@ impl<'a> Walk<'a> {
         Ok(true)
     }
 
+    /// The mailbox of `user`, to which `here` leads. Over LMTP the tag goes on: the server on the
+    /// other side may sort by it (RFC 5233).
+    fn mailbox(&mut self, here: &str, local: &str, user: &str, domain: &str) -> Result<(), String> {
+        let found = self.identity.domains.get(domain);
+        let via = found.and_then(|found| found.mailbox.as_deref());
+        let via = via.unwrap_or_default();
+        let name = match via.starts_with("lmtp:") && local.starts_with(user) {
+            true => local,
+            false => user,
+        };
+        let target = format!("{name}@{domain}");
+        self.tell(|| format!("{here}: the mailbox of {user}@{domain}, {via}"));
+        self.add(&target, user, domain)
+    }
+
+    /// One more target, unless it is one already.
+    fn add(&mut self, target: &str, name: &str, domain: &str) -> Result<(), String> {
+        if !self.known.insert(target.to_owned()) {
+            return Ok(());
+        }
+        if self.targets.len() >= ALIAS_TARGETS {
+            return Err(format!(
+                "alias {name} of {domain} leads to more than {ALIAS_TARGETS} addresses"
+            ));
+        }
+        self.targets.push(target.to_owned());
+        Ok(())
+    }
+
     fn follow(&mut self, target: &str, name: &str, domain: &str) -> Result<(), String> {
         let own = address::key(target).and_then(|(local, domain)| {
             let (name, found) = self.identity.covering(&domain)?;
-            (found.mode == Mode::Forward).then_some((local, name))
+            found.mode.takes_mail().then_some((local, name))
         });
         if let Some((local, own)) = own {
             // Not left out in silence: the sender would believe that it arrived.
@@ -137,21 +208,21 @@ impl<'a> Walk<'a> {
                 )),
             };
         }
-        if self.done.insert(target.to_owned()) {
-            if self.targets.len() >= ALIAS_TARGETS {
-                return Err(format!(
-                    "alias {name} of {domain} leads to more than {ALIAS_TARGETS} addresses"
-                ));
-            }
-            self.targets.push(target.to_owned());
-        }
-        Ok(())
+        self.add(target, name, domain)
     }
 
-    /// The alias that speaks for an address, and in which words: its own; for a user none (the
-    /// catch-all decides); then that of the longest part before a separator, the catch-all, the
-    /// postmaster for what every domain must take.
-    fn lookup(&self, local: &str, domain: &str) -> Option<(&'a str, &'a [String], &'static str)> {
+    /// The user with a mailbox whose address this is: in full, or up to a separator.
+    fn mailbox_of(&self, local: &str, domain: &str) -> Option<&'a str> {
+        let found = self.identity.domains.get(domain)?;
+        std::iter::once(local)
+            .chain(found.bases(local))
+            .find_map(|name| found.mailbox_user(name))
+    }
+
+    /// What speaks for an address: its own alias; the mailbox of the user of this name; for a user
+    /// without one the catch-all; then alias or mailbox of the longest part before a separator, the
+    /// catch-all, the postmaster for what every domain must take.
+    fn lookup(&self, local: &str, domain: &str) -> Option<Leads<'a>> {
         let found = self.identity.domains.get(domain)?;
         let exact = |name: &str| {
             let alias = found.aliases.get_key_value(name);
@@ -164,35 +235,54 @@ impl<'a> Walk<'a> {
                 exact(plain)
             })
         };
-        let bases = || {
-            local
-                .char_indices()
-                .rev()
-                .filter(|(at, c)| *at > 0 && found.separators.contains(*c))
-                .filter_map(|(at, _)| local.get(..at))
-        };
-        let say = |why: &'static str| move |(name, to)| (name, to, why);
+        let say = |why: &'static str| move |(name, to)| Leads::Alias(name, to, why);
         let is_user = found.users.contains_key(local);
-        let own = || alias(local).map(say("an alias of this name"));
+        let whole = |name: &str, why| {
+            let own = alias(name).map(say(why));
+            own.or_else(|| found.mailbox_user(name).map(Leads::Mailbox))
+        };
+        let own = || whole(local, "an alias of this name");
         let base = || {
-            let alias = bases().filter(|_| !is_user).find_map(alias);
-            alias.map(say("an alias of the part before a separator"))
+            let mut bases = found.bases(local).filter(|_| !is_user);
+            bases.find_map(|base| whole(base, "an alias of the part before a separator"))
         };
         let catch_all = || {
             exact("*").map(say(match is_user {
-                true => "a user without an alias, so the catch-all",
+                true => "a user without an alias or mailbox, so the catch-all",
                 false => "the catch-all",
             }))
         };
         let duty = || {
-            let names = std::iter::once(local).chain(bases());
+            let names = std::iter::once(local).chain(found.bases(local));
             let duty = names
                 .filter_map(|name| DUTIES.iter().find(|duty| **duty == name))
                 .next()?;
             let postmaster = self.identity.postmaster.as_ref()?;
             let to = std::slice::from_ref(postmaster);
-            Some((*duty, to, "an address that every domain must have"))
+            let why = "an address that every domain must have";
+            Some(Leads::Alias(duty, to, why))
         };
         own().or_else(base).or_else(catch_all).or_else(duty)
+    }
+}
+
+impl Domain {
+    /// The parts of a local part before a separator, the longest first.
+    fn bases<'a>(&'a self, local: &'a str) -> impl Iterator<Item = &'a str> {
+        let at = |(at, c): &(usize, char)| *at > 0 && self.separators.contains(*c);
+        let places = local.char_indices().rev().filter(at);
+        places.filter_map(|(at, _)| local.get(..at))
+    }
+
+    /// The user of this name, if it has a mailbox; with `ignore_dots` whatever dots it is written
+    /// with.
+    fn mailbox_user(&self, name: &str) -> Option<&str> {
+        let exact = self.users.get_key_value(name);
+        let found = exact.or_else(|| {
+            let plain = self.users_without_dots.get(&name.replace('.', ""))?;
+            self.users.get_key_value(plain)
+        });
+        let (name, user) = found?;
+        (self.mode == Mode::Mailbox && user.mailbox).then_some(name.as_str())
     }
 }

@@ -9,6 +9,7 @@
 pub mod hooks;
 pub mod outside;
 pub mod policy;
+pub mod reputation;
 pub mod results;
 pub mod srs;
 pub mod verify;
@@ -19,6 +20,7 @@ use std::net::IpAddr;
 use queue_schema::{BodyKind, DeliverBy, Envelope, Millis, QueueId, Recipient};
 
 use crate::config::{Limits, Network};
+use crate::delivery::routes::Via;
 use crate::identity::{Identity, Mode, Resolution};
 use crate::message::headers::{self, Field};
 use crate::message::{author, complete, trace};
@@ -221,7 +223,7 @@ fn loops(fields: &[Field<'_>], received: &Received<'_>) -> Result<(), Reply> {
 }
 
 /// The envelope of a transaction whose recipients lead to `targets`, one list for each, in order.
-/// An address that several of them lead to gets the message once.
+/// An address that several of them lead to gets the message once; a program for each of them.
 pub fn envelope(
     transaction: &Transaction,
     targets: &[Vec<String>],
@@ -234,7 +236,10 @@ pub fn envelope(
     let mut recipients = Vec::new();
     for (given, targets) in transaction.recipients.iter().zip(targets) {
         for target in targets {
-            if seen.insert(target.as_str()) {
+            // A program is told whom it serves, a template is filled in for each.
+            let each = Via::of_address(target)
+                .is_some_and(|via| matches!(via, Ok(Via::Pipe(_))) || target.contains('{'));
+            if seen.insert((target.as_str(), each.then_some(given.to.as_str()))) {
                 let alias_of = (target != given.to.as_str()).then(|| given.to.to_string());
                 recipients.push(Recipient {
                     address: target.clone(),
@@ -246,9 +251,9 @@ pub fn envelope(
         }
     }
     let from = mail.from.as_ref();
-    let beyond_ascii = !head.is_ascii()
-        || from.is_some_and(|from| !from.is_ascii())
-        || recipients.iter().any(|rcpt| !rcpt.address.is_ascii());
+    // An alias may lead from ASCII beyond it.
+    let utf8_target = recipients.iter().any(|rcpt| !rcpt.address.is_ascii());
+    let beyond_ascii = !head.is_ascii() || from.is_some_and(|from| !from.is_ascii());
     Envelope {
         reverse_path: from.map(Address::to_string).unwrap_or_default(),
         forwarded_as: None,
@@ -258,7 +263,7 @@ pub fn envelope(
         } else {
             BodyKind::SevenBit
         },
-        smtputf8: mail.smtputf8 && beyond_ascii,
+        smtputf8: utf8_target || (mail.smtputf8 && beyond_ascii),
         require_tls: mail.require_tls,
         ret: mail.ret,
         envid: mail.envid.clone(),

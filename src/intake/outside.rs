@@ -14,10 +14,11 @@ use queue_schema::{Envelope, Millis, QueueId};
 use super::hooks::post_data::{About, PostData};
 use super::hooks::{Checked, Filters};
 use super::policy::{self, Policy};
+use super::reputation::Standing;
 use super::verify::arc::ArcResult;
 use super::verify::{self, Question, Verdicts, author_domains};
 use super::{Received, results, srs};
-use crate::config::{Config, Hooks, Rewrite};
+use crate::config::{Config, Hooks, Rewrite, Spam};
 use crate::identity::Identity;
 use crate::message::headers::{self, Field};
 use crate::message::{Body, Content};
@@ -45,6 +46,8 @@ pub struct Arrival<'a> {
     pub filters: Option<Box<Filters>>,
     /// Whether it came over TLS.
     pub tls: bool,
+    /// What lists say of the client, if they were asked.
+    pub standing: Option<&'a Standing>,
     /// Whether some are over 127.
     pub eight_bit: bool,
     /// Its id.
@@ -148,10 +151,14 @@ impl Outside {
                     time: config.incoming.dns_time.0,
                 };
                 let verdicts = verify::verify(resolver, &question).await;
-                Some(verdicts.map_err(|error| {
+                let mut verdicts = verdicts.map_err(|error| {
                     tracing::error!(target: "session", %error, "a body could not be read back");
                     replies::QUEUE_FAILED
-                })?)
+                })?;
+                if let Some(Standing::Allowed(listing)) = arrival.standing {
+                    verdicts.allowed = Some(listing.clone());
+                }
+                Some(verdicts)
             }
             false => None,
         };
@@ -183,11 +190,23 @@ impl Outside {
         };
         self.hook.ask(config, &about, &mut checked).await?;
         let Checked {
-            content,
+            mut content,
             new_body,
-            held,
+            mut held,
             discarded,
         } = checked;
+        if let Some(Standing::Blocked(listing)) = arrival.standing {
+            match config.dnslists.listed {
+                // What is here all the same is for an address that everybody may write to.
+                Spam::Refuse => {}
+                Spam::Hold => held = true,
+                Spam::Tag => {
+                    let tag = format!("{}: Yes\r\n", config.milter.spam_header.as_str());
+                    content.head = [tag.as_bytes(), &content.head].concat().into();
+                }
+            }
+            tracing::info!(target: "session", id = %arrival.id, zone = listing.zone, %client, "the client is listed");
+        }
         arrival.content = content;
         if let Some(body) = &new_body {
             // The seal is about what goes on; its place is made later.
@@ -203,16 +222,12 @@ impl Outside {
             arrival.eight_bit,
             arrival.at,
         );
-        let leaves = |target: &String| {
-            let domain = target.rsplit_once('@').map(|(_, domain)| domain);
-            domain.is_some_and(|domain| !identity.takes_mail_for(domain))
-        };
         let forwarder = arrival
             .transaction
             .recipients
             .iter()
             .zip(arrival.targets)
-            .find(|(_, targets)| targets.iter().any(leaves))
+            .find(|(_, targets)| targets.iter().any(|target| identity.leaves(target)))
             .map(|(rcpt, _)| &rcpt.to);
         if let Some(forwarder) = forwarder {
             envelope.forwarded_as = self.rewritten(
@@ -346,7 +361,7 @@ fn marked(
 }
 
 /// An address that says nothing about who the client is.
-fn is_private(client: IpAddr) -> bool {
+pub fn is_private(client: IpAddr) -> bool {
     match client {
         IpAddr::V4(v4) => v4.is_private() || v4.is_loopback() || v4.is_link_local(),
         IpAddr::V6(v6) => v6.is_loopback() || v6.is_unique_local() || v6.is_unicast_link_local(),

@@ -83,6 +83,7 @@ mod tests {
             hello: "mail.b.example".into(),
             spf_domain: "b.example".into(),
             dkim: Vec::new(),
+            allowed: None,
             arc: arc::Verdict {
                 result: arc::ArcResult::None,
                 reason: "",

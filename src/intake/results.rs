@@ -67,6 +67,14 @@ pub fn results(verdicts: &Verdicts) -> String {
         ArcResult::None | ArcResult::Pass => String::new(),
     };
     parts.push(format!("arc={}{why}", arc.result.as_str()));
+    // RFC 8904.
+    if let Some(listing) = &verdicts.allowed {
+        parts.push(format!(
+            "dnswl=pass dns.zone={} policy.ip={}",
+            value(&listing.zone),
+            value(&listing.answer.to_string())
+        ));
+    }
     parts.join(";\r\n\t")
 }
 

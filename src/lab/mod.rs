@@ -4,13 +4,17 @@
 //! `chapar demo` and the integration tests run the real daemon against it. Nothing here is used
 //! when mail is delivered for real.
 
+mod ca;
 mod client;
 mod dns;
 mod mx;
 mod script;
 mod session;
+mod site;
 
+pub use ca::{Ca, Identity};
 pub use client::{Answer, Client, Resuming, tls};
 pub use dns::DnsServer;
 pub use mx::{Line, Mx, MxConfig, Received};
 pub use script::{Act, Stage};
+pub use site::{Asked, Page, Site};

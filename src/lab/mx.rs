@@ -9,8 +9,8 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tokio_rustls::TlsAcceptor;
-use tokio_rustls::rustls::{self, pki_types::PrivatePkcs8KeyDer};
 
+use super::ca::Identity;
 use super::script::{Act, Script, Stage};
 use super::session::serve;
 
@@ -21,8 +21,10 @@ pub struct MxConfig {
     pub address: SocketAddr,
     /// Its name in greeting, EHLO reply and certificate.
     pub hostname: String,
-    /// Offers STARTTLS with a self-signed certificate.
+    /// Offers STARTTLS with a self-signed certificate, or that of `identity`.
     pub starttls: bool,
+    /// The certificate it shows.
+    pub identity: Option<Identity>,
     /// Offers PIPELINING.
     pub pipelining: bool,
     /// Answers 451 to the first try of each recipient.
@@ -56,6 +58,7 @@ impl Default for MxConfig {
             address: (Ipv4Addr::LOCALHOST, 0).into(),
             hostname: "mx.lab.example".to_owned(),
             starttls: false,
+            identity: None,
             pipelining: true,
             greylist: false,
             size: Some(0),
@@ -142,7 +145,11 @@ pub(super) struct Seen {
 impl Mx {
     /// Starts one.
     pub async fn start(config: MxConfig) -> io::Result<Mx> {
-        let (acceptor, certificate) = self_signed(&config.hostname).map_err(io::Error::other)?;
+        let identity = match config.identity.clone() {
+            Some(identity) => identity,
+            None => Identity::self_signed(&config.hostname).map_err(io::Error::other)?,
+        };
+        let (acceptor, certificate) = (identity.acceptor()?, identity.pem());
         let listener = TcpListener::bind(config.address).await?;
         let address = listener.local_addr()?;
         let shared = Arc::new(Shared {
@@ -260,18 +267,4 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
             shared.note(|seen| seen.open -= 1);
         });
     }
-}
-
-/// TLS for a name, and the certificate it is done with.
-fn self_signed(
-    hostname: &str,
-) -> Result<(TlsAcceptor, String), Box<dyn std::error::Error + Send + Sync>> {
-    let made = rcgen::generate_simple_self_signed(vec![hostname.to_owned()])?;
-    let key = PrivatePkcs8KeyDer::from(made.signing_key.serialize_der());
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = rustls::ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()?
-        .with_no_client_auth()
-        .with_single_cert(vec![made.cert.der().clone()], key.into())?;
-    Ok((TlsAcceptor::from(Arc::new(config)), made.cert.pem()))
 }

@@ -223,6 +223,7 @@ impl Session {
             content: message.content,
             filters,
             tls: self.tls.is_some(),
+            standing: self.standing.as_ref().map(|(_, standing)| standing),
             eight_bit: message.eight_bit,
             id: message.id,
             at,

@@ -10,6 +10,7 @@ mod filter;
 mod patience;
 mod proxied;
 mod receive;
+mod reputation;
 mod session;
 mod socket;
 

@@ -5,7 +5,7 @@
 //! connection only. Between commands it keeps no buffer, so that an idle client costs little.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,6 +28,8 @@ use crate::config::{Config, Listen, Service, TlsMode};
 use crate::identity::Identity;
 use crate::intake::hooks::Filters;
 use crate::intake::outside::Outside;
+use crate::intake::reputation::Standing;
+use crate::intake::reputation::keeper::Keeper;
 use crate::intake::{self, Client};
 use crate::queue::store::Spool;
 use crate::queue::{Accept, Arrival, Arrivals, IdSource};
@@ -60,6 +62,8 @@ pub struct Shared {
     pub ids: IdSource,
     /// Judges mail from outside.
     pub outside: Arc<Outside>,
+    /// Keeps the greylist.
+    pub greylist: Addr<Keeper>,
     /// For SPF, DKIM, DMARC and ARC.
     pub resolver: TokioResolver,
     /// Where long bodies go as they arrive.
@@ -112,6 +116,10 @@ pub(super) struct Session {
     receiver: Option<Box<Receiver>>,
     /// As long as a transaction is open.
     arrival: Option<Arrival>,
+    /// What lists say of the client, once that was asked.
+    pub(super) standing: Option<(IpAddr, Standing)>,
+    /// Who sends the open transaction, as the greylist sees it.
+    pub(super) who: Option<String>,
     /// Milters that are asked about its mail.
     pub(super) listen: Arc<Listen>,
     /// Those of the open transaction.
@@ -215,6 +223,8 @@ impl Start {
             listen: self.listen,
             filters: None,
             tap: Tap::new(Peer::Client),
+            standing: None,
+            who: None,
         }
     }
 }
@@ -429,6 +439,7 @@ impl Session {
             return Err(Gone::Closing);
         }
         self.targets.clear();
+        self.who = None;
         let mut verdict = intake::sender(&self.shared.identity, self.client(), from);
         if verdict.is_ok() {
             verdict = self.spend(0).await;
@@ -461,7 +472,14 @@ impl Session {
         } = &*self.shared;
         let now = crate::time::now();
         let bounce = self.shared.outside.bounce(config, identity, &rcpt.to, now);
+        let returns = matches!(bounce, Some(Ok(_)));
         let mut targets = intake::recipient(identity, self.client(), &rcpt.to, bounce);
+        if targets.is_ok()
+            && !returns
+            && let Err(reply) = Box::pin(self.is_welcome(&rcpt.to)).await
+        {
+            targets = Err(reply);
+        }
         if targets.is_ok()
             && let Some(filters) = &mut self.filters
             && let Err(reply) = filters

@@ -242,7 +242,7 @@ impl Queue {
             let domain = address
                 .and_then(|recipient| recipient.address.rsplit_once('@'))
                 .map_or("", |(_, domain)| domain);
-            match suspensions.iter().find(|one| one.holds(domain, now)) {
+            match suspensions.iter().find(|one| one.stops(domain, now)) {
                 None => free.push(recipient),
                 Some(suspension) => attempts.push(Attempt {
                     recipient,

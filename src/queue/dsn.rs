@@ -13,6 +13,7 @@ use queue_schema::{
 };
 
 use super::outcome::clean;
+use crate::delivery::routes::Via;
 use crate::message::{Body, Content};
 
 /// Bytes of the original that are returned at most.
@@ -229,10 +230,12 @@ impl<'a> Notice<'a> {
     }
 }
 
-/// The address the sender knows: someone outside is not told where an alias of ours leads.
+/// The address the sender knows: someone outside is not told where an alias of ours leads, and a
+/// program or directory is no address.
 fn shown<'a>(message: &Message, recipient: &'a Recipient) -> &'a str {
     match (&message.origin, &recipient.alias_of) {
         (Origin::Outside { .. }, Some(alias)) => alias,
+        (_, Some(alias)) if Via::of_address(&recipient.address).is_some() => alias,
         _ => &recipient.address,
     }
 }

@@ -44,6 +44,7 @@ pub use messages::{
     Record, Reload, Steer, Stop, Suspend, Suspended, Unsuspend, Verb,
 };
 pub(crate) use outcome::{clean, clean_reply};
+pub(crate) use selector::like;
 pub use selector::{Matcher, STATES, Selector, SelectorError, state_word};
 pub use store::{Arrival, Arrivals, Spool, SpoolWriter};
 pub use view::{Page, View};

@@ -192,7 +192,7 @@ impl Matcher {
 
 /// Whether `text` is `pattern`, in which `*` stands for anything; case does not matter. Takes time
 /// in proportion to the product of the lengths at worst.
-pub(super) fn like(pattern: &str, text: &str) -> bool {
+pub(crate) fn like(pattern: &str, text: &str) -> bool {
     let text = text.to_ascii_lowercase();
     let mut parts = pattern.split('*');
     let Some(first) = parts.next() else {

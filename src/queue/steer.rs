@@ -325,7 +325,12 @@ impl Handler<Suspend> for Queue {
         let (feed, what, text) = (self.feed.clone(), new.destination.clone(), new.text());
         tracing::info!(verb = "suspend", destination = what, by, text, "steered");
         let changed = self.change_suspensions(move |list, now| {
-            list.retain(|old| old.until > now && old.destination != new.destination);
+            let same =
+                |old: &Suspension| old.destination == new.destination && old.rule == new.rule;
+            // A rule that raises an alarm may stop the destination as well.
+            let same =
+                |old: &Suspension| same(old) && (new.rule.is_empty() || old.effect == new.effect);
+            list.retain(|old| old.until > now && !same(old));
             if list.len() >= suspend::MOST {
                 return Err(format!("{} destinations are suspended already", list.len()));
             }

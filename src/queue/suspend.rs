@@ -1,9 +1,12 @@
-//! Destinations that an operator suspended: nothing is tried there until a time.
+//! What holds for a destination until a time: an operator suspended it, or a rule about the replies
+//! of its provider stops or slows it, or says what is wrong at our end.
 //!
 //! They lie in `data_dir/suspensions.json`, which a person can read, replaced as a whole and
 //! synced before an operator is answered. A file that can not be read is put into the quarantine
 //! and reported; mail then flows, which is the safe side. A suspension stops no deadline (I5).
 
+use std::fmt;
+use std::str::FromStr;
 use std::time::Duration;
 
 use queue_schema::Millis;
@@ -18,12 +21,129 @@ pub const FILE: &str = "suspensions.json";
 pub const MOST: usize = 1000;
 /// The text by which a suspended recipient is known, also to `resume`.
 pub const MARK: &str = "is suspended";
+/// The same where a destination is only slowed.
+pub const SLOWED: &str = "is slowed";
+
+/// What holds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Effect {
+    /// Nothing is tried.
+    #[default]
+    Stop,
+    /// Mail goes on, but more slowly.
+    Slow(Slow),
+    /// Mail goes on as it can; something of ours is wrong.
+    Alarm,
+}
+
+/// How much more slowly; what is not said is as usual.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct Slow {
+    /// Connections at the same time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connections: Option<usize>,
+    /// Messages in one connection.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub messages_per_connection: Option<usize>,
+    /// Messages in a time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate: Option<Rate>,
+}
+
+impl fmt::Display for Slow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut words = Vec::new();
+        match self.connections {
+            Some(1) => words.push("1 connection".to_owned()),
+            Some(most) => words.push(format!("{most} connections")),
+            None => {}
+        }
+        if let Some(most) = self.messages_per_connection {
+            words.push(format!("{most} messages each"));
+        }
+        if let Some(rate) = self.rate {
+            words.push(format!("{rate} messages"));
+        }
+        f.write_str(&words.join(", "))
+    }
+}
+
+/// So many messages in a time, as `10/m`, `1000/h` or `5/10s`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Rate {
+    count: u32,
+    within: crate::config::Span,
+}
+
+impl Rate {
+    /// The time from one message to the next.
+    pub fn interval(self) -> Duration {
+        self.within.0 / self.count.max(1)
+    }
+}
+
+impl FromStr for Rate {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Rate, String> {
+        let bad = || format!("'{text}' is no rate; write 10/m, 1000/h or 5/10s");
+        let (count, within) = text.split_once('/').ok_or_else(bad)?;
+        let within = match within.starts_with(|c: char| c.is_ascii_digit()) {
+            true => within.to_owned(),
+            false => format!("1{within}"),
+        };
+        let within: crate::config::Span = within.parse().map_err(|_| bad())?;
+        let count: u32 = count.parse().map_err(|_| bad())?;
+        let day = Duration::from_secs(86_400);
+        if count == 0 || within.0.is_zero() || within.0 > day {
+            return Err(bad());
+        }
+        Ok(Rate { count, within })
+    }
+}
+
+impl fmt::Display for Rate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let within = self.within.to_string();
+        let unit = match within.strip_prefix('1') {
+            Some(unit) if unit.chars().all(char::is_alphabetic) => unit,
+            _ => &within,
+        };
+        write!(f, "{}/{unit}", self.count)
+    }
+}
+
+impl TryFrom<String> for Rate {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Rate, String> {
+        text.parse()
+    }
+}
+
+impl From<Rate> for String {
+    fn from(rate: Rate) -> String {
+        rate.to_string()
+    }
+}
 
 /// One destination.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Suspension {
-    /// A recipient domain or the name of a next hop; `*` stands for anything. In lower case.
+    /// A recipient domain or the name of a next hop; `*` stands for anything. In lower case. For
+    /// what a rule did the name of the provider, or of the first host.
     pub destination: String,
+    /// Patterns of the hosts a rule means.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hosts: Vec<String>,
+    /// What holds.
+    #[serde(default)]
+    pub effect: Effect,
+    /// The rule behind it, as `provider/rule`; empty for what an operator did.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub rule: String,
     /// Nothing is tried before then; milliseconds since 1970.
     pub until: Millis,
     /// Why, in the operator's words.
@@ -37,7 +157,16 @@ pub struct Suspension {
 impl Suspension {
     /// Whether it means this domain or host now.
     pub fn holds(&self, name: &str, now: Millis) -> bool {
-        self.until > now && like(&self.destination, name)
+        let meant = match self.hosts.is_empty() {
+            true => like(&self.destination, name),
+            false => self.hosts.iter().any(|host| like(host, name)),
+        };
+        meant && self.until > now
+    }
+
+    /// Whether nothing may be tried at this domain or host now.
+    pub fn stops(&self, name: &str, now: Millis) -> bool {
+        self.effect == Effect::Stop && self.holds(name, now)
     }
 
     /// What is said about a recipient that waits for it.
@@ -46,7 +175,12 @@ impl Suspension {
             true => String::new(),
             false => format!(": {}", self.reason),
         };
-        format!("{} {MARK} by {}{reason}", self.destination, self.by)
+        let mark = match self.effect {
+            Effect::Stop => MARK.to_owned(),
+            Effect::Slow(slow) => format!("{SLOWED} to {slow}"),
+            Effect::Alarm => "has an alarm raised".to_owned(),
+        };
+        format!("{} {mark} by {}{reason}", self.destination, self.by)
     }
 
     /// How long one recipient waits: to the end, and a little longer by chance, so that not all
@@ -65,6 +199,9 @@ mod tests {
     fn suspension() -> Suspension {
         Suspension {
             destination: "*.example".into(),
+            hosts: Vec::new(),
+            effect: Effect::Stop,
+            rule: String::new(),
             until: 10_000,
             reason: "they are busy".into(),
             by: "root".into(),
@@ -81,5 +218,56 @@ mod tests {
         assert_eq!(one.wait(0, 0.0), Duration::from_secs(10));
         assert_eq!(one.wait(0, 1.0), Duration::from_secs(11));
         assert_eq!(one.wait(20_000, 1.0), Duration::ZERO);
+        assert!(one.stops("mx.example", 0));
+    }
+
+    #[test]
+    fn what_a_rule_did_means_hosts_and_slows_without_stopping() {
+        let one = Suspension {
+            destination: "google".into(),
+            hosts: vec!["*.google.com".into()],
+            effect: Effect::Slow(Slow {
+                connections: Some(1),
+                messages_per_connection: None,
+                rate: Some("10/m".parse().expect("a rate")),
+            }),
+            rule: "google/unusual-rate".into(),
+            by: "rule google/unusual-rate".into(),
+            ..suspension()
+        };
+        assert!(one.holds("aspmx.l.google.com", 0));
+        assert!(!one.holds("google", 0));
+        assert!(!one.stops("aspmx.l.google.com", 0));
+        assert_eq!(
+            one.text(),
+            "google is slowed to 1 connection, 10/m messages by rule google/unusual-rate: \
+             they are busy"
+        );
+        // As it lies on disk, and as one lies there that an older version wrote.
+        let text = serde_json::to_string(&one).expect("JSON");
+        assert_eq!(
+            serde_json::from_str::<Suspension>(&text).expect("JSON"),
+            one
+        );
+        let old = r#"{"destination":"a","until":1,"reason":"","by":"root","since":0}"#;
+        let old: Suspension = serde_json::from_str(old).expect("JSON");
+        assert_eq!((old.effect, old.hosts.len()), (Effect::Stop, 0));
+    }
+
+    #[test]
+    fn rates_as_people_write_them() {
+        for (text, millis, again) in [
+            ("10/m", 6000, "10/m"),
+            ("1000/1h", 3600, "1000/h"),
+            ("5/10s", 2000, "5/10s"),
+            ("1/d", 86_400_000, "1/d"),
+        ] {
+            let rate: Rate = text.parse().expect(text);
+            assert_eq!(rate.interval(), Duration::from_millis(millis), "{text}");
+            assert_eq!(rate.to_string(), again);
+        }
+        for bad in ["", "10", "0/m", "10/0s", "x/m", "10/x", "1/2d", "-1/m"] {
+            assert!(bad.parse::<Rate>().is_err(), "{bad}");
+        }
     }
 }

@@ -283,7 +283,7 @@ fn is_atext(byte: u8) -> bool {
 
 /// Characters no person can see in an address: controls, white space, marks that join, hide or turn
 /// text around. RFC 6531 lets them pass; an address that looks like another one is not worth it.
-fn is_invisible(character: char) -> bool {
+pub(crate) fn is_invisible(character: char) -> bool {
     character.is_control()
         || (character.is_whitespace() && character != ' ')
         || matches!(character, '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}'

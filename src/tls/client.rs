@@ -9,12 +9,17 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rustls::client::Resumption;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, OtherError, RootCertStore,
+    SignatureScheme,
+};
 use tokio_rustls::TlsConnector;
 
+use super::dane;
 use super::server::versions;
 use crate::config::{Config, TlsVersion};
 
@@ -77,6 +82,60 @@ pub fn trusting(config: &Config) -> Result<Option<ClientConfig>, RootsError> {
     ))
 }
 
+/// What is wrong with a host's certificate or TLS.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// The result type of a report (RFC 8460 section 4.3).
+    pub kind: &'static str,
+    /// For people.
+    pub text: String,
+}
+
+impl Problem {
+    /// Any.
+    pub fn new(kind: &'static str, text: impl Into<String>) -> Problem {
+        Problem {
+            kind,
+            text: text.into(),
+        }
+    }
+
+    /// Why a handshake failed; `None` if it was the network.
+    pub fn of(error: &std::io::Error) -> Option<Problem> {
+        let inner = error.get_ref()?.downcast_ref::<rustls::Error>()?;
+        Some(Problem::of_tls(inner))
+    }
+
+    /// Why a certificate or a handshake is refused.
+    pub fn of_tls(error: &rustls::Error) -> Problem {
+        use CertificateError as Wrong;
+        let rustls::Error::InvalidCertificate(wrong) = error else {
+            let kind = match error {
+                rustls::Error::NoCertificatesPresented => "certificate-not-trusted",
+                _ => "validation-failure",
+            };
+            return Problem::new(kind, error.to_string());
+        };
+        let kind = match wrong {
+            Wrong::Expired
+            | Wrong::ExpiredContext { .. }
+            | Wrong::NotValidYet
+            | Wrong::NotValidYetContext { .. } => "certificate-expired",
+            Wrong::NotValidForName | Wrong::NotValidForNameContext { .. } => {
+                "certificate-host-mismatch"
+            }
+            Wrong::Other(OtherError(inner)) => {
+                if let Some(mismatch) = inner.downcast_ref::<dane::Mismatch>() {
+                    return Problem::new("tlsa-invalid", mismatch.to_string());
+                }
+                "certificate-not-trusted"
+            }
+            _ => "certificate-not-trusted",
+        };
+        Problem::new(kind, error.to_string())
+    }
+}
+
 /// Whether a handshake failed because of the certificate, not of the network.
 pub fn is_untrusted(error: &std::io::Error) -> bool {
     let inner = error
@@ -99,6 +158,28 @@ pub fn opportunistic(oldest: TlsVersion) -> Result<TlsConnector, rustls::Error> 
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(AnyCertificate { schemes }))
         .with_no_client_auth();
+    Ok(TlsConnector::from(Arc::new(config)))
+}
+
+/// A connector that goes on only if TLSA records name the certificate; `names` are those of the
+/// host.
+pub fn dane(
+    oldest: TlsVersion,
+    records: Vec<dane::Record>,
+    names: &[&str],
+) -> Result<TlsConnector, rustls::Error> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let names = names
+        .iter()
+        .filter_map(|name| ServerName::try_from((*name).to_owned()).ok());
+    let verifier = dane::Verifier::new(records, names.collect(), provider.clone());
+    let mut config = ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(versions(oldest))?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(verifier))
+        .with_no_client_auth();
+    // Each connection is proven by the records of its time.
+    config.resumption = Resumption::disabled();
     Ok(TlsConnector::from(Arc::new(config)))
 }
 

@@ -3,5 +3,7 @@
 pub mod acme;
 pub mod certificate;
 pub mod client;
+pub mod dane;
 pub mod self_signed;
 pub mod server;
+pub mod sts;

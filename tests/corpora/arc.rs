@@ -60,6 +60,7 @@ async fn world(records: &Pairs<String>) -> (DnsServer, Resolver) {
     }
     let config = Dns {
         servers: vec![server.address()],
+        ..Dns::default()
     };
     let resolver = Resolver::new(&config).expect("a resolver");
     (server, resolver)

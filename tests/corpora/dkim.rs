@@ -63,6 +63,7 @@ async fn world() -> World {
     let dns = DnsServer::start().await.expect("a DNS server");
     let config = Dns {
         servers: vec![dns.address()],
+        ..Dns::default()
     };
     let dir = tempfile::tempdir().expect("directory");
     let domain = dir.path().join("domains/src.example");

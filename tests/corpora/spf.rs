@@ -114,6 +114,7 @@ async fn all_results_of_rfc_7208() {
         load(&server, &scenario.zonedata);
         let config = Dns {
             servers: vec![server.address()],
+            ..Dns::default()
         };
         let resolver = Resolver::new(&config).expect("a resolver");
         for (name, test) in &scenario.tests.0 {

@@ -300,7 +300,7 @@ async fn tls_where_it_is_offered() {
         world.send(&["a@example.com"]).await;
         let (_, attempt) = world.heard().await;
         assert_eq!(attempt.reply.code, 250);
-        assert_eq!(attempt.tls, "TLSv1.3 TLS13_AES_256_GCM_SHA384");
+        assert_eq!(attempt.tls, "TLSv1.3 TLS13_AES_256_GCM_SHA384 unverified");
     }
     assert!(mx.received().iter().all(|one| one.tls));
     assert_eq!(

@@ -308,6 +308,30 @@ impl Daemon {
             .collect()
     }
 
+    /// The messages of `target` so far that contain `part`.
+    pub fn events_containing(&self, target: &str, part: &str) -> Vec<String> {
+        let log = self.log.borrow();
+        let own = log.iter().filter(|event| event["target"] == target);
+        own.filter_map(|event| event["message"].as_str())
+            .filter(|text| text.contains(part))
+            .map(str::to_owned)
+            .collect()
+    }
+
+    /// Waits for the message of `target` that contains `part` and comes after `seen` such ones.
+    pub async fn nth_containing(&self, target: &str, part: &str, seen: usize) -> String {
+        let mut log = self.log.clone();
+        log.mark_unchanged();
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        loop {
+            if let Some(text) = self.events_containing(target, part).get(seen) {
+                return text.clone();
+            }
+            let change = tokio::time::timeout_at(deadline, log.changed()).await;
+            assert!(matches!(change, Ok(Ok(()))), "no {target}: ...{part}");
+        }
+    }
+
     /// Waits for the first event of `target` whose message contains `part`.
     pub async fn event_containing(&self, target: &str, part: &str) -> Value {
         let mut log = self.log.clone();

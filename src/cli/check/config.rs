@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use rustls::pki_types::CertificateDer;
@@ -12,8 +12,9 @@ use rustls::pki_types::pem::PemObject as _;
 use super::super::exit;
 use crate::config::{Config, TlsMode};
 use crate::daemon;
-use crate::delivery::check_routes;
-use crate::identity::{Identity, Mode, Resolution};
+use crate::delivery::routes::{Via, read};
+use crate::delivery::{check_routes, password};
+use crate::identity::{Identity, Resolution};
 use crate::signing::keys::PrivateKey;
 use crate::tls;
 
@@ -43,6 +44,9 @@ fn problems(file: &Path) -> Result<String, Vec<String>> {
             .err()
             .map(|error| error.to_string()),
     );
+    found.extend(relays(&config));
+    let rules = config.clone().with_providers();
+    found.extend(rules.err().map(|error| error.to_string()));
     found.extend(extra_roots(&config));
     found.extend(certificate(&config));
     let mut good = format!("good: listeners {}", config.listeners.len());
@@ -72,6 +76,26 @@ fn problems(file: &Path) -> Result<String, Vec<String>> {
     } else {
         Err(found)
     }
+}
+
+/// Passwords of relays that are missing or that others can read.
+fn relays(config: &Config) -> Vec<String> {
+    let ways = config.routes.iter().filter_map(|route| read(route).ok());
+    let mut files: Vec<PathBuf> = ways
+        .flat_map(|way| way.vias)
+        .filter_map(|via| match via {
+            Via::Hop(hop) => hop.password_file(),
+            _ => None,
+        })
+        .collect();
+    files.sort();
+    files.dedup();
+    let paths = files.into_iter().map(|file| config.dir.join(file));
+    let problem = |path: PathBuf| {
+        let problem = password::read(&path).err()?;
+        Some(format!("{}: {problem}", path.display()))
+    };
+    paths.filter_map(problem).collect()
 }
 
 fn extra_roots(config: &Config) -> Option<String> {
@@ -121,7 +145,7 @@ fn domains(config: &Config, identity: &Identity) -> Vec<String> {
     for (name, domain) in identity.domains() {
         let dir = config.dir.join("domains").join(name);
         found.extend(exposed(&dir.join("users.toml")));
-        if domain.selectors.is_empty() {
+        if domain.selectors.is_empty() && !name.starts_with('*') {
             let file = dir.join("domain.toml");
             found.push(format!(
                 "{}: no selectors, so its mail is not signed; `chapar domain add` makes keys for a \
@@ -136,7 +160,7 @@ fn domains(config: &Config, identity: &Identity) -> Vec<String> {
                     .map(|e| e.to_string()),
             );
         }
-        if domain.mode != Mode::Forward {
+        if !domain.mode.takes_mail() {
             continue;
         }
         let aliases = dir.join("aliases");

@@ -10,13 +10,14 @@ use x509_parser::x509::SubjectPublicKeyInfo;
 use super::{Ask, net};
 use crate::delivery::mx::Lookup as MxLookup;
 use crate::dns::Addresses;
-use crate::doctor::{Asked, Finding, Level, address, dkim, dmarc, mx, policy, spf, tlsa};
-use crate::identity::{Domain, Mode};
+use crate::doctor::{Asked, Finding, Level, address, dkim, dmarc, mx, policy, spf};
+use crate::identity::Domain;
 use crate::intake::verify::dmarc as dmarc_record;
 use crate::intake::verify::lookup::{Lookup, Trouble};
 use crate::intake::verify::spf::record::{self, Mechanism};
 use crate::intake::verify::spf::{self as spf_check, Sender, SpfResult};
 use crate::signing::keys::{Algorithm, PrivateKey};
+use crate::tls::dane;
 use crate::web;
 
 /// Blocklists of domains.
@@ -43,7 +44,7 @@ pub(super) async fn examine(ask: &Ask<'_>, name: &str) -> Vec<Finding> {
     findings.extend(dmarc::judge(
         &dmarc_facts(ask, name, dkim_passes, spf_passes).await,
     ));
-    if domain.mode == Mode::Forward {
+    if domain.mode.takes_mail() {
         findings.extend(policy::judge(&policy_facts(ask, name).await));
     }
     let lookup = Lookup::new(ask.hickory().clone());
@@ -116,10 +117,10 @@ pub(super) async fn is_alias(ask: &Ask<'_>, name: &str) -> bool {
 }
 
 /// TLSA records of a name.
-pub(super) async fn tlsa(ask: &Ask<'_>, name: &str) -> Asked<tlsa::Record> {
+pub(super) async fn tlsa(ask: &Ask<'_>, name: &str) -> Asked<dane::Record> {
     let records = raw(ask, name, RecordType::TLSA).await?;
     let records = records.iter().filter_map(|data| match data {
-        RData::TLSA(tlsa) => Some(tlsa::Record {
+        RData::TLSA(tlsa) => Some(dane::Record {
             usage: tlsa.cert_usage.into(),
             selector: tlsa.selector.into(),
             matching: tlsa.matching.into(),

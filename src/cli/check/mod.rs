@@ -126,7 +126,11 @@ pub(super) fn run(file: &Path, args: &Args, named: bool) -> anyhow::Result<ExitC
     let config = Config::load(file)?;
     let identity = Identity::load(&config.dir, &config.postmaster)?;
     let domains: Vec<&str> = match &args.domain {
-        None => identity.domains().map(|(name, _)| name).collect(),
+        None => identity
+            .domains()
+            .map(|(name, _)| name)
+            .filter(|name| !name.starts_with('*'))
+            .collect(),
         Some(domain) => {
             let domain = domain.to_ascii_lowercase();
             let found = identity.domains().find(|(name, _)| *name == domain);

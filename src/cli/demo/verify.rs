@@ -11,6 +11,7 @@ use crate::dns::Resolver;
 pub(super) async fn signatures(world: &World, data: &[u8]) -> anyhow::Result<Vec<String>> {
     let resolver = Resolver::new(&Dns {
         servers: vec![world.dns.address()],
+        ..Dns::default()
     })?;
     let authenticator = MessageAuthenticator(resolver.hickory().clone());
     let message =

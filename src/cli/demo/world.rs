@@ -11,7 +11,7 @@ use serde::Deserialize;
 use tempfile::TempDir;
 
 use crate::auth::password;
-use crate::cli::site::{NewConfig, SELECTORS, Site};
+use crate::cli::site::{Leads, NewConfig, SELECTORS, Site};
 use crate::config::{Listen, Service, TlsMode};
 use crate::lab::{DnsServer, Mx, MxConfig};
 use crate::signing::keys::PrivateKey;
@@ -105,7 +105,14 @@ impl World {
         };
         let mut site = Site::new(&self.config);
         site.config(&new)?;
-        site.domain(DOMAIN, Some(RECIPIENT), None)?;
+        site.domain(
+            DOMAIN,
+            Leads {
+                forward: Some(RECIPIENT),
+                mailbox: None,
+            },
+            None,
+        )?;
         site.certificate(HOST, None, SystemTime::now())?;
         let password = self.password.clone();
         site.first_user(DOMAIN, USER, || Ok(password::secrets(password.as_bytes())?))?;

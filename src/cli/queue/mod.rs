@@ -245,14 +245,16 @@ fn act(command: QueueCommand, config: &Path) -> Result<(), Failure> {
             if json {
                 return lines(&config, request).map(drop);
             }
-            let mut rows = Vec::new();
+            let (mut rows, mut holding) = (Vec::new(), Vec::new());
             ask::ask(&config, request, &mut |answer| {
-                if let Answer::Row(row) = answer {
-                    rows.push(*row);
+                match answer {
+                    Answer::Row(row) => rows.push(*row),
+                    Answer::Suspended(one) => holding.push(*one),
+                    _ => {}
                 }
                 Ok(())
             })?;
-            show::summary(&rows);
+            show::summary(&rows, &holding);
         }
         Command::Top(args) => top::run(&config, &args)?,
         Command::Watch { which } => watch::run(&config, which.selector(), json)?,

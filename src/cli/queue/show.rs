@@ -206,29 +206,62 @@ pub fn suspensions(list: &[Suspended]) {
         say!("Nothing is suspended.");
         return;
     }
-    let row = |one: &Suspended| {
-        vec![
-            one.destination.clone(),
-            until(&one.until),
-            one.by.clone(),
-            one.reason.clone(),
-        ]
-    };
-    let rows: Vec<Vec<String>> = list.iter().map(row).collect();
-    let head = ["DESTINATION", "ENDS", "BY", "REASON"];
-    for line in table(&head, &rows, &[], &[(3, 10), (0, 12)], width()) {
+    for line in holding_rows(list, width()) {
         say!("{line}");
     }
 }
 
+/// What holds for destinations: a line, and the reason below it where there is no room beside.
+fn holding_rows(list: &[Suspended], width: Option<usize>) -> Vec<String> {
+    let beside = width.is_none();
+    let row = |one: &Suspended| {
+        let holds = match one.slowed_to.as_str() {
+            "" => one.effect.clone(),
+            to => format!("slowed to {to}"),
+        };
+        let mut cells = vec![
+            one.destination.clone(),
+            holds,
+            until(&one.until),
+            one.by.clone(),
+        ];
+        if beside {
+            cells.push(one.reason.clone());
+        }
+        cells
+    };
+    let rows: Vec<Vec<String>> = list.iter().map(row).collect();
+    let mut head = vec!["DESTINATION", "HOLDS", "ENDS", "BY"];
+    if beside {
+        head.push("REASON");
+    }
+    let mut table = table(&head, &rows, &[], &[(3, 10), (0, 12), (1, 9)], width).into_iter();
+    let mut lines: Vec<String> = table.by_ref().take(1).collect();
+    for (line, one) in table.zip(list) {
+        lines.push(line);
+        if !beside && !one.reason.is_empty() {
+            lines.push(format!("    {}", one.reason));
+        }
+    }
+    lines
+}
+
 /// `mta-queue summary`.
-pub fn summary(rows: &[Row]) {
+pub fn summary(rows: &[Row], holding: &[Suspended]) {
     if rows.is_empty() {
         say!("Nothing.");
-        return;
     }
-    for line in summary_rows(rows, width()) {
-        say!("{line}");
+    let width = width();
+    if !rows.is_empty() {
+        for line in summary_rows(rows, width) {
+            say!("{line}");
+        }
+    }
+    if !holding.is_empty() {
+        say!("");
+        for line in holding_rows(holding, width) {
+            say!("{line}");
+        }
     }
 }
 

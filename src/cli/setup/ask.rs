@@ -50,6 +50,7 @@ pub(super) fn fill(file: &Path, args: &mut Args) -> bool {
 fn forward(args: &Args, domain: &str) -> Option<String> {
     let dns = Dns {
         servers: args.resolver.clone(),
+        ..Dns::default()
     };
     let elsewhere = found::look(&dns, domain, &[]).mx;
     if !elsewhere.is_empty() {

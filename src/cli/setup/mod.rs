@@ -14,7 +14,7 @@ mod prove;
 mod spf;
 
 use super::exit::Wrong;
-use super::site::{Did, NewConfig, Site};
+use super::site::{Did, Leads, NewConfig, Site};
 use super::{password, records};
 use crate::config::{Config, HttpsUrl};
 use crate::control;
@@ -147,7 +147,14 @@ pub(super) fn run(config: &Path, mut args: Args) -> anyhow::Result<ExitCode> {
         true => found::look(&config.dns, &domain, &ips),
         false => Found::default(),
     };
-    let mode = site.domain(&domain, forward, Some(&args.user.to_lowercase()))?;
+    let mode = site.domain(
+        &domain,
+        Leads {
+            forward,
+            mailbox: None,
+        },
+        Some(&args.user.to_lowercase()),
+    )?;
     site.certificate(&config.hostname, given, SystemTime::now())?;
     srs::Keys::load(&config.dir)?;
     let (mut made, mut known) = (None, None);
@@ -244,6 +251,7 @@ fn hostname(file: &Path, args: &Args, domain: &str) -> String {
     };
     let dns = crate::config::Dns {
         servers: args.resolver.clone(),
+        ..crate::config::Dns::default()
     };
     let names = found::look(&dns, domain, &ips).ptr;
     let own = names

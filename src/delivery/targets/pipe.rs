@@ -84,15 +84,24 @@ pub(super) async fn run(argv: &[String], errand: &Errand<'_>) -> Verdict {
     drop(group);
     match ended {
         Err(_) => {
-            let text = format!("{program} took longer than {} s", errand.patience.as_secs());
+            let text = format!(
+                "{} took longer than {} s",
+                name(program),
+                errand.patience.as_secs()
+            );
             Verdict::deferred(451, "4.3.0", &text)
         }
         Ok((Err(error), _)) => failed("the program can not be run", program, &error),
         Ok((Ok(status), said)) => {
             let said = String::from_utf8_lossy(&said);
-            judge(program, status.code(), said.trim())
+            judge(name(program), status.code(), said.trim())
         }
     }
+}
+
+/// How replies call it: a sender is told of no directory of ours.
+fn name(program: &str) -> &str {
+    program.rsplit('/').next().unwrap_or(program)
 }
 
 /// Kills what is left of a program and its children when it goes.

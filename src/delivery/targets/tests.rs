@@ -124,7 +124,7 @@ async fn no_address_leaves_its_directory_or_passes_for_an_option() {
     let verdict = go("pipe:/bin/echo {recipient}", &to, &content(HEAD, ""), 5).await;
     assert_eq!(verdict.reply.enhanced, "5.1.3");
     let verdict = go("pipe:/bin/echo to={recipient}", &to, &content(HEAD, ""), 5).await;
-    assert_eq!(verdict.reply.text, "taken by /bin/echo: to=-rf@a.example");
+    assert_eq!(verdict.reply.text, "taken by echo: to=-rf@a.example");
 }
 
 #[tokio::test]
@@ -200,7 +200,7 @@ async fn exit_codes_are_those_of_sysexits() {
         20,
     )
     .await;
-    assert_eq!(verdict.reply.text, "/bin/sh: was ended by a signal");
+    assert_eq!(verdict.reply.text, "sh: was ended by a signal");
     let verdict = go("pipe:/no/such/program", &message, &content(HEAD, ""), 20).await;
     assert_eq!(verdict.reply.code, 451);
 }
@@ -214,7 +214,7 @@ async fn a_program_that_never_ends_is_killed_with_its_children() {
         pid.display()
     );
     let verdict = go(&via, &message("a@b.example", None), &content(HEAD, ""), 1).await;
-    assert_eq!(verdict.reply.text, "/bin/sh took longer than 1 s");
+    assert_eq!(verdict.reply.text, "sh took longer than 1 s");
     let pid = std::fs::read_to_string(&pid).expect("a pid");
     let status = format!("/proc/{}/stat", pid.trim());
     for _ in 0..100 {

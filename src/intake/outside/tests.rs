@@ -59,7 +59,11 @@ async fn world() -> World {
     dns.ptr([192, 0, 2, 1].into(), "mail.src.example");
     dns.a("mail.src.example", [192, 0, 2, 1].into());
     let servers = vec![dns.address()];
-    let resolver = Resolver::new(&Dns { servers }).expect("a resolver");
+    let resolver = Resolver::new(&Dns {
+        servers,
+        ..Dns::default()
+    })
+    .expect("a resolver");
     let text = "hostname = \"mx.ours.example\"\n";
     let config = Config::parse(text, "chapar.toml", dir.path()).expect("config");
     let load = |dir: &std::path::Path| Identity::load(dir, "").expect("identity");
@@ -125,6 +129,7 @@ impl World {
         }
         let arrival = Arrival {
             filters: None,
+            standing: None,
             tls: false,
             client: client.into(),
             hello: "mail.src.example",

@@ -21,6 +21,7 @@ use std::time::Duration;
 
 use hickory_resolver::TokioResolver;
 
+use super::reputation::Listing;
 use crate::message::canonical::{BodyHash, Form};
 use crate::message::headers::Field;
 use crate::message::{Body, author};
@@ -69,6 +70,8 @@ pub struct Verdicts {
     pub spf_domain: String,
     /// DKIM, one for each signature.
     pub dkim: Vec<dkim::Verdict>,
+    /// The list of good clients it is on.
+    pub allowed: Option<Listing>,
     /// ARC.
     pub arc: arc::Verdict,
     /// DMARC; of several author domains the one that fares worst.
@@ -151,6 +154,7 @@ pub async fn verify(resolver: &TokioResolver, question: &Question<'_>) -> io::Re
             from: question.from.to_owned(),
             hello: question.hello.to_owned(),
             spf_domain: sender.domain().to_ascii_lowercase(),
+            allowed: None,
             dkim: dkim.unwrap_or_else(|| vec![slow()]),
             arc: arc.unwrap_or(arc::Verdict {
                 result: arc::ArcResult::TempError,
@@ -165,6 +169,13 @@ pub async fn verify(resolver: &TokioResolver, question: &Question<'_>) -> io::Re
         .await
         .unwrap_or_else(|| dmarc::Verdict::new(dmarc::DmarcResult::TempError, ""));
     Ok(verdicts)
+}
+
+/// Whether SPF passes for a sender, known within `time`.
+pub async fn spf_passes(resolver: &TokioResolver, sender: spf::Sender<'_>, time: Duration) -> bool {
+    let lookup = Lookup::new(resolver.clone());
+    let outcome = within(time, spf::check(&lookup, sender)).await;
+    outcome.is_some_and(|outcome| outcome.result == spf::SpfResult::Pass)
 }
 
 /// How long the DNS may take to name a client: it is for readers of the trace only.

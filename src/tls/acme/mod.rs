@@ -183,7 +183,8 @@ async fn names(given: &Given, resolver: &TokioResolver) -> Vec<String> {
     );
     if !config.web.https.is_empty() {
         let own = addresses(resolver, &config.hostname).await;
-        for (domain, _) in given.identity.domains() {
+        let domains = given.identity.domains();
+        for (domain, _) in domains.filter(|(name, _)| !name.starts_with('*')) {
             for label in WEB_LABELS {
                 let name = format!("{label}.{domain}");
                 let found = addresses(resolver, &name).await;

@@ -216,7 +216,13 @@ impl State {
 
     fn command(&mut self, key: KeyCode) -> Option<Do> {
         let last = self.length().saturating_sub(1);
+        self.said.clear();
         match key {
+            KeyCode::Esc if !self.filter.is_empty() => {
+                self.filter.clear();
+                self.cursor = 0;
+                return Some(Do::Filter(Selector::default()));
+            }
             KeyCode::Char('q') | KeyCode::Esc => return Some(Do::Quit),
             KeyCode::Down | KeyCode::Char('j') => self.cursor = (self.cursor + 1).min(last),
             KeyCode::Up | KeyCode::Char('k') => self.cursor = self.cursor.saturating_sub(1),
@@ -231,7 +237,7 @@ impl State {
                 };
             }
             KeyCode::Char('/') | KeyCode::Char('f') => {
-                self.mode = Mode::Typing(self.filter.clone());
+                self.mode = Mode::Typing(String::new());
             }
             KeyCode::Enter if self.view == View::Destinations => {
                 let domain = self.rows.get(self.cursor)?.domain.clone();
@@ -358,6 +364,17 @@ mod tests {
         press(&mut state, "\t\tr");
         assert_eq!(state.view, View::Events);
         assert!(state.said.starts_with("choose"));
+        press(&mut state, "j");
+        assert_eq!(state.said, "", "what was said is about the last key");
+        // A new filter takes the place of the old one; Esc ends it, and the next one all.
+        let wanted = Selector {
+            from: Some("a@b".into()),
+            ..Selector::default()
+        };
+        assert_eq!(press(&mut state, "/from:a@b\n"), Some(Do::Filter(wanted)));
+        let esc = |state: &mut State| state.key(KeyCode::Esc, KeyModifiers::NONE);
+        assert_eq!(esc(&mut state), Some(Do::Filter(Selector::default())));
+        assert_eq!(esc(&mut state), Some(Do::Quit));
         assert_eq!(press(&mut state, "q"), Some(Do::Quit));
     }
 }

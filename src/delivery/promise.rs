@@ -1,0 +1,201 @@
+//! What is to hold for the connections that carry mail of one domain.
+//!
+//! A destination is shared by all domains with the same MX hosts, but each domain makes its own
+//! promise about TLS: by configuration (`tls.domains`), by DNSSEC and TLSA records (DANE, RFC 7672),
+//! or by an MTA-STS policy (RFC 8461), in this order. Pure.
+
+use std::sync::Arc;
+
+use super::verdict::Verdict;
+use crate::config::TlsRule;
+use crate::tls::sts::{FetchError, Mode, Policy};
+
+/// See the module.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Promise {
+    /// The domain of the recipients; empty for what a route leads to.
+    pub(super) domain: String,
+    /// The operator's rule, which replaces all below.
+    pub(super) rule: Option<TlsRule>,
+    /// Whether DNSSEC proves the MX records, so that TLSA records of the hosts count.
+    pub(super) dnssec: bool,
+    /// The MTA-STS policy that holds.
+    pub(super) sts: Option<Arc<Policy>>,
+    /// Why a newer policy could not be had.
+    pub(super) problem: Option<FetchError>,
+}
+
+impl Promise {
+    /// The policy that is to be obeyed.
+    pub(super) fn enforced(&self) -> Option<&Policy> {
+        let enforced = |policy: &&Policy| policy.mode == Mode::Enforce && self.rule.is_none();
+        self.sts.as_deref().filter(enforced)
+    }
+
+    /// Whether mail under the one may share a transaction with mail under the other.
+    pub(super) fn is_like(&self, other: &Promise) -> bool {
+        (self.rule, self.dnssec, &self.sts) == (other.rule, other.dnssec, &other.sts)
+    }
+
+    /// Whether the names of the mail hosts are beyond doubt (RFC 8689 section 4.2.1).
+    pub(super) fn proves_hosts(&self) -> bool {
+        self.dnssec || self.enforced().is_some()
+    }
+}
+
+/// What a session proved about the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Proof {
+    /// In clear.
+    Clear,
+    /// TLS, whoever is at the other end.
+    Unverified,
+    /// A certificate that is valid for its name.
+    Pkix,
+    /// The same, because an MTA-STS policy wants it.
+    Sts,
+    /// A certificate that TLSA records name.
+    Dane,
+}
+
+impl Proof {
+    /// As it stands behind version and cipher in the log and in the queue.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Proof::Clear => "clear",
+            Proof::Unverified => "unverified",
+            Proof::Pkix => "pkix",
+            Proof::Sts => "mta-sts",
+            Proof::Dane => "dane",
+        }
+    }
+
+    pub(super) fn is_verified(self) -> bool {
+        self >= Proof::Pkix
+    }
+}
+
+/// Under which promise a session was opened, and what it proved.
+#[derive(Debug, Clone)]
+pub(super) struct Terms {
+    /// The host, for policies that name hosts.
+    pub(super) host: String,
+    pub(super) rule: Option<TlsRule>,
+    /// Whether TLSA records of the host were looked for, and obeyed if there are any.
+    pub(super) dane: bool,
+    pub(super) proof: Proof,
+}
+
+impl Terms {
+    /// Whether mail under this promise may go over that session.
+    pub(super) fn keep(&self, promise: &Promise) -> bool {
+        if self.rule != promise.rule {
+            return false;
+        }
+        if promise.rule.is_some() {
+            return true;
+        }
+        if promise.dnssec && !self.dane {
+            return false;
+        }
+        match promise.enforced() {
+            // TLSA records go before the policy (RFC 8461 section 2).
+            _ if self.proof == Proof::Dane && promise.dnssec => true,
+            Some(policy) => self.proof.is_verified() && policy.allows(&self.host),
+            None => true,
+        }
+    }
+}
+
+/// None of the hosts may get the mail: the policy names others.
+pub(super) fn not_named(host: &str, domain: &str) -> Verdict {
+    let text =
+        format!("{host} is not among the hosts of the MTA-STS policy of {domain}: mx mismatch");
+    Verdict::deferred(451, "4.7.5", &text)
+}
+
+/// Who demands what a host did not do, for people.
+pub(super) fn demanded_by(promise: &Promise, dane: bool) -> String {
+    let domain = &promise.domain;
+    match promise.rule {
+        Some(rule) => format!("tls.domains says {} for {domain}", rule.name()),
+        None if dane => "its TLSA records (DANE) demand it".to_owned(),
+        None => format!("the MTA-STS policy of {domain} demands it"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sts(mode: Mode, mx: &str) -> Promise {
+        let policy = Policy {
+            mode,
+            mx: vec![mx.to_owned()],
+            max_age: 1,
+        };
+        Promise {
+            domain: "example.com".to_owned(),
+            sts: Some(Arc::new(policy)),
+            ..Promise::default()
+        }
+    }
+
+    fn terms(proof: Proof, dane: bool) -> Terms {
+        Terms {
+            host: "mx.example.com".to_owned(),
+            rule: None,
+            dane,
+            proof,
+        }
+    }
+
+    #[test]
+    fn which_session_may_carry_what() {
+        let none = Promise::default();
+        let enforced = sts(Mode::Enforce, "*.example.com");
+        let elsewhere = sts(Mode::Enforce, "*.example.net");
+        let testing = sts(Mode::Testing, "*.example.net");
+        let secure = Promise {
+            dnssec: true,
+            ..Promise::default()
+        };
+        let both = Promise {
+            dnssec: true,
+            ..sts(Mode::Enforce, "*.example.net")
+        };
+        let ruled = Promise {
+            rule: Some(TlsRule::May),
+            ..sts(Mode::Enforce, "*.example.net")
+        };
+        use Proof::{Clear, Dane, Pkix, Sts, Unverified};
+        for (promise, proof, dane, kept) in [
+            (&none, Clear, false, true),
+            (&none, Dane, true, true),
+            (&enforced, Clear, false, false),
+            (&enforced, Unverified, true, false),
+            (&enforced, Pkix, false, true),
+            (&enforced, Sts, false, true),
+            (&elsewhere, Sts, false, false),
+            (&testing, Clear, false, true),
+            (&secure, Sts, false, false),
+            (&secure, Unverified, true, true),
+            (&secure, Dane, true, true),
+            (&both, Dane, true, true),
+            (&both, Sts, true, false),
+            (&ruled, Dane, true, false),
+        ] {
+            let terms = terms(proof, dane);
+            assert_eq!(terms.keep(promise), kept, "{promise:?} {terms:?}");
+        }
+        let own = Terms {
+            rule: Some(TlsRule::May),
+            ..terms(Clear, false)
+        };
+        assert!(own.keep(&ruled));
+        assert!(
+            !own.keep(&none),
+            "it may be in clear though TLS is to be had"
+        );
+    }
+}

@@ -1,0 +1,250 @@
+//! What providers ask of our pace: limits, and replies that slow, pause or raise an alarm.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use chapar::config::Config;
+use chapar::delivery::Suspensions;
+use chapar::delivery::providers::Providers;
+use chapar::lab::{Act, Mx, MxConfig, Stage};
+use chapar::queue::Outcome;
+use queue_schema::Origin;
+
+use crate::world::{World, hosts, ip};
+
+/// Gmail's MX, which also serves a second domain, with the embedded rules.
+async fn gmail() -> (World, Mx) {
+    gmail_and(|_| {}).await
+}
+
+async fn gmail_and(change: impl FnOnce(&mut Config)) -> (World, Mx) {
+    let mx = Mx::start(MxConfig::default()).await.expect("an MX");
+    let world = World::new(mx.address().port(), change).await;
+    for (domain, host) in [
+        ("gmail.com", "gmail-smtp-in.l.google.com"),
+        ("example.com", "aspmx.l.google.com"),
+        ("example.net", "aspmx.l.google.com"),
+    ] {
+        world.dns.mx(domain, 10, host);
+        if domain != "example.net" {
+            world.dns.a(host, ip(&mx));
+        }
+    }
+    (world, mx)
+}
+
+fn rules(text: &str) -> impl FnOnce(&mut Config) + use<> {
+    let providers = Providers::read(text).expect("providers");
+    move |config| config.providers = Arc::new(providers)
+}
+
+#[actix::test]
+async fn domains_at_google_never_share_a_transaction() {
+    let (mut world, mx) = gmail().await;
+    let to = [
+        "a@example.com",
+        "b@example.net",
+        "c@example.com",
+        "d@gmail.com",
+    ];
+    world.send(&to).await;
+    assert_eq!(world.outcomes(4).await.len(), 4);
+    let mut transactions: Vec<Vec<String>> = mx
+        .received()
+        .into_iter()
+        .map(|one| one.recipients)
+        .collect();
+    transactions.sort();
+    assert_eq!(
+        transactions,
+        [
+            vec!["a@example.com", "c@example.com"],
+            vec!["b@example.net"],
+            vec!["d@gmail.com"]
+        ]
+    );
+    world.end().await;
+}
+
+#[actix::test]
+async fn elsewhere_they_do() {
+    let (mut world, mx) = World::with_mx(MxConfig::default()).await;
+    world.dns.mx("example.net", 10, "mx.example.com");
+    world.send(&["a@example.com", "b@example.net"]).await;
+    world.outcomes(2).await;
+    assert_eq!(mx.received().len(), 1);
+    world.end().await;
+}
+
+#[actix::test]
+async fn a_pause_holds_for_the_whole_provider_until_it_is_lifted() {
+    let (mut world, mx) = gmail().await;
+    mx.on(Stage::Rcpt, |_| {
+        Act::reply("550 5.7.28 an unusual rate of mail from your IP address")
+    });
+    world.send(&["a@gmail.com"]).await;
+    assert_eq!(
+        world.outcome().await,
+        "a@gmail.com deferred 550 5.7.28 an unusual rate of mail from your IP address"
+    );
+    mx.behave();
+    let before = mx.log().len();
+    // The same MX set, and another of the same provider.
+    for to in ["a@gmail.com", "a@example.com"] {
+        world.send(&[to]).await;
+        let (_, attempt) = world.heard().await;
+        let Outcome::Deferred {
+            retry_after: Some(wait),
+            counts: false,
+        } = attempt.outcome
+        else {
+            panic!("{attempt:?}")
+        };
+        let hours = Duration::from_secs(3600);
+        assert!(wait > hours && wait < hours * 3, "{wait:?}");
+        let said = attempt.reply.to_string();
+        let start = "450 4.3.2 google is suspended by rule google/rate-refused: Gmail refuses mail";
+        assert!(said.starts_with(start), "{said}");
+    }
+    mx.wait_closed().await;
+    let new: Vec<_> = mx.log().split_off(before);
+    assert!(new.iter().all(|line| line.line == "QUIT"), "{new:?}");
+    // Others go on.
+    world.dns.mx("example.org", 10, "mx.other.example");
+    world.dns.a("mx.other.example", ip(&mx));
+    world.send(&["a@example.org"]).await;
+    let outcome = world.outcome().await;
+    assert!(outcome.contains(" delivered "), "{outcome}");
+    // An operator resumes: the list is empty.
+    let lifted = world.dispatcher.send(Suspensions(Vec::new())).await;
+    lifted.expect("a dispatcher");
+    world.send(&["a@gmail.com"]).await;
+    let outcome = world.outcome().await;
+    assert!(outcome.contains(" delivered "), "{outcome}");
+    world.end().await;
+}
+
+#[actix::test]
+async fn a_slowed_provider_gets_one_connection_and_its_rate() {
+    let text = "[[provider]]\nname = \"google\"\nmx = [\"*.google.com\"]\n\
+        [[provider.rule]]\nname = \"unusual-rate\"\ncode = 421\naction = \"slow\"\n\
+        connections = 1\nrate = \"10/1s\"\nfor = \"1h\"\nreason = \"too fast\"\n";
+    let (mut world, mx) = gmail_and(rules(text)).await;
+    let mut first = true;
+    mx.on(Stage::Dot, move |_| match std::mem::take(&mut first) {
+        true => Act::ReplyThenClose("421 4.7.28 unusual rate".to_owned()),
+        false => Act::Default,
+    });
+    world.send(&["a@gmail.com"]).await;
+    assert_eq!(
+        world.outcome().await,
+        "a@gmail.com deferred 421 4.7.28 unusual rate"
+    );
+    mx.wait_closed().await;
+    let started = Instant::now();
+    for n in 0..8 {
+        let to = ["a@gmail.com", "a@example.com", "a@example.net"][n % 3];
+        world.send(&[to]).await;
+    }
+    for outcome in world.outcomes(8).await {
+        assert!(outcome.contains(" delivered "), "{outcome}");
+    }
+    // Eight turns, a tenth of a second apart, beginning at once.
+    assert!(started.elapsed() >= Duration::from_millis(700));
+    assert_eq!(mx.most_open(), 1);
+    world.end().await;
+}
+
+#[actix::test]
+async fn messages_in_a_connection_and_connections_are_counted() {
+    let text = "[[provider]]\nname = \"small\"\nmx = [\"*.example.com\"]\n\
+        connections = 2\nmessages_per_connection = 3\nrecipients = 2\n";
+    let (mut world, mx) = World::with_mx_and(MxConfig::default(), rules(text)).await;
+    // Many hosts of one provider, each a destination of its own.
+    for n in 0..6 {
+        let (domain, host) = (format!("d{n}.example.net"), format!("mx{n}.example.com"));
+        world.dns.mx(&domain, 10, &host);
+        world.dns.a(&host, ip(&mx));
+    }
+    let pause = Duration::from_millis(5);
+    mx.on(Stage::Mail, move |_| {
+        Act::After(pause, Box::new(Act::Default))
+    });
+    for n in 0..30 {
+        world.send(&[&format!("a@d{}.example.net", n % 6)]).await;
+    }
+    for outcome in world.outcomes(30).await {
+        assert!(outcome.contains(" delivered "), "{outcome}");
+    }
+    assert_eq!(mx.most_open(), 2);
+    let mut counts = std::collections::HashMap::new();
+    for received in mx.received() {
+        *counts.entry(received.connection).or_insert(0) += 1;
+    }
+    assert!(counts.values().all(|count| *count <= 3), "{counts:?}");
+    world
+        .send(&["a@example.com", "b@example.com", "c@example.com"])
+        .await;
+    world.outcomes(3).await;
+    let last: Vec<_> = mx.received().split_off(30);
+    let mut sizes: Vec<usize> = last.iter().map(|one| one.recipients.len()).collect();
+    sizes.sort_unstable();
+    assert_eq!(sizes, [1, 2]);
+    world.end().await;
+}
+
+#[actix::test]
+async fn a_fault_at_our_end_raises_an_alarm_and_burns_no_mail() {
+    let (mut world, mx) = gmail().await;
+    mx.on(Stage::Dot, |_| {
+        Act::reply("550-5.7.26 This mail has been blocked because\n550 5.7.26 the sender is unauthenticated")
+    });
+    world.send(&["a@gmail.com"]).await;
+    assert_eq!(
+        world.outcome().await,
+        "a@gmail.com deferred(3600s) 550 5.7.26 This mail has been blocked because the sender is unauthenticated"
+    );
+    // What others sent unauthenticated and we only forward fails: its sender is to hear of it.
+    let mut forwarded = world.message(&["a@gmail.com"]);
+    forwarded.origin = Origin::Outside {
+        client: [192, 0, 2, 1].into(),
+        verified: false,
+    };
+    world
+        .wake(forwarded, Some(crate::world::small("Hello")))
+        .await;
+    assert!(world.outcome().await.starts_with("a@gmail.com failed 550"));
+    // An alarm alone stops nothing.
+    mx.behave();
+    world.send(&["a@gmail.com"]).await;
+    let outcome = world.outcome().await;
+    assert!(outcome.contains(" delivered "), "{outcome}");
+    world.end().await;
+}
+
+#[actix::test]
+async fn a_refusing_greeting_falls_under_rules_as_well() {
+    let text = "[[provider]]\nname = \"mine\"\nmx = [\"*.example.com\"]\n\
+        [[provider.rule]]\nname = \"listed\"\ntext = \"block list\"\naction = \"pause\"\n\
+        for = \"2h\"\nreason = \"they list us\"\n";
+    let servers = hosts(vec![MxConfig::default()]).await;
+    let mx = &servers[0];
+    let mut world = World::new(mx.address().port(), rules(text)).await;
+    world.dns.mx("example.com", 10, "mx.example.com");
+    world.dns.a("mx.example.com", ip(mx));
+    mx.on(Stage::Greeting, |_| {
+        Act::ReplyThenClose("554 5.7.1 you are on our block list".to_owned())
+    });
+    world.send(&["a@example.com"]).await;
+    assert_eq!(
+        world.outcome().await,
+        "a@example.com deferred 554 5.7.1 you are on our block list"
+    );
+    world.send(&["a@example.com"]).await;
+    let second = world.outcome().await;
+    let start =
+        "a@example.com postponed 450 4.3.2 mine is suspended by rule mine/listed: they list us";
+    assert!(second.starts_with(start), "{second}");
+    assert_eq!(mx.connections(), 1);
+    world.end().await;
+}
