@@ -32,7 +32,7 @@ pub(super) struct Wrong(pub(super) String);
 
 /// Mail to it is refused.
 #[derive(Debug, thiserror::Error)]
-#[error("{0} is of our domain and leads nowhere; `chapar alias test {0}` shows why")]
+#[error("{0} is of our domain and leads nowhere; `chapar alias resolve {0}` shows why")]
 pub(super) struct NoSuchAddress(pub(super) String);
 
 /// There is no such thing.

@@ -20,6 +20,7 @@ mod dns;
 mod domain;
 mod exit;
 mod guide;
+mod import;
 mod log;
 mod password;
 pub mod queue;
@@ -81,6 +82,8 @@ enum Command {
     Alias(alias::Command),
     #[command(subcommand)]
     Auth(auth::Command),
+    #[command(subcommand)]
+    Import(import::Command),
     Queue(queue::QueueCommand),
     Completions(completions::Args),
     Man(completions::ManArgs),
@@ -111,6 +114,7 @@ pub fn main() -> ExitCode {
         Command::Check(args) => check::run(config, &args, named),
         Command::Config(args) => config::run(config, args),
         Command::Dns(args) => dns::run(config, args),
+        Command::Import(command) => import::run(config, command),
         Command::Guide(args) => guide::run(config, args),
         Command::Send(args) => send::run(config, args),
         Command::Status(args) => status::run(config, args),

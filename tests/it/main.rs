@@ -9,6 +9,7 @@ mod durability;
 mod forward;
 mod hooks;
 mod hostile;
+mod import;
 mod invariants;
 mod journey;
 mod mailboxes;
