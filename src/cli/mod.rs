@@ -16,6 +16,7 @@ mod check;
 mod completions;
 mod config;
 mod demo;
+mod dkim;
 mod dns;
 mod domain;
 mod exit;
@@ -68,6 +69,8 @@ enum Command {
     Demo(demo::Args),
     Check(check::Args),
     Config(config::Args),
+    #[command(subcommand)]
+    Dkim(dkim::Command),
     Dns(dns::Args),
     Guide(guide::Args),
     Send(send::Args),
@@ -113,6 +116,7 @@ pub fn main() -> ExitCode {
         Command::Demo(args) => demo::run(args),
         Command::Check(args) => check::run(config, &args, named),
         Command::Config(args) => config::run(config, args),
+        Command::Dkim(command) => dkim::run(config, command),
         Command::Dns(args) => dns::run(config, args),
         Command::Import(command) => import::run(config, command),
         Command::Guide(args) => guide::run(config, args),

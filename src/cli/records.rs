@@ -219,6 +219,16 @@ pub(super) fn of(config: &Config, domain: &str, ips: &[IpAddr]) -> anyhow::Resul
     Ok(records)
 }
 
+/// A TXT record alone.
+pub(super) fn txt(name: &str, text: String) -> Record {
+    Record {
+        name: name.to_owned(),
+        kind: "TXT",
+        data: Data::Text(text),
+        why: "DKIM: the public key of our signatures",
+    }
+}
+
 /// Replaces the SPF record of `domain`.
 pub(super) fn set_spf(records: &mut [Record], domain: &str, spf: &str) {
     let name = format!("{domain}.");

@@ -250,3 +250,82 @@ async fn guide_tells_what_to_type() {
     let (code, _, error) = world.run(&["guide", "gmail", "nobody@example.org"]);
     assert_eq!(code, 65, "{error}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_are_rotated_step_by_step_and_never_used_before_the_dns_has_them() {
+    let world = World::new(1, "").await;
+    let rotate = |wait: &str, keep: &str| {
+        let arguments = [
+            "dkim",
+            "rotate",
+            "example.org",
+            "--wait",
+            wait,
+            "--keep",
+            keep,
+        ];
+        let (code, out, error) = world.run(&arguments);
+        (code, format!("{out}{error}"))
+    };
+    let domain = world.dir.path().join("domains/example.org/domain.toml");
+    let signs = || std::fs::read_to_string(&domain).expect("domain");
+    let key = |selector: &str| {
+        let path = format!("secrets/dkim/example.org/{selector}.pem");
+        world.dir.path().join(path)
+    };
+    let before = signs();
+    let (code, out) = rotate("0s", "0s");
+    assert_eq!(code, 75, "{out}");
+    assert!(out.contains("publish, and run this again:"), "{out}");
+    let record = |selector: &str| {
+        let name = format!("{selector}._domainkey.example.org. 3600 IN TXT ");
+        let line = out.lines().find_map(|line| line.strip_prefix(&name));
+        line.expect("a record")
+            .replace("\" \"", "")
+            .replace('"', "")
+    };
+    assert_eq!(signs(), before, "the DNS has no new key");
+    world
+        .dns
+        .txt("chapar1-rsa._domainkey.example.org", &record("chapar1-rsa"));
+    let (code, again) = rotate("0s", "0s");
+    assert_eq!(code, 75);
+    assert!(!again.contains("chapar1-rsa._domainkey"), "{again}");
+    assert!(again.contains("chapar1-ed25519._domainkey"), "{again}");
+    assert_eq!(signs(), before, "one of two is not enough");
+    let ed25519 = record("chapar1-ed25519");
+    world
+        .dns
+        .txt("chapar1-ed25519._domainkey.example.org", &ed25519);
+    let (code, out) = rotate("1h", "7d");
+    assert_eq!(code, 75);
+    assert!(
+        out.contains("signing with them begins in 60 minutes"),
+        "{out}"
+    );
+    assert_eq!(signs(), before);
+    let (code, out) = rotate("0s", "7d");
+    assert_eq!(code, 75);
+    assert!(out.contains("run this again in 168 hours"), "{out}");
+    let now = signs();
+    assert!(
+        now.contains("selectors = [\"chapar1-rsa\", \"chapar1-ed25519\"]"),
+        "{now}"
+    );
+    assert!(now.contains("mode = \"forward\""), "{now}");
+    assert!(key("rsa1").exists() && key("chapar1-rsa").exists());
+    let (code, out) = rotate("0s", "0s");
+    assert_eq!(code, 0, "{out}");
+    assert!(
+        out.contains("remove its record rsa1._domainkey.example.org."),
+        "{out}"
+    );
+    assert!(!key("rsa1").exists() && key("chapar1-rsa").exists());
+    assert!(
+        !world
+            .dir
+            .path()
+            .join("secrets/dkim/example.org/rotation.json")
+            .exists()
+    );
+}
