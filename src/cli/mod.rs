@@ -11,6 +11,7 @@ mod print;
 mod alias;
 mod app_password;
 mod auth;
+mod backup;
 mod certificate;
 mod check;
 mod completions;
@@ -85,6 +86,8 @@ enum Command {
     Alias(alias::Command),
     #[command(subcommand)]
     Auth(auth::Command),
+    Backup(backup::Backup),
+    Restore(backup::Restore),
     #[command(subcommand)]
     Import(import::Command),
     Queue(queue::QueueCommand),
@@ -118,6 +121,8 @@ pub fn main() -> ExitCode {
         Command::Config(args) => config::run(config, args),
         Command::Dkim(command) => dkim::run(config, command),
         Command::Dns(args) => dns::run(config, args),
+        Command::Backup(args) => backup::backup(config, &args),
+        Command::Restore(args) => backup::restore(config, &args),
         Command::Import(command) => import::run(config, command),
         Command::Guide(args) => guide::run(config, args),
         Command::Send(args) => send::run(config, args),

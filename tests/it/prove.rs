@@ -329,3 +329,80 @@ async fn keys_are_rotated_step_by_step_and_never_used_before_the_dns_has_them() 
             .exists()
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_brings_configuration_secrets_and_queue_to_another_host() {
+    use std::io::Write as _;
+    let remote = Mx::start(MxConfig::default()).await.expect("MX");
+    let mut world = World::new(remote.address().port(), "").await;
+    mx(&world, "box.example", &remote).await;
+    remote.on(chapar::lab::Stage::Rcpt, |_| {
+        chapar::lab::Act::reply("450 4.2.0 later")
+    });
+    world.start().await;
+    world.run(&["send", "--to", "you@box.example", "--wait", "2s"]);
+    let new = tempfile::tempdir().expect("directory");
+    let file = new.path().join("chapar.age");
+    let file = file.to_str().expect("path");
+    let run = |config: &std::path::Path, arguments: &[&str], passphrase: &str| {
+        let mut child = Command::new(world::binary())
+            .args(arguments)
+            .arg("--config")
+            .arg(config)
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::piped())
+            .spawn()
+            .expect("chapar runs");
+        let mut stdin = child.stdin.take().expect("stdin");
+        let _ = stdin.write_all(passphrase.as_bytes());
+        drop(stdin);
+        let output = child.wait_with_output().expect("output");
+        (output.status.code(), text(&output))
+    };
+    let (code, out) = run(&world.config(), &["backup", file], "a long passphrase\n");
+    assert_eq!(code, Some(0), "{out}");
+    assert!(out.contains(" and 1 messages are in "), "{out}");
+    let bytes = std::fs::read(file).expect("backup");
+    assert!(bytes.starts_with(b"age-encryption.org/v1\n"));
+    assert!(!bytes.windows(11).any(|part| part == b"PRIVATE KEY"));
+    assert_eq!(
+        run(&world.config(), &["backup", file], "a long passphrase\n").0,
+        Some(65)
+    );
+    assert_eq!(
+        run(&world.config(), &["backup", "x.age"], "short\n").0,
+        Some(65)
+    );
+    world.stop().await;
+
+    let config = new.path().join("site/chapar.toml");
+    let (code, out) = run(&config, &["restore", file], "another passphrase\n");
+    assert_eq!(code, Some(65), "{out}");
+    assert!(!config.exists());
+    let (code, out) = run(&config, &["restore", file], "a long passphrase\n");
+    assert_eq!(code, Some(0), "{out}");
+    assert!(out.contains("1 messages are in the queue"), "{out}");
+    for name in [
+        "chapar.toml",
+        "domains/example.org/users.toml",
+        "secrets/dkim/example.org/rsa1.pem",
+    ] {
+        let old = std::fs::read(world.dir.path().join(name)).expect(name);
+        assert_eq!(
+            std::fs::read(new.path().join("site").join(name)).expect(name),
+            old
+        );
+    }
+    let (_, out) = run(&config, &["queue", "list", "--json"], "");
+    assert!(
+        out.contains("you@box.example") && out.contains("450 4.2.0 later"),
+        "{out}"
+    );
+    let (_, out) = run(
+        &config,
+        &["restore", file, "--no-queue"],
+        "a long passphrase\n",
+    );
+    assert!(out.starts_with("0 files restored"), "{out}");
+}
