@@ -199,7 +199,7 @@ fn aliases_come_and_go_and_lead_somewhere() {
         &["alias", "add", "x@example.org", "| cmd"],
         "",
         65,
-        "does not begin with the full path",
+        "does not begin with the full path of a program",
     );
     site.bad(
         &["alias", "add", "x@example.net", "a@b.example"],

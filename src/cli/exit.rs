@@ -2,8 +2,10 @@
 
 use std::process::ExitCode;
 
+use super::socket::Failure;
 use crate::auth::password::PasswordError;
 use crate::config::ConfigError;
+use crate::control::protocol::RefusalKind;
 use crate::identity::IdentityError;
 use crate::identity::edit::EditError;
 use crate::signing::keys::KeyError;
@@ -12,8 +14,12 @@ use crate::signing::keys::KeyError;
 pub(super) const USAGE: u8 = 64;
 /// What was asked for makes no sense (EX_DATAERR).
 pub(super) const DATA: u8 = 65;
+/// There is no such message (EX_NOINPUT).
+pub(super) const MISSING: u8 = 66;
 /// There is no such address (EX_NOUSER).
 pub(super) const NO_USER: u8 = 67;
+/// The daemon can not be asked (EX_UNAVAILABLE).
+pub(super) const UNAVAILABLE: u8 = 69;
 /// The password is wrong (EX_NOPERM).
 pub(super) const NO_PERMISSION: u8 = 77;
 /// The configuration is wrong (EX_CONFIG).
@@ -23,6 +29,16 @@ pub(super) const CONFIG: u8 = 78;
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub(super) struct Wrong(pub(super) String);
+
+/// Mail to it is refused.
+#[derive(Debug, thiserror::Error)]
+#[error("{0} is of our domain and leads nowhere; `chapar alias resolve {0}` shows why")]
+pub(super) struct NoSuchAddress(pub(super) String);
+
+/// There is no such thing.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(super) struct Missing(pub(super) String);
 
 /// Prints an error and gives its exit code.
 pub(super) fn report(error: &anyhow::Error) -> ExitCode {
@@ -40,6 +56,18 @@ fn code(error: &anyhow::Error) -> u8 {
         }
         if cause.is::<ConfigError>() || cause.is::<IdentityError>() || cause.is::<KeyError>() {
             return CONFIG;
+        }
+        if cause.is::<Missing>() {
+            return MISSING;
+        }
+        if cause.is::<NoSuchAddress>() {
+            return NO_USER;
+        }
+        if let Some(failure) = cause.downcast_ref::<Failure>() {
+            return match failure {
+                Failure::Refused(refusal) if refusal.kind == RefusalKind::Wrong => DATA,
+                _ => UNAVAILABLE,
+            };
         }
         if cause.is::<Wrong>() || cause.is::<PasswordError>() {
             return DATA;

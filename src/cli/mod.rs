@@ -1,7 +1,8 @@
 //! The command line: one file per command. Talks to files and to the daemon's socket; the only
 //! room where errors are for people alone.
 //!
-//! Exit codes follow sysexits: 64 wrong usage, 65 wrong input, 67 no such address, 77 a refused
+//! Exit codes follow sysexits: 64 wrong usage, 65 wrong input, 67 no such address, 69
+//! the daemon can not be asked, 77 a refused
 //! password, 78 a wrong configuration, 1 anything else.
 
 #[macro_use]
@@ -10,23 +11,31 @@ mod print;
 mod alias;
 mod app_password;
 mod auth;
+mod backup;
 mod certificate;
 mod check;
 mod completions;
 mod config;
 mod demo;
+mod dkim;
 mod dns;
 mod domain;
 mod exit;
+mod guide;
+mod import;
+mod log;
 mod password;
 pub mod queue;
 mod records;
 mod report;
+mod send;
 mod serve;
 mod setup;
 pub mod site;
 mod socket;
+mod status;
 mod tls;
+mod trace;
 mod user;
 
 use std::path::{Path, PathBuf};
@@ -63,8 +72,15 @@ enum Command {
     Demo(demo::Args),
     Check(check::Args),
     Config(config::Args),
+    #[command(subcommand)]
+    Dkim(dkim::Command),
     Dns(dns::Args),
     Tls(tls::Args),
+    Guide(guide::Args),
+    Send(send::Args),
+    Status(status::Args),
+    Log(log::Args),
+    Trace(trace::Args),
     #[command(subcommand)]
     Domain(domain::Command),
     #[command(subcommand)]
@@ -74,6 +90,10 @@ enum Command {
     #[command(subcommand)]
     Auth(auth::Command),
     Report(report::Args),
+    Backup(backup::Backup),
+    Restore(backup::Restore),
+    #[command(subcommand)]
+    Import(import::Command),
     Queue(queue::QueueCommand),
     Completions(completions::Args),
     Man(completions::ManArgs),
@@ -103,8 +123,17 @@ pub fn main() -> ExitCode {
         Command::Demo(args) => demo::run(args),
         Command::Check(args) => check::run(config, &args, named),
         Command::Config(args) => config::run(config, args),
+        Command::Dkim(command) => dkim::run(config, command),
         Command::Dns(args) => dns::run(config, args),
         Command::Tls(args) => tls::run(config, &args),
+        Command::Backup(args) => backup::backup(config, &args),
+        Command::Restore(args) => backup::restore(config, &args),
+        Command::Import(command) => import::run(config, command),
+        Command::Guide(args) => guide::run(config, args),
+        Command::Send(args) => send::run(config, args),
+        Command::Status(args) => status::run(config, args),
+        Command::Log(args) => log::run(config, args),
+        Command::Trace(args) => trace::run(config, args),
         Command::Domain(command) => domain::run(config, command),
         Command::User(command) => user::run(config, command),
         Command::Alias(command) => alias::run(config, command),

@@ -51,6 +51,17 @@ pub(super) fn new(from_stdin: bool) -> anyhow::Result<(Secrets, Option<String>)>
     Ok((password::secrets(made.as_bytes())?, Some(made)))
 }
 
+/// What is kept of a password, and the password itself, whoever made it.
+pub(super) fn new_known(from_stdin: bool) -> anyhow::Result<(Secrets, String, bool)> {
+    if from_stdin {
+        let read = read()?;
+        let secrets = password::secrets(&read)?;
+        return Ok((secrets, String::from_utf8_lossy(&read).into_owned(), false));
+    }
+    let made = password::generate()?;
+    Ok((password::secrets(made.as_bytes())?, made, true))
+}
+
 /// Shows a password that was made here.
 pub(super) fn show(address: &str, made: Option<&str>) {
     if let Some(password) = made {

@@ -206,6 +206,15 @@ pub(super) fn of(config: &Config, domain: &str, ips: &[IpAddr]) -> anyhow::Resul
         add(&format!("_mta-sts.{name}"), "TXT", Data::Text(id), why);
     }
     let whole = !domain.starts_with('*');
+    if whole && !config.web.https.is_empty() {
+        for (label, why) in [
+            ("autoconfig", "Thunderbird sets itself up from there"),
+            ("autodiscover", "Outlook sets itself up from there"),
+        ] {
+            let target = Data::Plain(host.clone());
+            add(&format!("{label}.{name}"), "CNAME", target, why);
+        }
+    }
     if whole
         && config
             .listeners
@@ -217,6 +226,16 @@ pub(super) fn of(config: &Config, domain: &str, ips: &[IpAddr]) -> anyhow::Resul
         add(&format!("_submissions._tcp.{name}"), "SRV", target, why);
     }
     Ok(records)
+}
+
+/// A TXT record alone.
+pub(super) fn txt(name: &str, text: String) -> Record {
+    Record {
+        name: name.to_owned(),
+        kind: "TXT",
+        data: Data::Text(text),
+        why: "DKIM: the public key of our signatures",
+    }
 }
 
 /// Replaces the SPF record of `domain`.
@@ -253,6 +272,11 @@ pub(super) fn addresses(config: &Config, given: &[IpAddr]) -> Vec<IpAddr> {
             return known.to_vec();
         }
     }
+    public()
+}
+
+/// The public addresses that the kernel would use.
+pub(super) fn public() -> Vec<IpAddr> {
     // Connecting a UDP socket sends nothing; it makes the kernel choose.
     let probes = [("0.0.0.0:0", "192.0.2.1:9"), ("[::]:0", "[2001:db8::1]:9")];
     let own = probes.into_iter().filter_map(|(own, far)| {

@@ -5,7 +5,7 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use crate::config::Config;
-use crate::control::protocol::{Answer, Refusal, Request};
+use crate::control::protocol::{Answer, Refusal, Request, Submitted};
 
 /// Bytes of one answer.
 const MAX_ANSWER: u64 = 1 << 20;
@@ -32,6 +32,40 @@ pub(super) fn ask(
     request: &Request,
     each: &mut dyn FnMut(Answer) -> Result<(), Failure>,
 ) -> Result<u64, Failure> {
+    say(config, request, &[], each)
+}
+
+/// Puts a message of ours into the queue.
+pub(super) fn submit(
+    config: &Config,
+    from: &str,
+    to: &[String],
+    held: bool,
+    message: &[u8],
+) -> Result<Submitted, Failure> {
+    let request = Request::Submit {
+        from: from.to_owned(),
+        to: to.to_vec(),
+        size: message.len() as u64,
+        held,
+        by: "chapar send".to_owned(),
+    };
+    let mut taken = None;
+    say(config, &request, message, &mut |answer| {
+        if let Answer::Submitted(submitted) = answer {
+            taken = Some(submitted);
+        }
+        Ok(())
+    })?;
+    taken.ok_or_else(|| Failure::Broken("it did not say what it took".into()))
+}
+
+fn say(
+    config: &Config,
+    request: &Request,
+    more: &[u8],
+    each: &mut dyn FnMut(Answer) -> Result<(), Failure>,
+) -> Result<u64, Failure> {
     let broken = |error: io::Error| Failure::Broken(error.to_string());
     let gone = [io::ErrorKind::NotFound, io::ErrorKind::ConnectionRefused];
     let path = crate::control::socket(&config.data_dir);
@@ -45,6 +79,7 @@ pub(super) fn ask(
         serde_json::to_vec(request).map_err(|error| Failure::Broken(error.to_string()))?;
     line.push(b'\n');
     stream.write_all(&line).map_err(broken)?;
+    stream.write_all(more).map_err(broken)?;
     let mut reading = BufReader::new(stream);
     loop {
         line.clear();

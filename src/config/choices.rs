@@ -51,6 +51,16 @@ choices! {
         Accept,
     }
 
+    /// How log lines look on stderr.
+    LogFormat {
+        /// For people; under systemd, entries of the journal with a field for each value.
+        Auto,
+        /// For people.
+        Human,
+        /// One JSON object a line.
+        Json,
+    }
+
     /// How the CA is shown that a name is ours.
     AcmeChallenge {
         /// A file over http (RFC 8555 section 8.3).
@@ -107,6 +117,17 @@ choices! {
         WithoutDkim,
         /// None.
         Never,
+    }
+}
+
+impl LogFormat {
+    /// As it is written in the configuration.
+    pub fn name(self) -> &'static str {
+        match self {
+            LogFormat::Auto => "auto",
+            LogFormat::Human => "human",
+            LogFormat::Json => "json",
+        }
     }
 }
 

@@ -22,12 +22,12 @@ use crate::delivery::providers::{self, Providers};
 use crate::smtp::extension::Extension;
 
 pub use choices::{
-    AcmeChallenge, Dmarc, DnsTrouble, Dnssec, DomainName, Failing, FieldName, HttpsUrl,
+    AcmeChallenge, Dmarc, DnsTrouble, Dnssec, DomainName, Failing, FieldName, HttpsUrl, LogFormat,
     MilterAddress, MilterChanges, MtaSts, Rewrite, Spam, SpfFail,
 };
 pub use sections::{
-    Acme, Auth, Delivery, Dns, DnsLists, Forwarding, Greylist, Hooks, Incoming, Limits, Milter,
-    Reports, Retry, Smtp, Timeouts, Tls, Web,
+    Acme, Auth, Delivery, Dns, DnsLists, Forwarding, Greylist, Hooks, Incoming, Limits, Log,
+    Milter, Reports, Retry, Smtp, Timeouts, Tls, Web,
 };
 pub use table::{Row, defaults};
 pub use tls_rules::{TlsRule, TlsRules};
@@ -108,6 +108,9 @@ pub struct Config {
     /// The certificate's CA.
     #[serde(default)]
     pub acme: Acme,
+    /// Where the daemon tells what it does.
+    #[serde(default)]
+    pub log: Log,
     /// What others fetch from us.
     #[serde(default)]
     pub web: Web,

@@ -10,7 +10,8 @@ use serde::Deserialize;
 use super::table::{Row, Shown};
 use super::{
     AcmeChallenge, Dmarc, DnsTrouble, Dnssec, DomainName, Failing, Family, FieldName, HttpsUrl,
-    MilterChanges, MtaSts, Rewrite, Size, Spam, Span, SpfFail, Steps, TlsRules, TlsVersion,
+    LogFormat, MilterChanges, MtaSts, Rewrite, Size, Spam, Span, SpfFail, Steps, TlsRules,
+    TlsVersion,
 };
 use crate::intake::reputation::lists::ListZone;
 use crate::smtp::extension::Extension;
@@ -349,6 +350,14 @@ sections! {
         webroot: String = String::new(),
     }
 
+    /// `[log]`: where the daemon tells what it does; changes at a restart.
+    log: Log {
+        /// How lines on stderr look; auto: for people, under systemd as entries of the journal with a field for each value.
+        format: LogFormat = LogFormat::Auto,
+        /// A file that gets each line as a JSON object, too; opened anew at a reload, so that logrotate can move it away; empty: none.
+        file: String = String::new(),
+    }
+
     /// `[web]`: what others fetch from this host over http and https.
     web: Web {
         /// Addresses for http: answers to the CA, such as "[::]:80"; empty: none.
@@ -359,6 +368,8 @@ sections! {
         mta_sts: MtaSts = MtaSts::Testing,
         /// How long others may remember a policy.
         mta_sts_age: Span = Span::days(7),
+        /// The IMAP server that mail clients are told of, such as "imap.example.org" or "imap.example.org:993"; empty: they are told how to send alone.
+        imap: String = String::new(),
         /// Connections at the same time.
         connections: usize = 200,
         /// How long a connection may last.

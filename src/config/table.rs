@@ -5,8 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::{
     AcmeChallenge, Dmarc, DnsTrouble, Dnssec, DomainName, Failing, Family, FieldName, HttpsUrl,
-    MilterChanges, MtaSts, Rewrite, Size, Spam, Span, SpfFail, Steps, TlsRules, TlsVersion,
-    sections,
+    LogFormat, MilterChanges, MtaSts, Rewrite, Size, Spam, Span, SpfFail, Steps, TlsRules,
+    TlsVersion, sections,
 };
 use crate::intake::reputation::lists::ListZone;
 use crate::smtp::extension::Extension;
@@ -236,6 +236,7 @@ shown! {
         Rewrite::Never => "never",
     });
     AcmeChallenge, "http-01 | tls-alpn-01", value => quoted(value.name());
+    LogFormat, "auto | human | json", value => quoted(value.name());
     MtaSts, "none | testing | enforce", value => quoted(value.name());
     TlsRules, "{ domain = rule }", value => value.to_string();
     HttpsUrl, "https://...", value => quoted(value.as_str());

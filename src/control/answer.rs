@@ -25,7 +25,7 @@ const PIECE: usize = 48 << 10;
 const ROWS: usize = 100_000;
 /// How often a client that watches is told that nothing happened: it notices a daemon that is
 /// gone, and the daemon notices one that is.
-const ALIVE: Duration = Duration::from_secs(5);
+pub(super) const ALIVE: Duration = Duration::from_secs(5);
 
 /// Answers `request` into `out`; stops when nobody listens any more.
 pub async fn answer(request: Request, queue: &Handle, out: mpsc::Sender<Answer>) {
@@ -37,6 +37,8 @@ pub async fn answer(request: Request, queue: &Handle, out: mpsc::Sender<Answer>)
         Request::Export { selector } => export(&selector, queue, &out).await,
         Request::Watch { selector } => watch(&selector, queue, &out).await,
         Request::Counts {} => counts(queue, &out).await,
+        Request::Failures {} => failures(queue, &out).await,
+        Request::Wire { about } => super::live::wire(&about, queue, &out).await,
         Request::Verify {} => verify(queue, &out).await,
         Request::Rebuild { by } => rebuild(&by, queue).await,
         Request::Suspensions {} => suspensions(queue, &out).await,
@@ -75,7 +77,9 @@ pub async fn answer(request: Request, queue: &Handle, out: mpsc::Sender<Answer>)
             };
             steer(order, &selector, queue, &out).await
         }
-        Request::Import { .. } => Err(Refusal::wrong("a message must follow its import")),
+        Request::Import { .. } | Request::Submit { .. } => {
+            Err(Refusal::wrong("a message must follow its line"))
+        }
     };
     let last = match done {
         Ok(count) => Answer::End(count),
@@ -220,7 +224,7 @@ async fn show(id: &str, queue: &Handle, out: &mpsc::Sender<Answer>) -> Result<u6
 
 /// The DKIM keys that signed a message here: their headers stand between our trace header, which
 /// is the first, and everything that came from elsewhere.
-fn signatures(head: &[u8]) -> Vec<String> {
+pub(super) fn signatures(head: &[u8]) -> Vec<String> {
     let text = String::from_utf8_lossy(head);
     let unfolded = text.replace("\r\n ", " ").replace("\r\n\t", " ");
     let mut traces = 0;
@@ -380,6 +384,8 @@ async fn watch(
     checked.state = None;
     let matcher = compile(&checked)?;
     let mut feed = queue.feed.watch();
+    // Whoever waits for what it does next knows now that it will be told.
+    let _ = out.send(Answer::Alive).await;
     loop {
         let answer = match tokio::time::timeout(ALIVE, feed.recv()).await {
             Ok(Ok(event)) if concerns(&event, selector, &matcher) => {
@@ -403,6 +409,17 @@ fn concerns(event: &Happened, selector: &Selector, matcher: &Matcher) -> bool {
         .as_ref()
         .is_none_or(|word| *word == event.event)
         && matcher.happened(&event.id, &event.from, &event.to, &event.text)
+}
+
+async fn failures(queue: &Handle, out: &mpsc::Sender<Answer>) -> Result<u64, Refusal> {
+    let failures = queue.feed.failures();
+    let count = failures.len() as u64;
+    for event in failures {
+        let _ = out
+            .send(Answer::Event(Box::new(Happened::clone(&event))))
+            .await;
+    }
+    Ok(count)
 }
 
 async fn counts(queue: &Handle, out: &mpsc::Sender<Answer>) -> Result<u64, Refusal> {

@@ -7,8 +7,10 @@
 
 mod answer;
 mod import;
+mod live;
 pub mod protocol;
 mod steer;
+mod submit;
 mod summary;
 
 use std::io;
@@ -126,22 +128,33 @@ async fn serve(stream: UnixStream, queue: &Handle) -> io::Result<()> {
         if let Request::Import { envelope, size, by } = &request {
             let limit = PATIENCE.max(Duration::from_millis(size / 64));
             let taken = import(*envelope, *size, by, queue, &mut reading);
-            match tokio::time::timeout(limit, taken).await? {
-                Ok(imported) => {
-                    let mut lines = serde_json::to_vec(&Answer::Imported(imported))?;
-                    lines.push(b'\n');
-                    serde_json::to_writer(&mut lines, &Answer::End(1))?;
-                    lines.push(b'\n');
-                    tokio::time::timeout(PATIENCE, writing.write_all(&lines)).await??;
-                    continue;
-                }
-                Err(refusal) => {
-                    // What follows may be the rest of the message.
-                    let mut line = serde_json::to_vec(&Answer::Error(refusal))?;
-                    line.push(b'\n');
-                    return tokio::time::timeout(PATIENCE, writing.write_all(&line)).await?;
-                }
+            let taken = tokio::time::timeout(limit, taken).await?;
+            if !took(&mut writing, taken.map(Answer::Imported)).await? {
+                return Ok(());
             }
+            continue;
+        }
+        if let Request::Submit {
+            from,
+            to,
+            size,
+            held,
+            by,
+        } = &request
+        {
+            let message = submit::Given {
+                from,
+                to,
+                size: *size,
+                held: *held,
+                by,
+            };
+            let taken = submit::submit(message, queue, &mut reading);
+            let taken = tokio::time::timeout(PATIENCE, taken).await?;
+            if !took(&mut writing, taken.map(Answer::Submitted)).await? {
+                return Ok(());
+            }
+            continue;
         }
         let (out, mut answers) = mpsc::channel(WAITING);
         // Dropping the receiver ends the answer; both stop together.
@@ -160,6 +173,7 @@ fn named(mut request: Request, uid: u32) -> Request {
         | Request::Suspend { by, .. }
         | Request::Resume { by, .. }
         | Request::Rebuild { by }
+        | Request::Submit { by, .. }
         | Request::Import { by, .. } => {
             *by = if by.is_empty() {
                 format!("uid {uid}")
@@ -174,10 +188,31 @@ fn named(mut request: Request, uid: u32) -> Request {
         | Request::Suspensions {}
         | Request::Watch { .. }
         | Request::Counts {}
+        | Request::Failures {}
+        | Request::Wire { .. }
         | Request::Verify {}
         | Request::Export { .. } => {}
     }
     request
+}
+
+/// Answers whoever gave a message; false if nothing can follow: it may be the rest of it.
+async fn took(
+    writing: &mut (impl AsyncWriteExt + Unpin),
+    taken: Result<Answer, Refusal>,
+) -> io::Result<bool> {
+    let good = taken.is_ok();
+    let (first, last) = match taken {
+        Ok(answer) => (Some(answer), Answer::End(1)),
+        Err(refusal) => (None, Answer::Error(refusal)),
+    };
+    let mut lines = Vec::new();
+    for answer in first.iter().chain([&last]) {
+        serde_json::to_writer(&mut lines, answer)?;
+        lines.push(b'\n');
+    }
+    tokio::time::timeout(PATIENCE, writing.write_all(&lines)).await??;
+    Ok(good)
 }
 
 /// An operator's name that can not break the log.

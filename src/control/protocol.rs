@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::queue::store::Finding;
 use crate::queue::suspend::{Effect, Suspension};
 use crate::queue::{Counts, Happened, Selector, Verb, state_word};
+pub use crate::telemetry::wire::Wire;
 pub use crate::time::text as time;
 
 /// Bytes of a request with its line end.
@@ -95,6 +96,14 @@ pub enum Request {
     },
     /// Numbers: [`Answer::Counts`].
     Counts {},
+    /// The last recipients that were deferred, failed or ran out of time, the oldest first:
+    /// [`Answer::Event`].
+    Failures {},
+    /// Lines of connections from now on: [`Answer::Wire`], without end.
+    Wire {
+        /// Only those whose other side has one of these in its name or address; none: all.
+        about: Vec<String>,
+    },
     /// Computes every checksum again: [`Answer::Finding`] for what is damaged. Answered with the
     /// number of records and messages that are whole.
     Verify {},
@@ -115,6 +124,21 @@ pub enum Request {
         envelope: u64,
         /// Bytes of the message.
         size: u64,
+        /// The operator, for the log.
+        by: String,
+    },
+    /// Sign a message of ours and take it into the queue: [`Answer::Submitted`]. Behind the line
+    /// come `size` bytes, a whole message.
+    Submit {
+        /// The reverse-path, an address of ours.
+        from: String,
+        /// Where it goes; aliases are resolved.
+        to: Vec<String>,
+        /// Bytes of the message.
+        size: u64,
+        /// It waits for an operator's release.
+        #[serde(default)]
+        held: bool,
         /// The operator, for the log.
         by: String,
     },
@@ -146,6 +170,10 @@ pub enum Answer {
     Message(Box<Exported>),
     /// A message was taken.
     Imported(Imported),
+    /// A message of ours was taken.
+    Submitted(Submitted),
+    /// A line of a connection.
+    Wire(Box<Wire>),
     /// That was all; for `Steer` how many recipients were touched.
     End(u64),
     /// It can not be done.
@@ -324,6 +352,15 @@ pub struct Imported {
     pub was: String,
     /// Its id here.
     pub id: String,
+}
+
+/// A message of ours that was taken.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Submitted {
+    /// Its id.
+    pub id: String,
+    /// DKIM keys that signed it, as `domain/selector`.
+    pub signed_by: Vec<String>,
 }
 
 /// Upper ends of the columns of a summary, in minutes; the last column has none.

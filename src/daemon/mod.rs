@@ -14,6 +14,7 @@ use std::time::Duration;
 use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use crate::config::Config;
 pub use load::{LoadError, Loaded, load};
 use start::Running;
 use watch::Watch;
@@ -25,7 +26,14 @@ pub const EX_UNAVAILABLE: u8 = 69;
 
 /// Runs in the foreground until a signal ends it. Ready when its listeners accept.
 pub fn run(file: &Path) -> ExitCode {
-    crate::telemetry::init();
+    // A file that does not load is told of in the usual way.
+    let log = Config::load(file)
+        .ok()
+        .map(|config| (config.log, config.dir));
+    if let Err(error) = crate::telemetry::init(log) {
+        tracing::error!(target: "daemon", "{error}");
+        return ExitCode::from(EX_CONFIG);
+    }
     let loaded = match load(file) {
         Ok(loaded) => loaded,
         Err(error) => {
@@ -82,6 +90,7 @@ async fn serve(file: &Path, loaded: Loaded) -> Result<(), start::StartError> {
     loop {
         tokio::select! {
             _ = signals.hangup.recv() => {
+                reopen_log();
                 watch.loaded().await;
                 reload(file, &mut running).await;
             }
@@ -115,6 +124,13 @@ fn watchdog() -> tokio::time::Interval {
     let mut interval = tokio::time::interval(period.max(Duration::from_millis(100)));
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     interval
+}
+
+/// Opens the log file anew, as logrotate expects it.
+fn reopen_log() {
+    if let Err(error) = crate::telemetry::reopen() {
+        tracing::error!(target: "daemon", "the log goes on in the old file: {error}");
+    }
 }
 
 /// All or nothing: a mistake keeps the old and says so (I8).

@@ -23,6 +23,7 @@ use crate::message::{Body, Content};
 use crate::smtp::client::{Answer, Client, Finished, Login, Loss, Said, Stage, Step, Wait};
 use crate::smtp::reply::MAX_BYTES;
 use crate::smtp::stuffing::Stuffer;
+use crate::telemetry::wire::{Peer, Tap};
 use crate::tls::client::{Judge, Problem, describe, flaw, is_untrusted, server_name};
 
 /// A transaction that is not over after this time is given up, however slowly it moves.
@@ -61,6 +62,8 @@ pub(super) struct Session {
     opened: Instant,
     /// When the present transaction is given up.
     until: Instant,
+    /// Where an operator may watch.
+    tap: Tap,
     /// Which reply is awaited, and until when.
     waiting_for: Option<(u64, Wait)>,
     deadline: Instant,
@@ -175,6 +178,7 @@ impl Session {
             terms: None,
             opened: now,
             until: now + TRANSACTION,
+            tap: Tap::new(Peer::Server),
             waiting_for: None,
             deadline: now,
         };
@@ -235,6 +239,7 @@ impl Session {
             self.flaw = flaw(judge, stream.get_ref().1.peer_certificates(), &name);
         }
         self.tls = format!("{} {}", describe(stream.get_ref().1), self.proof.name());
+        self.tap.noted(|| self.remote.clone(), &self.tls);
         self.stream = Stream::Tls(Box::new(stream));
         self.client.secured();
         Ok(self)
@@ -349,9 +354,11 @@ impl Session {
     fn take(&mut self, read: io::Result<usize>) {
         match read {
             Ok(0) => self.client.lost(Loss::Closed),
-            Ok(length) => self
-                .client
-                .receive(self.input.get(..length).unwrap_or_default()),
+            Ok(length) => {
+                let came = self.input.get(..length).unwrap_or_default();
+                self.tap.heard(|| self.remote.clone(), came);
+                self.client.receive(came);
+            }
             // A peer that ends TLS without its close_notify has closed.
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
                 self.client.lost(Loss::Closed);
@@ -387,6 +394,7 @@ impl Session {
     }
 
     async fn write_output(&mut self) -> io::Result<()> {
+        self.tap.said(|| self.remote.clone(), self.client.output());
         self.stream.write_all(self.client.output()).await?;
         self.client.output().clear();
         self.stream.flush().await

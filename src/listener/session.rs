@@ -40,6 +40,7 @@ use crate::smtp::extension::{Extension, Extensions};
 use crate::smtp::params::Rcpt;
 use crate::smtp::replies::{self, Reply};
 use crate::smtp::server::{Bounds, Options, Server, Step, Xclient};
+use crate::telemetry::wire::{Peer, Tap};
 
 /// What the sessions of a listener have in common; a reload replaces it whole, for a session that
 /// runs with its next transaction.
@@ -130,6 +131,8 @@ pub(super) struct Session {
     pub(super) listen: Arc<Listen>,
     /// Those of the open transaction.
     pub(super) filters: Option<Box<Filters>>,
+    /// Where an operator may watch.
+    tap: Tap,
 }
 
 /// Why a session ended before QUIT.
@@ -227,6 +230,7 @@ impl Start {
             arrival: None,
             listen: self.listen,
             filters: None,
+            tap: Tap::new(Peer::Client),
             standing: None,
             who: None,
         }
@@ -356,7 +360,9 @@ impl Session {
             None => return Err(Gone::Peer),
         };
         let connection = tls.get_ref().1;
-        self.tls = Some(describe(connection));
+        let described = describe(connection);
+        self.tap.noted(|| self.peer.to_string(), &described);
+        self.tls = Some(described);
         self.server.tls_started(exporter(connection));
         *stream = Some(Either::Right(Box::new(tls)));
         Ok(())
@@ -364,6 +370,7 @@ impl Session {
 
     async fn flush(&mut self, stream: &mut Stream) -> io::Result<()> {
         if !self.out.is_empty() {
+            self.tap.said(|| self.peer.to_string(), &self.out);
             let limit = self.patience.command;
             let write = async {
                 stream.write_all(&self.out).await?;
@@ -390,11 +397,16 @@ impl Session {
         }
         self.input.reserve(ROOM);
         let patience = self.patience.clone();
+        let before = self.input.len();
         let closing = tokio::select! {
             biased;
             read = patience.wait(patience.command, stream.read_buf(&mut self.input)) => match read {
                 Some(Ok(0)) | Some(Err(_)) => return Err(Gone::Peer),
-                Some(Ok(_)) => return Ok(()),
+                Some(Ok(_)) => {
+                    let came = self.input.get(before..).unwrap_or_default();
+                    self.tap.heard(|| self.peer.to_string(), came);
+                    return Ok(());
+                }
                 None => replies::IDLE,
             },
             _ = self.stop.changed() => replies::SHUTTING_DOWN,

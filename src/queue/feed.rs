@@ -2,8 +2,9 @@
 //! feed of events. Whoever does not read its events in time loses some and is told how many; the
 //! queue never waits for it.
 
-use std::sync::Arc;
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use queue_schema::{EventKind, Message, Millis};
 use serde::{Deserialize, Serialize};
@@ -13,6 +14,8 @@ use super::outcome::clean;
 
 /// Events that wait for a slow watcher before it loses some.
 const WAITING: usize = 4096;
+/// Failures that are remembered.
+const FAILURES: usize = 50;
 
 /// Counts since the start.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -60,6 +63,8 @@ pub struct Happened {
 pub struct Feed {
     sender: broadcast::Sender<Arc<Happened>>,
     counters: Arc<[AtomicU64; 6]>,
+    /// The last of them, for those who ask later; written by the queue alone.
+    failures: Arc<Mutex<VecDeque<Arc<Happened>>>>,
 }
 
 impl Default for Feed {
@@ -67,6 +72,7 @@ impl Default for Feed {
         Feed {
             sender: broadcast::Sender::new(WAITING),
             counters: Arc::default(),
+            failures: Arc::default(),
         }
     }
 }
@@ -93,6 +99,12 @@ impl Feed {
     /// Events from now on.
     pub fn watch(&self) -> broadcast::Receiver<Arc<Happened>> {
         self.sender.subscribe()
+    }
+
+    /// The last recipients that were deferred or failed, the oldest first.
+    pub fn failures(&self) -> Vec<Arc<Happened>> {
+        let failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        failures.iter().cloned().collect()
     }
 
     /// Counts since the start.
@@ -141,14 +153,23 @@ impl Feed {
             EventKind::Removed => self.count(5, touched),
             _ => {}
         }
-        self.say(|| Happened {
+        let happened = || Happened {
             to: addresses(message, &event.recipients),
             text: event.text.clone(),
             remote: event.remote.clone(),
             tls: event.tls.clone(),
             by: event.by.clone(),
             ..about(message, word(event.kind), event.at)
-        });
+        };
+        let failed = [EventKind::Deferred, EventKind::Bounced, EventKind::Expired];
+        if failed.contains(&event.kind) {
+            let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+            if failures.len() == FAILURES {
+                failures.pop_front();
+            }
+            failures.push_back(Arc::new(happened()));
+        }
+        self.say(happened);
     }
 
     /// Something happened to a destination.

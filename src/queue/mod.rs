@@ -84,6 +84,8 @@ pub struct Handle {
     pub feed: Feed,
     /// Where addresses lead, for redirections.
     pub leads: Leads,
+    /// Signs notices, and messages that an operator sends.
+    pub signer: Recipient<Sign>,
     /// Hears of suspensions; `None` where nothing is delivered.
     pub suspended: Option<Recipient<crate::delivery::Suspensions>>,
     /// Ends the pauses of destinations when an operator replays; `None` where nothing is delivered.
@@ -120,8 +122,9 @@ pub fn start(opened: Opened, config: Arc<Config>, signer: Recipient<Sign>, leads
     let feed = Feed::default();
     let arbiter = Arbiter::new();
     let (events, led) = (feed.clone(), leads.clone());
+    let signs = signer.clone();
     let addr = Queue::start_in_arbiter(&arbiter.handle(), move |_| {
-        Queue::new(opened, config, signer, led, events)
+        Queue::new(opened, config, signs, led, events)
     });
     Handle {
         addr,
@@ -131,6 +134,7 @@ pub fn start(opened: Opened, config: Arc<Config>, signer: Recipient<Sign>, leads
         view,
         feed,
         leads,
+        signer,
         suspended: None,
         resume: None,
     }

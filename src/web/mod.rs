@@ -1,9 +1,10 @@
 //! The actor of the web listeners: the few things that others fetch from a mail host.
 //!
-//! Over http: answers to the questions of the CA. Over https: those of TLS-ALPN-01, and MTA-STS
-//! policies. Receives [`Reload`]; sends to nobody. A connection costs a bounded time and memory,
+//! Over http: answers to the questions of the CA. Over https: those of TLS-ALPN-01, MTA-STS
+//! policies, and what mail clients set themselves up with. Receives [`Reload`]; sends to nobody. A connection costs a bounded time and memory,
 //! and there are at most `web.connections` of them. Never serves a file, never reads a body.
 
+mod discover;
 mod pages;
 
 use std::convert::Infallible;
@@ -238,10 +239,13 @@ async fn talk<S: AsyncRead + AsyncWrite + Unpin>(
 }
 
 fn respond(request: &Request<Incoming>, secure: bool, site: &Site, answers: &Answers) -> Page {
-    if request.method() != Method::GET && request.method() != Method::HEAD {
+    let path = request.uri().path();
+    // Outlook posts what it wants to know; its answer does not depend on it.
+    let asks = [Method::GET, Method::HEAD].contains(request.method())
+        || (request.method() == Method::POST && discover::is_posted(path));
+    if !asks {
         return Page::nothing(405, "Only GET and HEAD are answered.");
     }
-    let path = request.uri().path();
     if let Some(token) = pages::token(path) {
         return match answers.token(token) {
             Some(text) => Page {
@@ -261,7 +265,9 @@ fn respond(request: &Request<Incoming>, secure: bool, site: &Site, answers: &Ans
         .and_then(|host| host.to_str().ok());
     let host = host.unwrap_or_default();
     let host = host.rsplit_once(':').map_or(host, |(name, _)| name);
-    pages::secure(&site.config, &site.identity, host, path)
+    let query = request.uri().query().unwrap_or_default();
+    discover::page(&site.config, &site.identity, host, path, query)
+        .unwrap_or_else(|| pages::secure(&site.config, &site.identity, host, path))
 }
 
 fn response(page: Page) -> Response<Full<Bytes>> {

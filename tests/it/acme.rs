@@ -88,14 +88,21 @@ impl Pebble {
 
 /// A world whose certificate is `challenge`'s, and its CA.
 async fn world(challenge: &str) -> (World, Pebble, u16) {
-    let (http, https) = (free_port(), free_port());
+    let http = free_port();
+    let web = format!("[web]\nhttp = [\"127.0.0.1:{http}\"]\n");
+    world_with(challenge, http, "", &web).await
+}
+
+/// The same with more keys of `[acme]` and another way to answer at the port for http.
+async fn world_with(challenge: &str, http: u16, acme: &str, web: &str) -> (World, Pebble, u16) {
+    let https = free_port();
     let mut world = World::new(25, "").await;
     let pebble = Pebble::start(world.dir.path(), world.dns.address(), http, https);
     let toml = std::fs::read_to_string(world.config()).expect("configuration");
     let more = format!(
         "[acme]\nenabled = true\ndirectory = \"https://localhost:{}/dir\"\n\
-         challenge = \"{challenge}\"\n\
-         [web]\nhttp = [\"127.0.0.1:{http}\"]\nhttps = [\"127.0.0.1:{https}\"]\n\
+         challenge = \"{challenge}\"\n{acme}\
+         {web}https = [\"127.0.0.1:{https}\"]\n\
          [tls]\nca_file = \"ca.pem\"\n",
         pebble.port
     );
@@ -185,6 +192,66 @@ async fn a_certificate_comes_by_http_and_is_renewed_under_load_without_a_failed_
     let answer = get(https, "mta-sts.example.com", "/.well-known/mta-sts.txt").await;
     assert!(answer.starts_with("HTTP/1.1 404 Not Found\r\n"), "{answer}");
     world.stop().await;
+}
+
+/// Another web server: gives files below `root`, and says which modes they had.
+async fn web_server(root: std::path::PathBuf) -> (u16, tokio::sync::mpsc::UnboundedReceiver<u32>) {
+    use std::os::unix::fs::PermissionsExt as _;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
+        .await
+        .expect("bind");
+    let port = listener.local_addr().expect("address").port();
+    let (said, modes) = tokio::sync::mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut request = vec![0; 4096];
+            let read = stream.read(&mut request).await.unwrap_or(0);
+            let request = String::from_utf8_lossy(&request[..read]).into_owned();
+            let path = request.split(' ').nth(1).unwrap_or_default();
+            let file = root.join(path.trim_start_matches('/'));
+            let answer = match std::fs::read_to_string(&file) {
+                Ok(text) => {
+                    let mode = std::fs::metadata(&file).expect("mode").permissions().mode();
+                    let _ = said.send(mode & 0o777);
+                    format!(
+                        "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{text}",
+                        text.len()
+                    )
+                }
+                Err(_) => {
+                    "HTTP/1.1 404 No\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".to_owned()
+                }
+            };
+            let _ = stream.write_all(answer.as_bytes()).await;
+        }
+    });
+    (port, modes)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_comes_and_is_renewed_through_the_webroot_of_another_server() {
+    let www = tempfile::tempdir().expect("directory");
+    let (http, mut modes) = web_server(www.path().to_owned()).await;
+    let webroot = format!("webroot = \"{}\"\n", www.path().display());
+    let (world, _pebble, _) = world_with("http-01", http, &webroot, "[web]\n").await;
+    let daemon = world.daemon();
+    daemon
+        .event("certificate", "a new certificate is in place")
+        .await;
+    let first = on_disk(&world);
+    assert!(!first.self_signed);
+    assert_eq!(modes.recv().await, Some(0o644));
+    let challenges = www.path().join(".well-known/acme-challenge");
+    let left = || std::fs::read_dir(&challenges).expect("list").count();
+    assert_eq!(left(), 0, "no token stays");
+    // After two thirds of its twelve seconds.
+    let renewed = tokio::time::timeout(Duration::from_secs(30), async {
+        while on_disk(&world).begins == first.begins {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    });
+    renewed.await.expect("it is renewed");
+    assert_eq!(left(), 0, "no token stays");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -145,3 +145,83 @@ fn free_port() -> u16 {
     let socket = std::net::TcpListener::bind("127.0.0.1:0").expect("bind");
     socket.local_addr().expect("address").port()
 }
+
+/// Holds the sockets as systemd does and starts the daemon again whenever it ends.
+const HOLDER: &str = r#"
+import ctypes, os, socket, subprocess, sys
+ports, program, arguments = sys.argv[1].split(","), sys.argv[2], sys.argv[3:]
+held = []
+for port in ports:
+    one = socket.socket()
+    one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    one.bind(("127.0.0.1", int(port)))
+    one.listen(1024)
+    held.append(one)
+def child():
+    ctypes.CDLL(None).prctl(1, 9)  # it ends with this process
+    copies = [os.dup(one.fileno()) for one in held]
+    copies = [os.dup2(fd, 100 + at) for at, fd in enumerate(copies)]
+    for at, fd in enumerate(copies):
+        os.dup2(fd, 3 + at)
+        os.set_inheritable(3 + at, True)
+while True:
+    start = ["sh", "-c", 'LISTEN_PID=$$ exec "$0" "$@"', program, *arguments]
+    environment = dict(os.environ, LISTEN_FDS=str(len(held)), LISTEN_FDNAMES="smtp:submission:submissions")
+    subprocess.run(start, env=environment, preexec_fn=child, close_fds=False)
+"#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_connection_is_refused_while_the_daemon_is_replaced() {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+    let remote = Mx::start(MxConfig::default()).await.expect("MX");
+    let mut world = World::new(remote.address().port(), "").await;
+    let config = std::fs::read_to_string(world.config()).expect("config");
+    let mut text = config;
+    for name in ["smtp", "submission", "submissions"] {
+        text = text.replacen("127.0.0.1:0\"", &format!("systemd:{name}\""), 1);
+    }
+    world::write(world.config(), &text, 0o644);
+    let ports: Vec<u16> = (0..3).map(|_| free_port()).collect();
+    let list: Vec<String> = ports.iter().map(u16::to_string).collect();
+    let mut holder = Command::new("python3");
+    holder
+        .args(["-c", HOLDER, &list.join(",")])
+        .arg(world::binary());
+    world.start_with(holder).await;
+    let (stop, greeted) = (
+        Arc::new(AtomicBool::new(false)),
+        Arc::new(AtomicUsize::new(0)),
+    );
+    let clients: Vec<_> = (0..4)
+        .map(|_| {
+            let (stop, greeted, port) = (stop.clone(), greeted.clone(), ports[0]);
+            tokio::spawn(async move {
+                while !stop.load(Ordering::SeqCst) {
+                    let connected = Client::connect(([127, 0, 0, 1], port).into()).await;
+                    let mut client = connected.expect("no connection is refused");
+                    let reply = client.reply().await.expect("every connection is answered");
+                    assert_eq!(reply.code, 220, "{}", reply.text);
+                    greeted.fetch_add(1, Ordering::SeqCst);
+                    let _ = client.write(b"QUIT\r\n").await;
+                }
+            })
+        })
+        .collect();
+    let first = world.daemon().pid();
+    world.daemon().signal("TERM");
+    let second = world
+        .daemon()
+        .event_where("daemon", "ready", |event| event["pid"] != first)
+        .await;
+    assert_ne!(second["pid"], first);
+    // The new one answers, too.
+    let before = greeted.load(Ordering::SeqCst);
+    while greeted.load(Ordering::SeqCst) < before + 20 && clients.iter().all(|c| !c.is_finished()) {
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    stop.store(true, Ordering::SeqCst);
+    for client in clients {
+        client.await.expect("no client failed");
+    }
+}

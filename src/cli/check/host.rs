@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use super::super::socket;
-use super::{Ask, certificate, domain, net};
+use super::{Ask, Host, certificate, domain, net};
 use crate::config::{Config, Service, TlsMode};
 use crate::control::protocol::{AGES, Answer, Request};
 use crate::delivery::mx;
@@ -80,6 +80,23 @@ pub(super) async fn examine(ask: &Ask<'_>, probe: &str, time_server: &str) -> Ve
     let shown = config.dir.display().to_string();
     findings.extend(machine::modes(&shown, &files(config)));
     findings
+}
+
+/// The listeners and the certificate alone.
+pub(super) async fn glance(ask: &Ask<'_>, running: bool) -> Host {
+    let (facts, leaf) = certificate::examine(ask.config);
+    let tls = ask
+        .config
+        .listeners
+        .iter()
+        .any(|listen| listen.tls != TlsMode::None);
+    let ports = ports(ask.config).await;
+    let judge = |port: &Port| host::port(port, running, leaf.as_deref());
+    Host {
+        listeners: ports.iter().map(judge).collect(),
+        certificate: tls.then(|| host::certificate(&facts)),
+        left: (tls && facts.broken.is_none()).then_some(facts.left),
+    }
 }
 
 fn daemon(config: &Config) -> Daemon {

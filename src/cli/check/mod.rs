@@ -10,7 +10,7 @@ mod certificate;
 mod config;
 mod domain;
 mod host;
-mod net;
+pub(super) mod net;
 
 use std::net::IpAddr;
 use std::path::Path;
@@ -59,6 +59,47 @@ pub(super) struct Args {
     /// A time server to compare the clock with.
     #[arg(long, value_name = "HOST[:PORT]", default_value = "pool.ntp.org")]
     time_server: String,
+}
+
+/// What `chapar status` shows of the machine.
+pub(super) struct Host {
+    /// One for each listener.
+    pub(super) listeners: Vec<Finding>,
+    /// The certificate, where a listener speaks TLS.
+    pub(super) certificate: Option<Finding>,
+    /// Seconds that it is still valid.
+    pub(super) left: Option<i64>,
+}
+
+/// Findings by domain.
+pub(super) type OfDomains = Vec<(String, Vec<Finding>)>;
+
+/// The listeners and the certificate, and with `dns` what the DNS says of every domain.
+pub(super) fn glance(
+    config: &Config,
+    identity: &Identity,
+    ips: Vec<IpAddr>,
+    running: bool,
+    dns: bool,
+) -> anyhow::Result<(Host, OfDomains)> {
+    let ask = Ask {
+        config,
+        identity,
+        resolver: Resolver::new(&config.dns)?,
+        ips,
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("no runtime")?;
+    runtime.block_on(async {
+        let host = host::glance(&ask, running).await;
+        let mut domains = Vec::new();
+        for (name, _) in identity.domains().filter(|_| dns) {
+            domains.push((name.to_owned(), domain::examine(&ask, name).await));
+        }
+        Ok((host, domains))
+    })
 }
 
 /// What everything is asked with.

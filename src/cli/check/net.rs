@@ -122,6 +122,44 @@ pub async fn seen(config: &Config, target: SocketAddr, tls: TlsMode) -> Result<S
     .await
 }
 
+/// Logs in with PLAIN; `proof` is its answer in base64. What the server said.
+pub async fn login(
+    config: &Config,
+    target: SocketAddr,
+    tls: TlsMode,
+    proof: &str,
+) -> Result<String, String> {
+    patient(async {
+        let mut stream = TcpStream::connect(target)
+            .await
+            .map_err(|error| error.to_string())?;
+        if tls == TlsMode::Starttls {
+            let mut clear = BufReader::new(stream);
+            session(&mut clear, &config.hostname).await?;
+            write(&mut clear, "STARTTLS\r\n").await?;
+            let answer = reply(&mut clear).await?;
+            if !answer.first().is_some_and(|line| line.starts_with("220")) {
+                return Err(format!("STARTTLS is refused: {}", answer.join(" ")));
+            }
+            stream = clear.into_inner();
+        }
+        let mut stream = BufReader::new(secured(config, stream, target).await?);
+        if tls == TlsMode::Implicit {
+            reply(&mut stream).await?;
+        }
+        write(&mut stream, &format!("EHLO {}\r\n", config.hostname)).await?;
+        reply(&mut stream).await?;
+        write(&mut stream, &format!("AUTH PLAIN {proof}\r\n")).await?;
+        let answer = reply(&mut stream).await?.join(" ");
+        let _ = write(&mut stream, "QUIT\r\n").await;
+        match answer.starts_with("235") {
+            true => Ok(answer),
+            false => Err(answer),
+        }
+    })
+    .await
+}
+
 type Secured = tokio_rustls::client::TlsStream<TcpStream>;
 
 async fn secured(

@@ -6,7 +6,7 @@
 //! Exit codes follow sysexits: 64 wrong usage, 65 a selector that makes no sense, 66 no such
 //! message, 69 the queue can not be reached, 78 a wrong configuration.
 
-mod ask;
+pub(super) mod ask;
 mod postfix;
 mod show;
 mod steer;
@@ -27,6 +27,7 @@ use crate::control::protocol::{Answer, Request};
 use crate::queue::{Selector, Verb};
 use ask::Failure;
 use steer::Steering;
+pub(in crate::cli) use transfer::with_crlf;
 
 /// See and steer the queue
 ///

@@ -249,7 +249,7 @@ fn files(dir: &Path) -> Result<impl Iterator<Item = Result<Taken, Failure>> + us
 }
 
 /// Lines end with CR LF, whatever an editor made of them.
-pub(super) fn with_crlf(bytes: Vec<u8>) -> Vec<u8> {
+pub(in crate::cli) fn with_crlf(bytes: Vec<u8>) -> Vec<u8> {
     let bare = |at: usize| at == 0 || bytes.get(at - 1) != Some(&b'\r');
     if !memchr::memchr_iter(b'\n', &bytes).any(bare) {
         return bytes;

@@ -96,6 +96,28 @@ async fn names(resolver: &Resolver, ip: IpAddr) -> Vec<String> {
     good
 }
 
+/// Words in the names that hosters give to all their addresses.
+const GENERIC: [&str; 10] = [
+    "static", "dynamic", "dyn", "dhcp", "pool", "dsl", "cust", "vps", "host", "ip",
+];
+
+/// Whether a PTR name was given to this host rather than to every address of its hoster.
+pub(super) fn is_own(name: &str, domain: &str) -> bool {
+    if name == domain || name.ends_with(&format!(".{domain}")) {
+        return true;
+    }
+    let first = name.split('.').next().unwrap_or_default();
+    let digits = first.chars().filter(char::is_ascii_digit).count();
+    let word = |label: &str| {
+        let letters = label.trim_matches(|c: char| !c.is_ascii_alphabetic());
+        label
+            .split('-')
+            .chain([letters])
+            .any(|part| GENERIC.contains(&part))
+    };
+    digits < 4 && !name.split('.').any(word)
+}
+
 /// Addresses of `config` that another program has.
 pub(super) fn taken(config: &Config) -> Vec<String> {
     let mail = config.listeners.iter().map(|listen| listen.address.clone());
@@ -110,4 +132,26 @@ pub(super) fn taken(config: &Config) -> Vec<String> {
         bound.is_err_and(|error| error.kind() == io::ErrorKind::AddrInUse)
     };
     mail.chain(web).filter(is_taken).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_own;
+
+    #[test]
+    fn a_name_that_a_hoster_gave_to_every_address_is_not_ours() {
+        for (name, own) in [
+            ("smtp.example.org", true),
+            ("192-0-2-1.example.org", true),
+            ("mail.company.example", true),
+            ("mx1.company.example", true),
+            ("static.hoster.example", false),
+            ("vps-1.hoster.example", false),
+            ("192-0-2-1.hoster.example", false),
+            ("ip192.hoster.example", false),
+            ("1.2.0.192.pool.hoster.example", false),
+        ] {
+            assert_eq!(is_own(name, "example.org"), own, "{name}");
+        }
+    }
 }

@@ -8,7 +8,9 @@ use std::time::SystemTime;
 
 use anyhow::Context as _;
 
+mod ask;
 mod found;
+mod prove;
 mod spf;
 
 use super::exit::Wrong;
@@ -16,6 +18,7 @@ use super::site::{Did, Leads, NewConfig, Site};
 use super::{password, records};
 use crate::config::{Config, HttpsUrl};
 use crate::control;
+use crate::doctor::Level;
 use crate::identity::{Mode, address};
 use crate::intake::srs;
 use found::Found;
@@ -25,8 +28,10 @@ const DATA_DIR: &str = "/var/lib/chapar";
 
 /// Write configuration, keys and a first user for a domain, and print its DNS records
 ///
-/// A certificate, too, if none is given. Run again, it makes what is missing and changes nothing
-/// that exists.
+/// A certificate, too, if none is given. Then it starts the service and proves it: logs in on every
+/// port for users, puts a message through the queue, verifies its signatures with the keys in the
+/// DNS, and with --test-to follows one to its end. Run again, it makes what is missing and changes
+/// nothing that exists. On a terminal it asks for what it can not find out.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
     chapar setup example.org --forward me@gmail.example --acme\n  \
@@ -42,7 +47,11 @@ pub(super) struct Args {
     /// Where mail to any address of the domain goes; without it the domain is send-only.
     #[arg(long, value_name = "ADDRESS")]
     forward: Option<String>,
-    /// The name of this host, as in the PTR of its address; default: mx.DOMAIN.
+    /// Only send from here: mail to the domain goes where its MX says.
+    #[arg(long, conflicts_with = "forward")]
+    send_only: bool,
+    /// The name of this host, as in the PTR of its address; default: that of the PTR if it is a
+    /// name of its own and leads back, else mx.DOMAIN.
     #[arg(long, value_name = "NAME")]
     hostname: Option<String>,
     /// An address of this host for its DNS records (repeat it for more); default: found out.
@@ -71,6 +80,15 @@ pub(super) struct Args {
     /// --dir none now.
     #[arg(long, value_name = "ADDRESS:PORT")]
     resolver: Vec<SocketAddr>,
+    /// Send a test message to this address elsewhere and follow it.
+    #[arg(long, value_name = "ADDRESS")]
+    test_to: Option<String>,
+    /// Neither start the service nor prove anything.
+    #[arg(long)]
+    no_start: bool,
+    /// Ask nothing, also on a terminal.
+    #[arg(long, short)]
+    yes: bool,
     /// Show what would be done and change nothing.
     #[arg(long)]
     dry_run: bool,
@@ -82,14 +100,19 @@ pub(super) struct Args {
     asks: bool,
 }
 
-pub(super) fn run(config: &Path, args: Args) -> anyhow::Result<ExitCode> {
+pub(super) fn run(config: &Path, mut args: Args) -> anyhow::Result<ExitCode> {
+    let file = args
+        .dir
+        .as_ref()
+        .map_or(config.to_path_buf(), |dir| dir.join("chapar.toml"));
+    ask::fill(&file, &mut args);
     if args.dry_run {
         return rehearse(config, args);
     }
     let domain = args.domain.to_ascii_lowercase();
     address::check_domain(&domain).map_err(Wrong)?;
     let user = format!("{}@{domain}", args.user.to_lowercase());
-    for address in args.forward.iter().chain([&user]) {
+    for address in args.forward.iter().chain(&args.test_to).chain([&user]) {
         address::check(address).map_err(Wrong)?;
     }
     let forward = args.forward.as_deref();
@@ -103,10 +126,6 @@ pub(super) fn run(config: &Path, args: Args) -> anyhow::Result<ExitCode> {
     }
     let given = given(&args)?;
 
-    let file = args
-        .dir
-        .as_ref()
-        .map_or(config.to_path_buf(), |dir| dir.join("chapar.toml"));
     let mut site = Site::new(&file);
     let data_dir = match (&args.data_dir, &args.dir) {
         (Some(dir), _) => std::path::absolute(dir)?,
@@ -114,11 +133,7 @@ pub(super) fn run(config: &Path, args: Args) -> anyhow::Result<ExitCode> {
         (None, None) => PathBuf::from(DATA_DIR),
     };
     let new = NewConfig {
-        hostname: args
-            .hostname
-            .as_deref()
-            .unwrap_or(&format!("mx.{domain}"))
-            .to_ascii_lowercase(),
+        hostname: hostname(&file, &args, &domain),
         data_dir,
         postmaster: args.forward.clone().unwrap_or_else(|| user.clone()),
         listeners: NewConfig::usual_listeners(),
@@ -142,11 +157,12 @@ pub(super) fn run(config: &Path, args: Args) -> anyhow::Result<ExitCode> {
     )?;
     site.certificate(&config.hostname, given, SystemTime::now())?;
     srs::Keys::load(&config.dir)?;
-    let mut made = None;
+    let (mut made, mut known) = (None, None);
     let first = site.first_user(&domain, &user, || {
-        let (hash, password) = password::new(args.password_stdin)?;
-        made = password;
-        Ok(hash)
+        let (secrets, password, shown) = password::new_known(args.password_stdin)?;
+        made = shown.then(|| password.clone());
+        known = Some(password);
+        Ok(secrets)
     })?;
 
     report(&site);
@@ -189,11 +205,59 @@ pub(super) fn run(config: &Path, args: Args) -> anyhow::Result<ExitCode> {
     for remark in remarks(&config, &domain, mode, &found, &ips) {
         say!("{remark}");
     }
-    say!(
-        "Then: chapar check --config {0} && chapar serve --config {0}",
-        file.display()
-    );
+    let proof = prove::Proof {
+        config: &config,
+        user: &user,
+        password: known.as_deref(),
+        to: args.test_to.as_deref(),
+    };
+    // A rehearsal in a directory of its own starts nothing.
+    let running = match args.no_start || args.asks {
+        true => Ok(false),
+        false => prove::start(&config, args.dir.is_none()),
+    };
+    match running {
+        Ok(true) => {
+            let worst = proof.run()?;
+            say!("\nNext: chapar guide gmail {user}, and chapar check {domain}");
+            return Ok(match worst {
+                Level::Wrong => ExitCode::FAILURE,
+                _ => ExitCode::SUCCESS,
+            });
+        }
+        Ok(false) => say!(
+            "Then: chapar check --config {0} && chapar serve --config {0}",
+            file.display()
+        ),
+        Err(problem) => return Err(anyhow::anyhow!(problem)),
+    }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The name for a new configuration: the one that was given, else that of an address of ours, else
+/// one of the domain.
+fn hostname(file: &Path, args: &Args, domain: &str) -> String {
+    let usual = format!("mx.{domain}");
+    if let Some(given) = &args.hostname {
+        return given.to_ascii_lowercase();
+    }
+    let asks = args.asks || args.dir.is_none() || !args.resolver.is_empty();
+    if !asks || file.exists() {
+        return usual;
+    }
+    let ips = match args.ip.as_slice() {
+        [] => records::public(),
+        given => given.to_vec(),
+    };
+    let dns = crate::config::Dns {
+        servers: args.resolver.clone(),
+        ..crate::config::Dns::default()
+    };
+    let names = found::look(&dns, domain, &ips).ptr;
+    let own = names
+        .into_iter()
+        .find(|(_, name)| found::is_own(name, domain));
+    own.map_or(usual, |(_, name)| name)
 }
 
 /// What the operator should know of what was found.

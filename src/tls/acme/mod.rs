@@ -27,6 +27,8 @@ pub use challenge::{ALPN, Answers, Challenges};
 pub use order::{Issued, OrderError, account_file};
 pub use plan::{ALARM, Reason, alarm, renewal};
 
+/// Names of a domain that others fetch from over https.
+const WEB_LABELS: [&str; 3] = ["mta-sts", "autoconfig", "autodiscover"];
 /// How often is looked.
 const PERIOD: Duration = Duration::from_secs(3600);
 /// The shortest wait between two looks.
@@ -183,10 +185,12 @@ async fn names(given: &Given, resolver: &TokioResolver) -> Vec<String> {
         let own = addresses(resolver, &config.hostname).await;
         let domains = given.identity.domains();
         for (domain, _) in domains.filter(|(name, _)| !name.starts_with('*')) {
-            let name = format!("mta-sts.{domain}");
-            let found = addresses(resolver, &name).await;
-            if found.iter().any(|address| own.contains(address)) {
-                names.push(name);
+            for label in WEB_LABELS {
+                let name = format!("{label}.{domain}");
+                let found = addresses(resolver, &name).await;
+                if found.iter().any(|address| own.contains(address)) {
+                    names.push(name);
+                }
             }
         }
     }

@@ -68,6 +68,14 @@ pub enum OrderError {
         /// What is wrong.
         error: io::Error,
     },
+    /// A file for the server on port 80.
+    #[error("{}: {error}; acme.webroot must exist and be writable for the daemon: with systemd, ReadWritePaths= in a drop-in of the unit", file.display())]
+    Webroot {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong.
+        error: io::Error,
+    },
     /// A key or request could not be made.
     #[error("no certificate request can be made: {0}")]
     Request(String),
@@ -108,6 +116,7 @@ async fn issue(
         AcmeChallenge::Http01 => ChallengeType::Http01,
         AcmeChallenge::TlsAlpn01 => ChallengeType::TlsAlpn01,
     };
+    let mut webroot = Webroot::default();
     let mut authorizations = order.authorizations();
     while let Some(authorization) = authorizations.next().await {
         let mut authorization = authorization.map_err(ca)?;
@@ -123,7 +132,7 @@ async fn issue(
             AcmeChallenge::Http01 => {
                 challenges.token(&challenge.token, answer.as_str());
                 if !config.acme.webroot.is_empty() {
-                    webroot(config, &challenge.token, answer.as_str())?;
+                    webroot.put(config, &challenge.token, answer.as_str())?;
                 }
             }
             AcmeChallenge::TlsAlpn01 => challenges
@@ -189,22 +198,57 @@ fn request(names: &[String]) -> Result<(Vec<u8>, String), String> {
     Ok((request.der().to_vec(), key.serialize_pem()))
 }
 
-fn webroot(config: &Config, token: &str, answer: &str) -> Result<(), OrderError> {
-    let dir = config
-        .dir
-        .join(&config.acme.webroot)
-        .join(".well-known/acme-challenge");
-    let file = dir.join(token);
-    // A token is base64url by the RFC; a CA that sends a path gets none.
-    let plain = token
-        .bytes()
-        .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
-    let written = if plain {
-        std::fs::create_dir_all(&dir).and_then(|()| std::fs::write(&file, answer))
-    } else {
-        Err(io::Error::other("the CA's token is not base64url"))
-    };
-    written.map_err(|error| OrderError::Account { file, error })
+/// Files in `acme.webroot`; they are removed when the order has ended, however it did.
+#[derive(Default)]
+struct Webroot(Vec<PathBuf>);
+
+impl Webroot {
+    fn put(&mut self, config: &Config, token: &str, answer: &str) -> Result<(), OrderError> {
+        let dir = config
+            .dir
+            .join(&config.acme.webroot)
+            .join(".well-known/acme-challenge");
+        let file = dir.join(token);
+        // A token is base64url by the RFC; a CA that sends a path gets none.
+        let plain = token
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
+        let written = if plain && !token.is_empty() {
+            self.0.push(file.clone());
+            public(&dir, &file, answer)
+        } else {
+            Err(io::Error::other("the CA's token is not base64url"))
+        };
+        written.map_err(|error| OrderError::Webroot { file, error })
+    }
+}
+
+impl Drop for Webroot {
+    fn drop(&mut self) {
+        for file in &self.0 {
+            // One that was not written is not there.
+            if let Err(error) = std::fs::remove_file(file)
+                && error.kind() != io::ErrorKind::NotFound
+            {
+                tracing::warn!(target: "certificate", file = %file.display(), %error, "can not be removed");
+            }
+        }
+    }
+}
+
+/// Another server must read it, whatever our umask is.
+fn public(dir: &Path, file: &Path, text: &str) -> io::Result<()> {
+    use std::os::unix::fs::PermissionsExt as _;
+    let open =
+        |path: &Path, mode| std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode));
+    for made in [dir.parent().unwrap_or(dir), dir] {
+        if !made.is_dir() {
+            std::fs::create_dir_all(made)?;
+            open(made, 0o755)?;
+        }
+    }
+    std::fs::write(file, text)?;
+    open(file, 0o644)
 }
 
 /// The account of `secrets/acme.json`, or a new one.

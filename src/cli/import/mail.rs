@@ -1,0 +1,116 @@
+//! The queue of chasquid: one file `m:ID` for each message.
+
+use std::fs;
+use std::path::Path;
+
+use queue_schema::{BodyKind, Envelope, Origin, Recipient, RecipientState};
+
+use super::super::queue::ask::{self, Failure, Taken};
+use super::super::queue::with_crlf;
+use super::textproto;
+use crate::config::Config;
+use crate::control::protocol::Exported;
+
+/// Messages taken, and remarks about those that were not.
+pub(super) fn import(config: &Config, dir: &Path) -> Result<(u64, Vec<String>), Failure> {
+    let mut remarks = Vec::new();
+    let mut paths: Vec<_> = fs::read_dir(dir)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.path())
+        .filter(|path| {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            name.starts_with("m:")
+        })
+        .collect();
+    paths.sort();
+    let mut messages = Vec::new();
+    for path in paths {
+        match read(&path) {
+            Ok(Some(taken)) => messages.push(Ok(taken)),
+            Ok(None) => {}
+            Err(why) => remarks.push(format!("{}: {why}; it stays there", path.display())),
+        }
+    }
+    if messages.is_empty() {
+        return Ok((0, remarks));
+    }
+    let mut messages = messages.into_iter();
+    let taken = ask::take(config, "chapar import chasquid", &mut messages, &mut |_| {
+        Ok(())
+    })?;
+    Ok((taken, remarks))
+}
+
+/// A message with those of its recipients who still wait; none if nobody does.
+fn read(path: &Path) -> Result<Option<Taken>, String> {
+    let text = fs::read(path).map_err(|error| error.to_string())?;
+    let read = textproto::parse(&text).map_err(|(line, why)| format!("line {line}: {why}"))?;
+    let data = read.bytes("Data").ok_or("it has no data")?;
+    let bytes = with_crlf(data.to_vec());
+    let now = crate::time::now();
+    let arrived = read
+        .message("CreatedAtTs")
+        .and_then(|time| time.number("seconds"))
+        .map_or(now, |seconds| seconds.saturating_mul(1000));
+    let mut recipients = Vec::new();
+    let mut states = Vec::new();
+    for rcpt in read.messages("Rcpt") {
+        // PENDING is the default, which the text form leaves out.
+        if !matches!(rcpt.word("Status"), None | Some("PENDING" | "0")) {
+            continue;
+        }
+        let address = rcpt.text("Address").unwrap_or_default();
+        if address.is_empty() || rcpt.word("Type") == Some("PIPE") {
+            return Err("a recipient of it is a program".into());
+        }
+        let original = rcpt.text("OriginalAddress").unwrap_or_default();
+        recipients.push(Recipient {
+            alias_of: (!original.is_empty() && original != address).then_some(original),
+            address,
+            notify: Default::default(),
+            orcpt: None,
+        });
+        states.push(RecipientState::new(now));
+    }
+    if recipients.is_empty() {
+        return Ok(None);
+    }
+    let from = match read.text("From").unwrap_or_default().as_str() {
+        "<>" => String::new(),
+        from => from.to_owned(),
+    };
+    let body = match bytes.is_ascii() {
+        true => BodyKind::SevenBit,
+        false => BodyKind::EightBit,
+    };
+    let utf8 = !from.is_ascii() || recipients.iter().any(|to| !to.address.is_ascii());
+    let exported = Exported {
+        format: 1,
+        id: read.text("ID").unwrap_or_default(),
+        size: bytes.len() as u64,
+        arrived,
+        origin: Origin::Network {
+            client: std::net::Ipv4Addr::LOCALHOST.into(),
+        },
+        envelope: Envelope {
+            forwarded_as: None,
+            reverse_path: from,
+            recipients,
+            body,
+            smtputf8: utf8,
+            require_tls: false,
+            ret: None,
+            envid: None,
+            release_at: None,
+            deliver_by: None,
+            priority: 0,
+        },
+        states,
+        warned: false,
+        held: false,
+        story: Vec::new(),
+    };
+    Ok(Some(Taken { exported, bytes }))
+}
