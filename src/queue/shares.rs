@@ -12,6 +12,9 @@ use super::due::Lane;
 
 /// One lane may have one part in so many of what is free.
 const PART: usize = 8;
+/// What each lane may have however little is free; all lanes together have room for that in the
+/// default of `delivery.active`.
+const LEAST: usize = 16;
 
 /// Messages in memory for delivery, by lane.
 #[derive(Debug, Default)]
@@ -21,9 +24,9 @@ pub(super) struct Shares {
 }
 
 impl Shares {
-    /// Whether this lane may have one more, of `limit` in all.
+    /// Whether this lane may have one more, of `limit` in all; the caller keeps to the limit itself.
     pub fn admits(&self, lane: Lane, limit: usize) -> bool {
-        let share = limit.saturating_sub(self.total).div_ceil(PART);
+        let share = limit.saturating_sub(self.total).div_ceil(PART).max(LEAST);
         self.lanes.get(&lane).copied().unwrap_or_default() < share
     }
 
@@ -88,7 +91,10 @@ mod tests {
         shares.leave(&mut place);
         shares.leave(&mut place);
         assert_eq!((shares.total, shares.lanes.len(), place), (0, 0, None));
-        // However little may be under way, something may.
-        assert!(shares.admits(one, 1) && !shares.admits(one, 0));
+        for _ in 0..LEAST {
+            assert!(shares.admits(one, 1));
+            shares.enter(&mut None, one);
+        }
+        assert!(!shares.admits(one, 1) && shares.admits(other, 1));
     }
 }
