@@ -11,6 +11,7 @@
 
 pub mod dmarc;
 mod https;
+mod post;
 pub mod received;
 pub mod tls;
 
@@ -21,13 +22,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix::prelude::*;
-use bytes::Bytes;
-use queue_schema::{BodyKind, Envelope, Notify, Origin};
+use queue_schema::Notify;
 
 use crate::config::Config;
 use crate::dns::{Resolver, Text};
 use crate::identity::Identity;
-use crate::message::{Body, Content};
 use crate::queue::{Accept, IdSource};
 use crate::signing::Sign;
 use crate::time::{self, Millis};
@@ -368,20 +367,6 @@ async fn mail(
     let sent = jiff::Timestamp::from_second(sent).map_err(|error| error.to_string())?;
     let sent = sent.strftime("%a, %d %b %Y %H:%M:%S +0000").to_string();
     let (head, body) = tls::mail(to, domain, date, &sent, about, zip);
-    let content = Content {
-        head: Bytes::from(head),
-        body: Body::Memory(Bytes::from(body)),
-    };
-    let sign = Sign {
-        domain: about.submitter.to_owned(),
-        content: content.clone(),
-    };
-    let signatures = means
-        .signer
-        .send(sign)
-        .await
-        .map_err(|error| error.to_string())?;
-    let signatures = signatures.map_err(|error| error.to_string())?;
     let recipient = queue_schema::Recipient {
         address: to.to_owned(),
         alias_of: None,
@@ -392,36 +377,12 @@ async fn mail(
         },
         orcpt: None,
     };
-    let accept = Accept {
+    let report = post::Report {
         id: means.ids.issue(),
         arrived: time::now(),
-        origin: Origin::Network {
-            client: std::net::Ipv4Addr::LOCALHOST.into(),
-        },
-        envelope: Envelope {
-            forwarded_as: None,
-            // Nobody is told if it can not be delivered.
-            reverse_path: String::new(),
-            recipients: vec![recipient],
-            body: BodyKind::SevenBit,
-            smtputf8: false,
-            require_tls: false,
-            ret: None,
-            envid: None,
-            release_at: None,
-            deliver_by: None,
-            priority: 0,
-        },
-        content: Content {
-            head: [&signatures[..], &content.head[..]].concat().into(),
-            body: content.body,
-        },
-        held: false,
+        domain: about.submitter.to_owned(),
+        recipients: vec![recipient],
+        message: (head, body),
     };
-    let taken = means
-        .queue
-        .send(accept)
-        .await
-        .map_err(|error| error.to_string())?;
-    taken.map(|_| ()).map_err(|error| error.to_string())
+    post::post(&means.signer, &means.queue, report).await
 }

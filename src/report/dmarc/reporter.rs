@@ -14,7 +14,7 @@ use actix::{
     WrapFuture as _,
 };
 use hickory_resolver::TokioResolver;
-use queue_schema::{BodyKind, Envelope, Millis, Origin, QueueId};
+use queue_schema::{Millis, QueueId};
 
 use super::Tally;
 use super::compose::{self, Submitter};
@@ -22,9 +22,9 @@ use super::consent;
 use super::days::{self, DAY, Days, Rows};
 use crate::config::Config;
 use crate::identity::Identity;
-use crate::message::{Body, Content};
 use crate::queue::{Accept, IdSource, Leads};
-use crate::signing::{Sign, Signer};
+use crate::report::post::{Report, post};
+use crate::signing::Signer;
 
 /// How often tallies are written.
 const WRITE: Duration = Duration::from_secs(1);
@@ -319,25 +319,10 @@ impl Work {
         &self,
         from: &str,
         to: &[String],
-        (head, body): (String, String),
+        message: (String, String),
         id: QueueId,
         now: Millis,
     ) -> Result<(), String> {
-        let mut content = Content {
-            head: head.into(),
-            body: Body::Memory(body.into()),
-        };
-        let domain = from.rsplit_once('@').map(|(_, domain)| domain.to_owned());
-        let sign = Sign {
-            domain: domain.unwrap_or_default(),
-            content: content.clone(),
-        };
-        let signature = match self.others.signer.send(sign).await {
-            Ok(Ok(signature)) => signature,
-            Ok(Err(error)) => return Err(error.to_string()),
-            Err(error) => return Err(error.to_string()),
-        };
-        content.head = [&signature[..], &content.head].concat().into();
         let mut recipients = Vec::new();
         for address in to {
             // It may be one of ours.
@@ -354,34 +339,16 @@ impl Work {
         if recipients.is_empty() {
             return Ok(());
         }
-        let accept = Accept {
+        let domain = from.rsplit_once('@').map(|(_, domain)| domain.to_owned());
+        let report = Report {
             id,
             arrived: now,
-            // Nobody is told if it does not arrive: its reverse-path is null.
-            origin: Origin::Network {
-                client: std::net::Ipv4Addr::LOCALHOST.into(),
-            },
-            envelope: Envelope {
-                reverse_path: String::new(),
-                forwarded_as: None,
-                recipients,
-                body: BodyKind::SevenBit,
-                smtputf8: false,
-                require_tls: false,
-                ret: None,
-                envid: None,
-                release_at: None,
-                deliver_by: None,
-                priority: 0,
-            },
-            content,
-            held: false,
+            domain: domain.unwrap_or_default(),
+            recipients,
+            message,
         };
-        match self.others.queue.send(accept).await {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(error)) => Err(error.to_string()),
-            Err(error) => Err(error.to_string()),
-        }
+        let signer = self.others.signer.clone().recipient();
+        post(&signer, &self.others.queue, report).await
     }
 }
 
