@@ -4,6 +4,7 @@ mod acme;
 mod attacks;
 mod cases;
 mod cases_mail;
+mod cases_smtp;
 mod crash;
 mod disk;
 mod doctor;
