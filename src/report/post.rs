@@ -1,7 +1,7 @@
 //! The way of every report by mail: signed, with a null reverse-path, into the queue.
 
 use actix::prelude::*;
-use queue_schema::{BodyKind, Envelope, Millis, Origin, QueueId};
+use queue_schema::{Envelope, Millis, Origin, QueueId};
 
 use crate::message::{Body, Content};
 use crate::queue::Accept;
@@ -48,20 +48,8 @@ pub(super) async fn post(
         origin: Origin::Network {
             client: std::net::Ipv4Addr::LOCALHOST.into(),
         },
-        envelope: Envelope {
-            // Nobody is told if it can not be delivered.
-            reverse_path: String::new(),
-            forwarded_as: None,
-            recipients: report.recipients,
-            body: BodyKind::SevenBit,
-            smtputf8: false,
-            require_tls: false,
-            ret: None,
-            envid: None,
-            release_at: None,
-            deliver_by: None,
-            priority: 0,
-        },
+        // From the null reverse-path: nobody is told if it can not be delivered.
+        envelope: Envelope::new("", report.recipients),
         content,
         held: false,
     };
