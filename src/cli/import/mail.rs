@@ -64,9 +64,7 @@ fn read(path: &Path) -> Result<Option<Taken>, String> {
         let original = rcpt.text("OriginalAddress").unwrap_or_default();
         recipients.push(Recipient {
             alias_of: (!original.is_empty() && original != address).then_some(original),
-            address,
-            notify: Default::default(),
-            orcpt: None,
+            ..Recipient::new(address)
         });
         states.push(RecipientState::new(now));
     }
@@ -91,17 +89,9 @@ fn read(path: &Path) -> Result<Option<Taken>, String> {
             client: std::net::Ipv4Addr::LOCALHOST.into(),
         },
         envelope: Envelope {
-            forwarded_as: None,
-            reverse_path: from,
-            recipients,
             body,
             smtputf8: utf8,
-            require_tls: false,
-            ret: None,
-            envid: None,
-            release_at: None,
-            deliver_by: None,
-            priority: 0,
+            ..Envelope::new(from, recipients)
         },
         states,
         warned: false,
