@@ -34,6 +34,10 @@ const LAST_WORDS: Duration = Duration::from_secs(5);
 const GOODBYE: Duration = Duration::from_secs(2);
 /// Message data is written in blocks of about this many bytes.
 const BLOCK: usize = 64 * 1024;
+/// Bytes that are stuffed at a time, so that little more than a block waits to be written.
+const PIECE: usize = BLOCK / 4;
+/// Room for output that a connection keeps between messages.
+const KEPT: usize = 8 * 1024;
 /// Replies are read in pieces of at most this many bytes.
 const INPUT: usize = 4096;
 
@@ -397,12 +401,15 @@ impl Session {
         self.tap.said(|| self.remote.clone(), self.client.output());
         self.stream.write_all(self.client.output()).await?;
         self.client.output().clear();
+        self.client.output().shrink_to(KEPT);
         self.stream.flush().await
     }
 
     /// Sends the message with its final dot, in blocks.
     async fn send(&mut self, content: &Content, timeouts: &Timeouts) -> Result<(), Loss> {
         let mut stuffer = Stuffer::default();
+        let size = usize::try_from(content.len()).unwrap_or(usize::MAX);
+        self.client.output().reserve(size.min(BLOCK) + PIECE);
         self.send_bytes(&content.head, &mut stuffer, timeouts)
             .await?;
         match &content.body {
@@ -442,7 +449,7 @@ impl Session {
         stuffer: &mut Stuffer,
         timeouts: &Timeouts,
     ) -> Result<(), Loss> {
-        for piece in bytes.chunks(BLOCK) {
+        for piece in bytes.chunks(PIECE) {
             if self.client.output().len() >= BLOCK {
                 self.send_block(timeouts).await?;
             }

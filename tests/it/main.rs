@@ -3,6 +3,7 @@
 mod acme;
 mod attacks;
 mod cases;
+mod cases_daemon;
 mod cases_mail;
 mod crash;
 mod disk;

@@ -4,7 +4,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use bytes::Bytes;
-use queue_schema::{BodyKind, Envelope, Origin, QueueId};
+use queue_schema::{Envelope, Origin, QueueId};
 
 use super::source::{PIECE, Source};
 use super::*;
@@ -13,24 +13,13 @@ use crate::queue::Outcome;
 use crate::queue::store::new_message;
 
 fn message(address: &str, alias_of: Option<&str>) -> Message {
-    let envelope = Envelope {
-        forwarded_as: None,
-        reverse_path: "sender@example.org".into(),
-        recipients: vec![Recipient {
-            address: address.into(),
+    let envelope = Envelope::new(
+        "sender@example.org",
+        vec![Recipient {
             alias_of: alias_of.map(str::to_owned),
-            notify: Default::default(),
-            orcpt: None,
+            ..Recipient::new(address)
         }],
-        body: BodyKind::SevenBit,
-        smtputf8: false,
-        require_tls: false,
-        ret: None,
-        envid: None,
-        release_at: None,
-        deliver_by: None,
-        priority: 0,
-    };
+    );
     let origin = Origin::Network {
         client: [127, 0, 0, 1].into(),
     };
