@@ -58,6 +58,8 @@ pub(super) struct Common {
     pub(super) policies: Addr<Policies>,
     /// Connections to all destinations together.
     pub(super) connections: Arc<Semaphore>,
+    /// Since when this holds: who delivered what arrived before, and how far, nobody may know.
+    pub(super) since: time::Millis,
 }
 
 /// One connection, from the worker's order to open it to its end.
@@ -405,6 +407,7 @@ impl Connection {
                         content,
                         hostname: &config.hostname,
                         patience: config.timeouts.pipe.0,
+                        repeated: part.message.arrived < self.common.since,
                     };
                     targets::deliver(via, &errand).await
                 }

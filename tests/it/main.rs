@@ -32,5 +32,6 @@ mod reports;
 mod reputation;
 mod rspamd;
 mod service;
+mod targets;
 mod top;
 mod world;
