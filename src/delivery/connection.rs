@@ -18,7 +18,7 @@ use super::opening::Unreached;
 use super::paces::Standing;
 use super::pending::Pending;
 use super::promise::waives;
-use super::reach::{Destination, HostMemory, Reach};
+use super::reach::{Destination, HostMemory, Lesson, Reach};
 use super::session::Session;
 use super::seven_bit::SevenBit;
 use super::targets;
@@ -216,6 +216,10 @@ impl Connection {
                             Again::Elsewhere => {
                                 tried.push(open.address);
                                 sessions += 1;
+                                // The next message asks another one first.
+                                if !open.is_ready() {
+                                    self.learn(open.address, Lesson::Unreachable).await;
+                                }
                                 open.quit().await;
                             }
                             Again::Fewer(most) => {

@@ -13,6 +13,7 @@
 
 mod again;
 mod connection;
+mod counts;
 mod dispatcher;
 mod hops;
 pub mod look;
