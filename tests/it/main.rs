@@ -5,6 +5,7 @@ mod attacks;
 mod cases;
 mod cases_daemon;
 mod cases_mail;
+mod cases_smtp;
 mod crash;
 mod disk;
 mod doctor;
