@@ -396,6 +396,7 @@ fn common(
         policies,
         tally,
         judge: tls::client::judge(config)?,
+        since: crate::time::now(),
     }))
 }
 
