@@ -23,6 +23,7 @@ mod oracle;
 mod pace;
 mod peers;
 mod prove;
+mod publish;
 mod reload;
 mod reports;
 mod reputation;
