@@ -76,7 +76,7 @@ sections! {
         port: u16 = 25,
         /// Addresses to send from, at most one of each family; empty: the kernel's choice.
         source: Vec<IpAddr> = Vec::new(),
-        /// Which address family to use; auto: IPv6 only where our own has a matching PTR.
+        /// Which address family to use; auto: that of each `source`, or without one IPv4, and IPv6 if this host has a public address of it.
         family: Family = Family::Auto,
         /// May deliver to loopback and private addresses (labs, tests).
         private_targets: bool = false,
@@ -118,6 +118,8 @@ sections! {
         data: Span = Span::mins(3),
         /// For the reply to the final dot; shorter makes duplicates.
         final_dot: Span = Span::mins(10),
+        /// For a session until its first MAIL, and for each transaction after it, however steadily a server answers.
+        transaction: Span = Span::mins(60),
         /// For a program that a route or an alias gives mail to; then it is killed and tried again.
         pipe: Span = Span::mins(10),
     }
@@ -305,7 +307,7 @@ sections! {
         /// Free inodes of the file system of data_dir; below it new mail gets 452.
         free_inodes: usize = 1000,
         /// Bytes of bodies kept in memory for a first attempt.
-        memory_bodies: Size = Size::mib(64),
+        memory_bodies: Size = Size::mib(4),
         /// How long a stopping daemon waits for sessions and attempts under way.
         drain: Span = Span::secs(30),
     }
@@ -322,6 +324,10 @@ sections! {
 
     /// `[tls]`.
     tls: Tls {
+        /// A certificate of your own, PEM with its chain; it is watched. Empty: the one in `secrets/tls/`.
+        certificate: String = String::new(),
+        /// Its key, PEM; the daemon must be able to read it, and nobody but its owner and group may.
+        key: String = String::new(),
         /// Extra roots (labs); empty: the system's.
         ca_file: String = String::new(),
         /// The oldest version that is spoken.

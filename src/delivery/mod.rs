@@ -11,12 +11,14 @@
 //!
 //! Nothing here writes to the store. `verdict`, `mx`, `pacing`, `providers` and `routes` are pure.
 
+mod again;
 mod connection;
 mod dispatcher;
 mod hops;
 pub mod look;
 mod messages;
 pub mod mx;
+mod opening;
 mod paces;
 #[cfg(test)]
 mod paces_tests;

@@ -1,10 +1,11 @@
 //! A connection to one host: the socket, TLS, and [`Client`] driven over them.
 //!
 //! It opens connections and runs transactions; it decides nothing. Every read and write has the
-//! time limit that the configuration gives it, and a whole transaction has [`TRANSACTION`].
+//! time limit that the configuration gives it, and so has a whole transaction.
 
 use std::future::poll_fn;
 use std::io;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::task::Poll;
 use std::time::Duration;
@@ -26,14 +27,16 @@ use crate::smtp::stuffing::Stuffer;
 use crate::telemetry::wire::{Peer, Tap};
 use crate::tls::client::{Judge, Problem, describe, flaw, is_untrusted, server_name};
 
-/// A transaction that is not over after this time is given up, however slowly it moves.
-pub(super) const TRANSACTION: Duration = Duration::from_secs(3600);
 /// After a write failed, the reason the server may have given is waited for so long.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 /// Saying goodbye takes no longer.
 const GOODBYE: Duration = Duration::from_secs(2);
 /// Message data is written in blocks of about this many bytes.
 const BLOCK: usize = 64 * 1024;
+/// Bytes that are stuffed at a time, so that little more than a block waits to be written.
+const PIECE: usize = BLOCK / 4;
+/// Room for output that a connection keeps between messages.
+const KEPT: usize = 8 * 1024;
 /// Replies are read in pieces of at most this many bytes.
 const INPUT: usize = 4096;
 
@@ -44,6 +47,18 @@ enum Stream {
     Tls(Box<TlsStream<TcpStream>>),
 }
 
+impl Stream {
+    /// The address that it goes out from.
+    fn local(&self) -> Option<IpAddr> {
+        let local = match self {
+            Stream::Plain(stream) => stream.local_addr(),
+            Stream::Tls(stream) => stream.get_ref().0.local_addr(),
+            Stream::Unix(_) => return None,
+        };
+        local.ok().map(|address| address.ip())
+    }
+}
+
 /// A connection whose greeting, EHLO and STARTTLS are done.
 pub(super) struct Session {
     stream: Stream,
@@ -51,6 +66,10 @@ pub(super) struct Session {
     input: Box<[u8]>,
     /// `host[address]:port` of the other side.
     pub(super) remote: String,
+    /// Its address.
+    pub(super) address: IpAddr,
+    /// Ours.
+    pub(super) local: Option<IpAddr>,
     /// TLS version, cipher and what was proven, or empty.
     pub(super) tls: String,
     /// What TLS proved about the host.
@@ -117,6 +136,8 @@ impl Security {
 pub(super) struct Unopened {
     pub(super) answer: Answer,
     pub(super) failure: Failure,
+    /// The address that was tried from, once there was a connection.
+    pub(super) local: Option<IpAddr>,
 }
 
 /// What that failure says about TLS.
@@ -139,6 +160,7 @@ impl Unopened {
         Unopened {
             answer,
             failure: Failure::Other,
+            local: None,
         }
     }
 }
@@ -157,6 +179,7 @@ impl Session {
             Ok(Err(error)) => return Err(Unopened::new(Stage::Connect, network(&error))),
             Err(_) => return Err(Unopened::new(Stage::Connect, Loss::TimedOut)),
         };
+        let local = stream.local();
         let now = Instant::now();
         let mut client = Client::new(&config.hostname, security.connector.is_some());
         match target.hop.as_ref().map(|hop| hop.protocol) {
@@ -172,12 +195,14 @@ impl Session {
             client,
             input: vec![0; INPUT].into_boxed_slice(),
             remote: target.remote(),
+            address: target.address.ip(),
+            local,
             tls: String::new(),
             proof: Proof::Clear,
             flaw: None,
             terms: None,
             opened: now,
-            until: now + TRANSACTION,
+            until: now + self::limit(config.timeouts.transaction),
             tap: Tap::new(Peer::Server),
             waiting_for: None,
             deadline: now,
@@ -199,6 +224,7 @@ impl Session {
                     return Err(Unopened {
                         answer,
                         failure: Failure::Other,
+                        local,
                     });
                 }
                 // Neither comes before a transaction.
@@ -213,8 +239,10 @@ impl Session {
         config: &Config,
         security: &Security,
     ) -> Result<Session, Unopened> {
+        let local = self.local;
         let failed = |loss| Unopened {
             failure: Failure::Handshake,
+            local,
             ..Unopened::new(Stage::StartTls, loss)
         };
         let (Some(connector), Stream::Plain(stream)) = (&security.connector, self.stream) else {
@@ -267,9 +295,11 @@ impl Session {
                 (Failure::Untrusted(problem), what)
             }
         };
+        let local = self.local;
         self.quit().await;
         Unopened {
             failure,
+            local,
             ..Unopened::new(Stage::StartTls, Loss::Network(what.to_owned()))
         }
     }
@@ -286,7 +316,7 @@ impl Session {
     /// Runs the transaction that was begun, to its end. Whether another may follow is what
     /// [`Session::is_ready`] says then.
     pub(super) async fn transact(&mut self, content: &Content, timeouts: &Timeouts) -> Finished {
-        self.until = Instant::now() + TRANSACTION;
+        self.until = Instant::now() + limit(timeouts.transaction);
         loop {
             match self.client.step() {
                 Step::Read(wait) => self.exchange(wait, timeouts).await,
@@ -300,6 +330,7 @@ impl Session {
                     return Finished {
                         answers: Vec::new(),
                         untouched: false,
+                        accepted: 0,
                     };
                 }
             }
@@ -397,12 +428,15 @@ impl Session {
         self.tap.said(|| self.remote.clone(), self.client.output());
         self.stream.write_all(self.client.output()).await?;
         self.client.output().clear();
+        self.client.output().shrink_to(KEPT);
         self.stream.flush().await
     }
 
     /// Sends the message with its final dot, in blocks.
     async fn send(&mut self, content: &Content, timeouts: &Timeouts) -> Result<(), Loss> {
         let mut stuffer = Stuffer::default();
+        let size = usize::try_from(content.len()).unwrap_or(usize::MAX);
+        self.client.output().reserve(size.min(BLOCK) + PIECE);
         self.send_bytes(&content.head, &mut stuffer, timeouts)
             .await?;
         match &content.body {
@@ -442,7 +476,7 @@ impl Session {
         stuffer: &mut Stuffer,
         timeouts: &Timeouts,
     ) -> Result<(), Loss> {
-        for piece in bytes.chunks(BLOCK) {
+        for piece in bytes.chunks(PIECE) {
             if self.client.output().len() >= BLOCK {
                 self.send_block(timeouts).await?;
             }

@@ -140,13 +140,13 @@ pub fn detect(names: &[&str], make: &str) -> Option<&'static Hoster> {
                 let below = name.strip_suffix(end);
                 below.is_some_and(|below| below.is_empty() || below.ends_with('.'))
             };
-            hoster.ends.iter().any(|end| is_end(end))
+            hoster.ends.iter().any(is_end)
         };
-        names.iter().any(|name| ends(name))
+        names.iter().any(ends)
     };
     let makes = |hoster: &&Hoster| {
         let says = |word: &&str| make.split('\n').any(|line| line.trim() == *word);
-        hoster.make.iter().any(|word| says(word))
+        hoster.make.iter().any(says)
     };
     HOSTERS
         .iter()

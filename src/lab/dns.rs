@@ -20,8 +20,8 @@ const BIND_ATTEMPTS: u32 = 50;
 /// A DNS server on 127.0.0.1, UDP and TCP on one port the system chose.
 ///
 /// A name it knows nothing of does not exist (NXDOMAIN); one without records of the type asked for
-/// gets an empty answer. Answers have a TTL of 0, so that a change is seen at once. It runs until
-/// the last clone is dropped.
+/// gets an empty answer. Answers have a TTL of 0, so that a change is seen at once, until
+/// [`DnsServer::ttl`] says otherwise. It runs until the last clone is dropped.
 #[derive(Clone)]
 pub struct DnsServer {
     address: SocketAddr,
@@ -41,6 +41,8 @@ struct Data {
     queries: u64,
     /// Sets AD, as a resolver that has verified DNSSEC.
     authentic: bool,
+    /// Seconds.
+    ttl: u32,
 }
 
 impl DnsServer {
@@ -128,6 +130,11 @@ impl DnsServer {
         self.zones.lock().authentic = authentic;
     }
 
+    /// Gives answers this TTL in seconds from now on, also those that say there is nothing.
+    pub fn ttl(&self, seconds: u32) {
+        self.zones.lock().ttl = seconds;
+    }
+
     /// Adds a TLSA record.
     pub fn tlsa(&self, owner: &str, usage: u8, selector: u8, matching: u8, data: &[u8]) {
         let tlsa = TLSA::new(
@@ -212,9 +219,9 @@ impl Zones {
             let mut next = None;
             for rdata in records {
                 if rdata.record_type() == kind || kind == RecordType::ANY {
-                    answers.push(Record::from_rdata(here.clone(), 0, rdata.clone()));
+                    answers.push(Record::from_rdata(here.clone(), data.ttl, rdata.clone()));
                 } else if let RData::CNAME(target) = rdata {
-                    answers.push(Record::from_rdata(here.clone(), 0, rdata.clone()));
+                    answers.push(Record::from_rdata(here.clone(), data.ttl, rdata.clone()));
                     next = Some(LowerName::from(target.0.clone()));
                 }
             }
@@ -244,10 +251,11 @@ impl RequestHandler for Zones {
             Ok(info) => {
                 let (code, found) = self.answer(info.query.name(), info.query.query_type());
                 metadata.response_code = code;
-                // What does not exist may be remembered for no time at all.
+                // What does not exist may be remembered for as long as what does.
                 if found.is_empty() && code != ResponseCode::ServFail {
-                    let data = SOA::new(Name::root(), Name::root(), 1, 1, 1, 1, 0);
-                    soa = Some(Record::from_rdata(Name::root(), 0, RData::SOA(data)));
+                    let ttl = self.lock().ttl;
+                    let data = SOA::new(Name::root(), Name::root(), 1, 1, 1, 1, ttl);
+                    soa = Some(Record::from_rdata(Name::root(), ttl, RData::SOA(data)));
                 }
                 answers = found;
             }

@@ -23,6 +23,9 @@ use crate::smtp::replies::{self, Reply};
 /// Room made in the input buffer for each read, in bytes.
 const BLOCK: usize = 16 * 1024;
 
+/// What a body that is no small one grows by in memory, in bytes.
+const STEP: usize = 64 * 1024;
+
 /// Bytes beyond `limits.message` that are read and dropped in the hope of an end.
 const MAX_EXCESS: u64 = 16 * 1024 * 1024;
 
@@ -280,6 +283,10 @@ impl Sink {
     async fn take(self, part: &mut Vec<u8>, max_memory: usize, spool: &Spool, id: QueueId) -> Sink {
         match self {
             Sink::Memory(mut body) => {
+                if body.capacity() >= BLOCK && body.capacity() - body.len() < part.len() {
+                    // Doubling from here would copy what came so far two or three times.
+                    body.reserve(STEP);
+                }
                 body.append(part);
                 if body.len() <= max_memory {
                     return Sink::Memory(body);
@@ -307,7 +314,10 @@ impl Sink {
 
     async fn finish(self) -> Option<Body> {
         match self {
-            Sink::Memory(body) => Some(Body::Memory(Bytes::from(body))),
+            Sink::Memory(body) => {
+                // It grew by doubling: up to half of what it holds would be held for nothing.
+                Some(Body::Memory(Bytes::from(body.into_boxed_slice())))
+            }
             Sink::Failed => None,
             Sink::Spool { writer, buffer } => {
                 let Sink::Spool { writer, .. } = write(writer, buffer).await else {

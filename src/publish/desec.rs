@@ -46,8 +46,8 @@ impl Desec {
 /// The query of the next page, if a Link header (RFC 8288) names one.
 fn next(links: &str) -> Option<&str> {
     let links = links.split(',').map(str::trim);
-    let next = links.filter(|link| link.contains("rel=\"next\""));
-    let address = next.last()?.strip_prefix('<')?.split('>').next()?;
+    let mut next = links.filter(|link| link.contains("rel=\"next\""));
+    let address = next.next()?.strip_prefix('<')?.split('>').next()?;
     Some(address.split_once('?')?.1)
 }
 

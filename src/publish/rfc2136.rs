@@ -122,7 +122,7 @@ impl Rfc2136 {
             why,
         })?;
         // An error about the key comes without a signature (RFC 8945 section 5.3.2).
-        if let Some(error) = read.signature().and_then(|tsig| tsig.data.error.clone()) {
+        if let Some(error) = read.signature().and_then(|tsig| tsig.data.error) {
             return Err(self.denied(match error {
                 TsigError::BadKey => "it knows no key of this name and algorithm",
                 TsigError::BadSig => "it has another secret for this key",

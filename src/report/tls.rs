@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::io::Write as _;
 
 use base64::Engine as _;
 use serde::{Deserialize, Serialize};
@@ -37,6 +36,9 @@ pub struct Failure {
     pub host: String,
     /// Its address; empty: none was reached.
     pub address: String,
+    /// Ours; empty: no connection was made.
+    #[serde(default)]
+    pub local: String,
     /// In words.
     pub reason: String,
 }
@@ -127,6 +129,9 @@ impl Day {
                 if !failure.address.is_empty() {
                     detail["receiving-ip"] = json!(failure.address);
                 }
+                if !failure.local.is_empty() {
+                    detail["sending-mta-ip"] = json!(failure.local);
+                }
                 detail
             });
             let mut whole = json!({
@@ -177,9 +182,7 @@ impl About<'_> {
 
 /// A report as it travels.
 pub fn zipped(report: &Value) -> std::io::Result<Vec<u8>> {
-    let mut zip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
-    zip.write_all(&serde_json::to_vec(report)?)?;
-    zip.finish()
+    super::post::gzip(&serde_json::to_vec(report)?)
 }
 
 /// The mail with a report (RFC 8460 section 5.3): its header and its body. `date` is the day it
@@ -199,7 +202,7 @@ pub fn mail(
         "From: {contact}\r\nTo: {to}\r\nDate: {sent}\r\nMessage-ID: <{id}>\r\n\
          Subject: Report Domain: {domain}\r\n Submitter: {submitter}\r\n Report-ID: <{id}>\r\n\
          TLS-Report-Domain: {domain}\r\nTLS-Report-Submitter: {submitter}\r\n\
-         Auto-Submitted: auto-generated\r\nMIME-Version: 1.0\r\n\
+         TLS-Required: No\r\nAuto-Submitted: auto-generated\r\nMIME-Version: 1.0\r\n\
          Content-Type: multipart/report; report-type=\"tlsrpt\";\r\n boundary=\"{boundary}\"\r\n\r\n"
     );
     let mut body = format!(
@@ -294,6 +297,7 @@ mod tests {
             result: "certificate-expired".into(),
             host: host.into(),
             address: "192.0.2.1".into(),
+            local: "198.51.100.1".into(),
             reason: "certificate expired".into(),
         }
     }
@@ -345,6 +349,7 @@ mod tests {
                     "result-type": "certificate-expired",
                     "receiving-mx-hostname": "mx.example.com",
                     "receiving-ip": "192.0.2.1",
+                    "sending-mta-ip": "198.51.100.1",
                     "failed-session-count": 2,
                     "failure-reason-code": "certificate expired",
                 }],

@@ -1,11 +1,14 @@
 //! The outbound side against a DNS server and MX hosts on loopback that do as they are told.
 
 mod bind;
+mod cases;
+mod contents;
 mod dane;
 mod faults;
 mod look;
 mod promises;
 mod providers;
+mod recipients;
 mod reports;
 mod routing;
 mod sts;

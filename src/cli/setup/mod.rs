@@ -175,13 +175,11 @@ pub(super) fn run(config: &Path, mut args: Args) -> anyhow::Result<ExitCode> {
     };
     let config = site.config(&new)?;
     let provider = args.dns.or(config.dns.provider.0);
-    if let (Some(provider), Some(from)) = (args.dns, &args.dns_credentials) {
-        if !publish::take_credentials(&config.dir, provider, from)? {
-            say!(
-                "{} exists and was kept",
-                credentials_file(&config.dir, provider).display()
-            );
-        }
+    if let (Some(provider), Some(from)) = (args.dns, &args.dns_credentials)
+        && !publish::take_credentials(&config.dir, provider, from)?
+    {
+        let kept = credentials_file(&config.dir, provider);
+        say!("{} exists and was kept", kept.display());
     }
     if let Some(provider) = provider {
         // Before anything else is made: without them nothing can be published.

@@ -22,7 +22,7 @@ use super::{Options, StoreError, failpoint};
 use crate::message::{Body, Content};
 
 /// Bytes of content after which a batch is written although more waits.
-const BATCH_BYTES: u64 = 4 << 20;
+const BATCH_BYTES: u64 = 1 << 20;
 /// Requests in one batch.
 const BATCH_REQUESTS: usize = 1024;
 /// Open transactions, besides those that wait to be written, for which it is worth to wait.

@@ -94,7 +94,7 @@ impl Journal {
         self.syncs.fetch_add(1, Ordering::Relaxed);
         self.offset = self.end();
         self.buffer.clear();
-        self.buffer.shrink_to(4 * BUFFER);
+        self.buffer.shrink_to(2 * BUFFER);
         Ok(())
     }
 

@@ -401,6 +401,7 @@ impl Transaction {
         Finished {
             answers,
             untouched: !self.touched,
+            accepted: self.accepted,
         }
     }
 }
