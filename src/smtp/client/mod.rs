@@ -9,6 +9,7 @@
 //! It must never send a message whose recipients were all refused, read a reply as the answer to
 //! a command it does not belong to, or use what a server said before TLS once TLS began.
 
+mod ends;
 mod extensions;
 mod login;
 mod transaction;
@@ -363,14 +364,6 @@ impl Client {
         }
     }
 
-    /// What the server said against a message that it has not got whole.
-    fn early_refusal(&mut self) -> Option<Answer> {
-        match self.replies.poll() {
-            Ok(Some(raw)) if raw.code >= 400 => Some(said(Stage::FinalDot, raw.to_reply())),
-            _ => None,
-        }
-    }
-
     fn awaits_reply(&self) -> bool {
         match self.state {
             State::Ready => self.replies.has_more(),
@@ -480,7 +473,7 @@ impl Client {
                 if !self.extensions.pipelining {
                     // An answer to a command that was not given yet.
                     if self.replies.has_more() {
-                        return self.fail(Loss::OutOfStep);
+                        return self.untimely();
                     }
                     self.transaction.write_next(&mut self.output);
                 }
@@ -508,49 +501,6 @@ impl Client {
             Turn::Finished => self.finish(None),
             Turn::Close(answer) => self.end_transaction(answer),
         }
-    }
-
-    /// Every recipient without an answer gets this one, and the connection ends.
-    fn end_transaction(&mut self, answer: Answer) {
-        self.transaction.answer_rest(&answer);
-        self.state = State::Finished(Some(answer));
-    }
-
-    fn finish(&mut self, closing: Option<Answer>) {
-        // More replies than commands: nothing that follows could be matched to what it answers.
-        let extra = self
-            .replies
-            .has_more()
-            .then(|| nothing(Stage::FinalDot, Loss::OutOfStep));
-        self.state = State::Finished(closing.or(extra));
-    }
-
-    fn fail(&mut self, loss: Loss) {
-        let stage = match self.state {
-            State::Greeting => Stage::Greeting,
-            State::Ehlo | State::Helo => Stage::Hello,
-            State::StartTls | State::Handshake => Stage::StartTls,
-            State::Auth(_) => Stage::Auth,
-            State::Ready => Stage::Mail,
-            State::Group => {
-                let answer = nothing(self.transaction.stage(), loss);
-                return self.end_transaction(answer);
-            }
-            State::Data => return self.end_transaction(nothing(Stage::Content, loss)),
-            State::FinalDot | State::EmptyDot => {
-                return self.end_transaction(nothing(Stage::FinalDot, loss));
-            }
-            State::Finished(_) | State::Closed(_) => return,
-        };
-        self.state = State::Closed(nothing(stage, loss));
-    }
-
-    fn refuse(&mut self, stage: Stage, reply: Reply) {
-        let answer = match reply.code {
-            400..=599 => said(stage, reply),
-            _ => nothing(stage, Loss::OutOfStep),
-        };
-        self.state = State::Closed(answer);
     }
 
     fn greet_back(&mut self) {
@@ -594,7 +544,7 @@ impl Client {
     fn say(&mut self, words: &[&str]) {
         // An answer that is here before its command belongs to none.
         if self.replies.has_more() {
-            return self.fail(Loss::OutOfStep);
+            return self.untimely();
         }
         for word in words {
             self.output.extend_from_slice(word.as_bytes());

@@ -183,6 +183,14 @@ fn a_reply_before_its_command_ends_the_connection() {
         assert_eq!(client.step(), finished(vec![odd(stage)]));
         assert_eq!(client.step(), Step::Closed(odd(stage)));
     }
+    // Only a goodbye needs no command.
+    let bye = |stage| reply(stage, 421, "4.7.0", "bye");
+    let mut client = Client::new("mx.example.org", false);
+    client.receive(b"220 hi\r\n421 4.7.0 bye\r\n");
+    assert_eq!(client.step(), Step::Closed(bye(Stage::Hello)));
+    let mut client = after_hello(PLAIN, vec![Begin(TO_B)]);
+    client.receive(b"250 Ok\r\n421 4.7.0 bye\r\n");
+    assert_eq!(client.step(), finished(vec![bye(Stage::Recipient)]));
     // A 250 behind the 354 would be taken for the answer to the final dot.
     let mut client = after_hello(PIPE, vec![Begin(TO_B)]);
     client.receive(b"250 Ok\r\n250 Ok\r\n354 go\r\n250 2.0.0 queued\r\n");
