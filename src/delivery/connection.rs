@@ -94,6 +94,8 @@ struct Unreached {
     remote: String,
     /// Whether it is about what this message or its domain demands: others may get through.
     own: bool,
+    /// The host is this one: the others, which are no better, would bring it back.
+    loops: bool,
 }
 
 impl From<Verdict> for Unreached {
@@ -102,6 +104,7 @@ impl From<Verdict> for Unreached {
             verdict,
             remote: String::new(),
             own: false,
+            loops: false,
         }
     }
 }
@@ -280,8 +283,12 @@ impl Connection {
                 (failed && before.verdict.outcome != Outcome::Failed)
                     || (before.own && !unreached.own)
             };
+            let loops = unreached.loops;
             if !last.as_ref().is_some_and(keep) {
                 last = Some(unreached);
+            }
+            if loops {
+                break;
             }
         }
         let none = || Verdict::deferred(451, "4.4.1", "no address could be tried").into();
@@ -392,6 +399,7 @@ impl Connection {
             verdict,
             remote,
             own: about_tls && demanded,
+            loops: answer.said == Said::Nothing(Loss::Ourselves),
         })
     }
 

@@ -14,9 +14,11 @@
 mod connection;
 mod dispatcher;
 mod hops;
+mod lanes;
 pub mod look;
 mod messages;
 pub mod mx;
+mod own_names;
 mod paces;
 #[cfg(test)]
 mod paces_tests;
@@ -28,6 +30,8 @@ pub mod providers;
 #[cfg(test)]
 mod providers_tests;
 mod reach;
+#[cfg(test)]
+mod reach_tests;
 mod results;
 pub mod routes;
 mod ruling;

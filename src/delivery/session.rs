@@ -166,7 +166,8 @@ impl Session {
         match target.hop.as_ref().map(|hop| hop.protocol) {
             Some(Protocol::Lmtp | Protocol::LmtpSocket) => client = client.lmtp(),
             Some(Protocol::Smtps) => client = client.implicit_tls(),
-            Some(Protocol::Smtp) | None => {}
+            Some(Protocol::Smtp) => {}
+            None => client = client.never_to_ourselves(),
         }
         if let Some(login) = login {
             client = client.log_in(login);

@@ -3,6 +3,7 @@
 mod bind;
 mod dane;
 mod faults;
+mod finding;
 mod look;
 mod promises;
 mod providers;

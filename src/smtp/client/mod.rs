@@ -73,6 +73,8 @@ pub enum Loss {
     Network(String),
     /// Bytes that are no reply, or a reply without end.
     Malformed(ReplyError),
+    /// It greets with our own name.
+    Ourselves,
     /// A reply that does not belong to what was asked: the two sides disagree where they are.
     OutOfStep,
 }
@@ -84,6 +86,10 @@ impl std::fmt::Display for Loss {
             Loss::TimedOut => f.write_str("no answer in time"),
             Loss::Network(what) => f.write_str(what),
             Loss::Malformed(what) => what.fmt(f),
+            Loss::Ourselves => f.write_str(
+                "the host greets with our own name, so the mail would come back to us: \
+                 add the domain here or correct its MX record",
+            ),
             Loss::OutOfStep => f.write_str("the server sent a reply that belongs to no command"),
         }
     }
@@ -180,6 +186,9 @@ pub struct Client {
     lmtp: bool,
     /// The greeting comes after the handshake (RFC 8314).
     implicit: bool,
+    /// A server that greets with our own name is left; and whether it did.
+    no_loop: bool,
+    ourselves: bool,
     /// Who to log in as, until that is done.
     login: Option<Login>,
     state: State,
@@ -203,6 +212,8 @@ impl Client {
             secure: false,
             lmtp: false,
             implicit: false,
+            no_loop: false,
+            ourselves: false,
             login: None,
             state: State::Greeting,
             replies: ReplyReader::default(),
@@ -218,6 +229,12 @@ impl Client {
     /// Speak LMTP instead.
     pub fn lmtp(mut self) -> Client {
         self.lmtp = true;
+        self
+    }
+
+    /// Do not speak to a server that has our own name: it is this one (RFC 5321 section 6.3).
+    pub fn never_to_ourselves(mut self) -> Client {
+        self.no_loop = true;
         self
     }
 
@@ -380,6 +397,11 @@ impl Client {
         if matches!(self.state, State::Ehlo) {
             self.extensions = Extensions::parse(raw.lines());
         }
+        if self.no_loop && matches!(self.state, State::Greeting) {
+            let line = raw.lines().next().unwrap_or_default();
+            let name = line.split(|byte| *byte == b' ').next().unwrap_or_default();
+            self.ourselves = name.eq_ignore_ascii_case(self.hello.as_bytes());
+        }
         self.heard += 1;
         // Nobody ever reads the text of a success but that of the final dot.
         let kept = raw.code >= 400 || matches!(self.state, State::FinalDot | State::Auth(_));
@@ -392,6 +414,7 @@ impl Client {
     fn hear(&mut self, reply: Reply) {
         match self.state {
             State::Greeting => match reply.code {
+                220..=299 if self.ourselves => self.fail(Loss::Ourselves),
                 220..=299 => self.greet_back(),
                 _ => self.refuse(Stage::Greeting, reply),
             },
