@@ -17,31 +17,17 @@ use chapar::queue::store::{Action, ChangeKind, Options, Store, new_message};
 use chapar::queue::{self, Accept, Attempt, Connect, Fetch, Outcome, Record, Stop};
 use chapar::signing::{Sign, SignError};
 use queue_schema::{
-    BodyKind, Change, Envelope, Message, Origin, QueueId, Recipient, RecipientState, Reply, Status,
+    Change, Envelope, Message, Origin, QueueId, Recipient, RecipientState, Reply, Status,
 };
 
 const SIZE: usize = 4096;
 const TIME: Duration = Duration::from_secs(4);
 
 fn envelope() -> Envelope {
-    Envelope {
-        forwarded_as: None,
-        reverse_path: "sender@example.org".into(),
-        recipients: vec![Recipient {
-            address: "recipient@example.net".into(),
-            alias_of: None,
-            notify: Default::default(),
-            orcpt: None,
-        }],
-        body: BodyKind::SevenBit,
-        smtputf8: false,
-        require_tls: false,
-        ret: None,
-        envid: None,
-        release_at: None,
-        deliver_by: None,
-        priority: 0,
-    }
+    Envelope::new(
+        "sender@example.org",
+        vec![Recipient::new("recipient@example.net")],
+    )
 }
 
 fn origin() -> Origin {

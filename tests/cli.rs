@@ -171,6 +171,66 @@ fn users_come_change_and_go() {
 }
 
 #[test]
+fn app_passwords_are_made_shown_once_and_taken_back() {
+    let site = Site::new();
+    let me = "me@example.org";
+    let list = || site.good(&["user", "app-password", "list", me], "");
+    assert_eq!(list(), "");
+    let made = site.good(&["user", "app-password", "add", me, "phone"], "");
+    assert!(made.contains(me), "{made}");
+    let kept = list();
+    assert!(
+        kept.contains("phone") && kept.ends_with("last used: never\n"),
+        "{kept}"
+    );
+    let id = kept.split(' ').next().expect("an id").to_owned();
+    site.bad(
+        &["user", "app-password", "add", "you@example.org", "x"],
+        "",
+        65,
+        "you@example.org",
+    );
+    site.bad(
+        &["user", "app-password", "revoke", me, "tablet"],
+        "",
+        65,
+        "tablet",
+    );
+    site.good(&["user", "app-password", "revoke", me, &id], "");
+    assert_eq!(list(), "");
+}
+
+#[test]
+fn reports_are_taken_from_standard_input() {
+    let site = Site::new();
+    assert_eq!(
+        site.good(&["report", "pending"], ""),
+        "",
+        "nothing was judged"
+    );
+    site.bad(
+        &["report", "add"],
+        "From: a@b.example\n\nno report\n",
+        65,
+        "report",
+    );
+    let tls = r#"{"organization-name":"b.example","date-range":{
+        "start-datetime":"2026-01-01T00:00:00Z","end-datetime":"2026-01-01T23:59:59Z"},
+        "contact-info":"a@b.example","report-id":"1","policies":[{
+        "policy":{"policy-type":"no-policy-found","policy-domain":"DOMAIN"},
+        "summary":{"total-successful-session-count":7,"total-failure-session-count":0}}]}"#;
+    let other = tls.replace("DOMAIN", "example.net");
+    site.bad(&["report", "add"], &other, 65, "none of our domains");
+    let ours = tls.replace("DOMAIN", "example.org");
+    assert_eq!(site.good(&["report", "add"], &ours), "kept 1\n");
+    let told = site.good(&["report", "--days", "36500"], "");
+    assert!(
+        told.contains("example.org: 7 deliveries over TLS as wanted, 0 not"),
+        "{told}"
+    );
+}
+
+#[test]
 fn aliases_come_and_go_and_lead_somewhere() {
     let site = Site::new();
     site.good(
@@ -441,38 +501,91 @@ fn check_names_every_problem_and_exits_78() {
     site.bad(&["user", "list"], "", 78, "chapar setup DOMAIN");
 }
 
-#[test]
-fn every_command_explains_itself_with_an_example() {
-    let site = Site::new();
-    for command in [
-        "setup",
-        "serve",
-        "demo",
-        "queue",
-        "check",
-        "config",
-        "dns",
-        "domain list",
-        "domain add",
-        "user add",
-        "user remove",
-        "user list",
-        "user verify",
-        "user passwd",
-        "alias add",
-        "alias remove",
-        "alias list",
-        "alias resolve",
-    ] {
-        let mut args: Vec<&str> = command.split(' ').collect();
-        args.push("--help");
-        let (code, out, _) = site.chapar(&args, "");
-        assert_eq!(code, Some(0), "{command}");
-        assert!(
-            out.contains("Example") && out.contains(&format!("chapar {command}")),
-            "{out}"
-        );
+/// Every command of `program`, as words, found by asking each for its help.
+fn commands(program: &str, words: &[String], found: &mut Vec<(Vec<String>, String)>) {
+    let output = Command::new(program)
+        .args(words)
+        .arg("--help")
+        .output()
+        .expect("it runs");
+    assert!(output.status.success(), "{words:?}");
+    let help = String::from_utf8(output.stdout).expect("UTF-8");
+    let list = help.split("\nCommands:\n").nth(1).unwrap_or_default();
+    let list = list.split("\n\n").next().unwrap_or_default();
+    for line in list.lines() {
+        // The rest of a description is indented further.
+        let Some(name) = line.strip_prefix("  ").filter(|l| !l.starts_with(' ')) else {
+            continue;
+        };
+        let name = name.split(' ').next().unwrap_or_default();
+        if name != "help" {
+            let below = [words, &[name.to_owned()]].concat();
+            commands(program, &below, found);
+        }
     }
+    found.push((words.to_vec(), help));
+}
+
+/// The text of every test, with white space as one space.
+fn sources(dir: &std::path::Path, into: &mut String) {
+    for entry in fs::read_dir(dir).expect("tests") {
+        let path = entry.expect("entry").path();
+        if path.is_dir() {
+            sources(&path, into);
+        } else if path.extension().is_some_and(|ending| ending == "rs") {
+            let text = fs::read_to_string(&path).expect("text");
+            into.extend(text.split_whitespace().map(|word| format!("{word} ")));
+        }
+    }
+}
+
+#[test]
+fn every_command_has_help_with_an_example_a_manual_page_and_a_test() {
+    let site = Site::new();
+    let pages = site.path("pages");
+    let (code, _, error) = site.chapar(&["man", pages.to_str().expect("path")], "");
+    assert_eq!(code, Some(0), "{error}");
+    let mut tests = String::new();
+    sources(std::path::Path::new("tests"), &mut tests);
+    let mut missing = Vec::new();
+    let mut count = 0;
+    for (name, program) in [
+        ("chapar", env!("CARGO_BIN_EXE_chapar")),
+        ("mta-queue", env!("CARGO_BIN_EXE_mta-queue")),
+    ] {
+        let mut found = Vec::new();
+        commands(program, &[], &mut found);
+        count += found.len();
+        for (words, help) in &found {
+            let whole = [&[name.to_owned()], &words[..]].concat();
+            // `chapar queue` is `mta-queue`.
+            let own = whole.join(" ");
+            let alike = own.replacen("chapar queue", "mta-queue", 1);
+            let example = help.split("\nExample").nth(1).unwrap_or_default();
+            if !example.contains(&own) && !example.contains(&alike) {
+                missing.push(format!("{own}: no example in its help"));
+            }
+            let page = pages.join(format!("{}.1", whole.join("-")));
+            let page = fs::read_to_string(page).unwrap_or_default();
+            if !page.contains("Example") {
+                missing.push(format!("{own}: no manual page with an example"));
+            }
+            // A test runs it: its words stand in one, side by side.
+            let quoted: Vec<String> = words.iter().map(|word| format!("\"{word}\"")).collect();
+            let verb = match words.split_first() {
+                Some((first, rest)) if first == "queue" => rest.last(),
+                _ if name == "mta-queue" => words.last(),
+                _ => None,
+            };
+            let tested = tests.contains(&quoted.join(", "))
+                || verb.is_some_and(|verb| tests.contains(&format!("[\"{verb}\"")));
+            if !tested {
+                missing.push(format!("{own}: no test runs it"));
+            }
+        }
+    }
+    assert!(missing.is_empty(), "{missing:#?}");
+    assert!(count > 80, "{count} commands were found");
     let (code, _, error) = site.chapar(&["nonsense"], "");
     assert_eq!(code, Some(64), "{error}");
 }

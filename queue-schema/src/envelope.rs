@@ -44,6 +44,23 @@ pub struct DeliverBy {
 }
 
 impl Envelope {
+    /// An envelope of addresses alone: 7-bit mail for which the client asked for nothing.
+    pub fn new(reverse_path: impl Into<String>, recipients: Vec<Recipient>) -> Envelope {
+        Envelope {
+            reverse_path: reverse_path.into(),
+            forwarded_as: None,
+            recipients,
+            body: BodyKind::SevenBit,
+            smtputf8: false,
+            require_tls: false,
+            ret: None,
+            envid: None,
+            release_at: None,
+            deliver_by: None,
+            priority: 0,
+        }
+    }
+
     /// What MAIL FROM says to servers of others.
     pub fn mail_from(&self) -> &str {
         self.forwarded_as.as_deref().unwrap_or(&self.reverse_path)
@@ -61,6 +78,18 @@ pub struct Recipient {
     pub notify: Notify,
     /// The client's ORCPT, decoded, as `type;address` (RFC 3461 section 4.2).
     pub orcpt: Option<String>,
+}
+
+impl Recipient {
+    /// A recipient of whom nothing but the address is known.
+    pub fn new(address: impl Into<String>) -> Recipient {
+        Recipient {
+            address: address.into(),
+            alias_of: None,
+            notify: Notify::default(),
+            orcpt: None,
+        }
+    }
 }
 
 /// The NOTIFY parameter of RCPT (RFC 3461 section 4.1).

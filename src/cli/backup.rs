@@ -13,7 +13,8 @@ use base64::engine::general_purpose::STANDARD;
 
 use super::exit::Wrong;
 use super::password;
-use super::queue::ask::{self, Taken};
+use super::queue::ask::{self, Failure, Taken};
+use super::taken;
 use crate::config::{Config, files};
 use crate::control::protocol::{Answer, Exported, Request};
 use crate::queue::Selector;
@@ -46,8 +47,8 @@ pub(super) struct Backup {
 
 /// Bring back what a backup has: files where they are missing, messages into the queue
 ///
-/// Nothing that exists is changed. Restore a queue once, and only where the old daemon does not
-/// run any more: otherwise its messages are sent twice.
+/// Nothing that exists is changed. Restore a queue only where the old daemon does not run any more:
+/// otherwise its messages are sent twice. Run again, it takes no message that it took before.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Example:\n  pass show chapar-backup | chapar restore /var/backups/chapar.age"
@@ -189,63 +190,103 @@ pub(super) fn restore(config: &Path, args: &Restore) -> anyhow::Result<ExitCode>
             name()
         ))),
     };
-    let dir = super::directory(config).to_path_buf();
-    let (mut wrote, mut kept) = (0u64, 0u64);
-    let mut messages: Vec<Taken> = Vec::new();
-    let mut pending: Option<Exported> = None;
     let mut archive = tar::Archive::new(opened);
-    for entry in archive.entries()? {
-        let entry = entry.with_context(name)?;
-        let path = entry.path()?.into_owned();
-        let plain = path
-            .components()
-            .all(|part| matches!(part, Component::Normal(_)));
-        let first = path
-            .components()
-            .next()
-            .map(|part| part.as_os_str().to_owned());
-        let first = first.unwrap_or_default();
-        let mode = entry.header().mode()? & 0o777;
-        let mut bytes = Vec::new();
-        entry
-            .take(LARGEST)
-            .read_to_end(&mut bytes)
-            .with_context(name)?;
-        if !plain {
-            bail!(Wrong(format!(
-                "{}: {} leads elsewhere",
-                name(),
-                path.display()
-            )));
-        }
-        if first == QUEUE {
-            match path.extension().and_then(|ending| ending.to_str()) {
-                Some("json") => pending = Some(serde_json::from_slice(&bytes)?),
-                _ => messages.extend(pending.take().map(|exported| Taken { exported, bytes })),
-            }
-        } else if PARTS.iter().any(|part| first == *part) {
-            let target = dir.join(&path);
-            let secret = first == "secrets";
-            let parent = target.parent().unwrap_or(&dir);
-            files::create_dir(parent, if secret { 0o700 } else { 0o750 })?;
-            let made = files::create(&target, &bytes, if secret { 0o600 } else { mode })
-                .with_context(|| target.display().to_string())?;
-            match made {
-                true => wrote += 1,
-                false => kept += 1,
-            }
-        }
-    }
+    let mut restoring = Restoring {
+        name: name(),
+        dir: super::directory(config).to_path_buf(),
+        entries: archive.entries()?,
+        pending: None,
+        wrote: 0,
+        kept: 0,
+    };
+    // Files come first, so that the queue is that of the configuration that was restored.
+    let first = restoring.next_message()?;
     say!(
-        "{wrote} files restored below {}, {kept} that exist were kept",
-        dir.display()
+        "{} files restored below {}, {} that exist were kept",
+        restoring.wrote,
+        restoring.dir.display(),
+        restoring.kept
     );
-    if !args.no_queue && !messages.is_empty() {
+    if let Some(first) = first.filter(|_| !args.no_queue) {
         let config = Config::load(config)?;
-        let mut all = messages.into_iter().map(Ok);
-        let count = ask::take(&config, "chapar restore", &mut all, &mut |_| Ok(()))?;
-        say!("{count} messages are in the queue");
+        let rest = std::iter::from_fn(|| {
+            let next = restoring.next_message();
+            next.map_err(|error| Failure::Other(format!("{error:#}")))
+                .transpose()
+        });
+        let mut all = std::iter::once(Ok(first)).chain(rest);
+        let counts = taken::take_new(&config, "chapar", "chapar restore", &mut all)?;
+        say!(
+            "{} messages are in the queue{}",
+            counts.taken,
+            counts.remark()
+        );
     }
     say!("Then: chapar check --config {}", config.display());
     Ok(ExitCode::SUCCESS)
+}
+
+/// An archive that is read once, from its beginning to its end: one file at a time is in memory.
+struct Restoring<'a, R: io::Read> {
+    name: String,
+    dir: PathBuf,
+    entries: tar::Entries<'a, R>,
+    /// The description whose message comes next.
+    pending: Option<Exported>,
+    wrote: u64,
+    kept: u64,
+}
+
+impl<R: io::Read> Restoring<'_, R> {
+    /// Writes files on the way to the next message of the queue, and gives that; none at the end.
+    fn next_message(&mut self) -> anyhow::Result<Option<Taken>> {
+        while let Some(entry) = self.entries.next() {
+            let entry = entry.with_context(|| self.name.clone())?;
+            let path = entry.path()?.into_owned();
+            let plain = path
+                .components()
+                .all(|part| matches!(part, Component::Normal(_)));
+            let wrong = |what: &str| Wrong(format!("{}: {} {what}", self.name, path.display()));
+            if !plain {
+                bail!(wrong("leads elsewhere"));
+            }
+            let mode = entry.header().mode()? & 0o777;
+            if entry.size() > LARGEST {
+                bail!(wrong(&format!("has more than {LARGEST} bytes")));
+            }
+            let mut bytes = Vec::new();
+            entry
+                .take(LARGEST)
+                .read_to_end(&mut bytes)
+                .with_context(|| self.name.clone())?;
+            let first = path.components().next();
+            let first = first.map_or_else(Default::default, |part| part.as_os_str().to_owned());
+            if first == QUEUE {
+                match path.extension().and_then(|ending| ending.to_str()) {
+                    Some("json") => self.pending = Some(serde_json::from_slice(&bytes)?),
+                    _ => {
+                        if let Some(exported) = self.pending.take() {
+                            return Ok(Some(Taken { exported, bytes }));
+                        }
+                    }
+                }
+            } else if PARTS.iter().any(|part| first == *part) {
+                self.file(&path, &bytes, mode, first == "secrets")?;
+            }
+        }
+        Ok(None)
+    }
+
+    fn file(&mut self, path: &Path, bytes: &[u8], mode: u32, secret: bool) -> anyhow::Result<()> {
+        let target = self.dir.join(path);
+        let parent = target.parent().unwrap_or(&self.dir);
+        files::create_dir(parent, if secret { 0o700 } else { 0o750 })?;
+        let made = files::create(&target, bytes, if secret { 0o600 } else { mode })
+            .with_context(|| target.display().to_string())?;
+        match made {
+            true => self.wrote += 1,
+            false => self.kept += 1,
+        }
+        Ok(())
+    }
 }

@@ -8,8 +8,12 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::CommandFactory;
 
-/// Print completions for a shell: `chapar completions bash > /etc/bash_completion.d/chapar`
+/// Print completions for a shell
 #[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  chapar completions bash > /etc/bash_completion.d/chapar\n  \
+                  chapar completions zsh --of mta-queue"
+)]
 pub(super) struct Args {
     /// The shell
     shell: clap_complete::Shell,
@@ -20,6 +24,7 @@ pub(super) struct Args {
 
 /// Write man pages of chapar and mta-queue, one for each command, to a directory
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  chapar man /usr/local/share/man/man1")]
 pub(super) struct ManArgs {
     /// The directory, such as /usr/local/share/man/man1; it is made if it is missing
     dir: PathBuf,

@@ -137,7 +137,7 @@ pub(super) fn run(file: &Path, args: Args) -> anyhow::Result<ExitCode> {
 
 /// What is known of the certificate: what it is, and whether strangers trust it.
 fn certificate(config: &Config) -> (String, bool) {
-    let path = crate::tls::acme::directory(config).join("fullchain.pem");
+    let path = crate::tls::server::files(config).0;
     let facts = std::fs::read(path)
         .ok()
         .and_then(|pem| crate::tls::certificate::Facts::of_pem(&pem).ok());

@@ -34,6 +34,7 @@ mod setup;
 pub mod site;
 mod socket;
 mod status;
+mod taken;
 mod tls;
 mod trace;
 mod user;
@@ -49,7 +50,12 @@ pub const CONFIG: &str = "/etc/chapar/chapar.toml";
 
 /// A mail transfer agent for people who send their own mail
 #[derive(Debug, Parser)]
-#[command(name = "chapar", version, arg_required_else_help = true)]
+#[command(
+    name = "chapar",
+    version,
+    arg_required_else_help = true,
+    after_help = "Example:\n  chapar setup example.org --forward me@gmail.example --acme"
+)]
 struct Cli {
     /// The configuration file.
     #[arg(
@@ -72,7 +78,7 @@ enum Command {
     Demo(demo::Args),
     Check(check::Args),
     Config(config::Args),
-    #[command(subcommand)]
+    #[command(subcommand, after_help = "Example:\n  chapar dkim rotate example.org")]
     Dkim(dkim::Command),
     Dns(dns::Args),
     Tls(tls::Args),
@@ -81,18 +87,24 @@ enum Command {
     Status(status::Args),
     Log(log::Args),
     Trace(trace::Args),
-    #[command(subcommand)]
+    #[command(subcommand, after_help = "Example:\n  chapar domain list")]
     Domain(domain::Command),
-    #[command(subcommand)]
+    #[command(subcommand, after_help = "Example:\n  chapar user add me@example.org")]
     User(user::Command),
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_help = "Example:\n  chapar alias add '*@example.org' me@gmail.example"
+    )]
     Alias(alias::Command),
-    #[command(subcommand)]
+    #[command(subcommand, after_help = "Example:\n  chapar auth bans")]
     Auth(auth::Command),
     Report(report::Args),
     Backup(backup::Backup),
     Restore(backup::Restore),
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_help = "Example:\n  chapar import chasquid /etc/chasquid"
+    )]
     Import(import::Command),
     Queue(queue::QueueCommand),
     Completions(completions::Args),

@@ -47,6 +47,7 @@ enum Command {
         domain: String,
     },
     /// Keep the reports in a message on standard input; what an alias runs
+    #[command(after_help = "Example:\n  chapar report add < report.eml")]
     Add,
     /// Add up the reports in files (messages, XML, JSON, gzip, zip) and keep nothing
     #[command(after_help = "Example:\n  chapar report read report.xml.gz")]
@@ -59,6 +60,7 @@ enum Command {
         json: bool,
     },
     /// Show how many messages the next DMARC reports of ours will be about, by domain
+    #[command(after_help = "Example:\n  chapar report pending")]
     Pending,
 }
 

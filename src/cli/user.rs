@@ -58,7 +58,10 @@ pub(super) enum Command {
         password_stdin: bool,
     },
     /// Passwords of single programs or devices, which can be taken back alone
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_help = "Example:\n  chapar user app-password add me@example.org phone"
+    )]
     AppPassword(app_password::Command),
     /// Give a user another password
     ///

@@ -189,7 +189,8 @@ impl TlsMode {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Family {
-    /// IPv6 only where our own has a matching PTR.
+    /// That of each `delivery.source`, or without one IPv4, and IPv6 if this host has a public
+    /// address of it. `chapar check` tells whether its PTR is right.
     #[default]
     Auto,
     /// IPv4 only.
@@ -324,6 +325,7 @@ impl Config {
         if !problems.is_empty() {
             return Err(problems);
         }
+        config.hostname = check::without_root(&config.hostname).to_owned();
         config.dir = dir.to_path_buf();
         config.data_dir = dir.join(&config.data_dir);
         if !config.dns.trust_anchor.is_empty() {

@@ -72,7 +72,7 @@ sections! {
         port: u16 = 25,
         /// Addresses to send from, at most one of each family; empty: the kernel's choice.
         source: Vec<IpAddr> = Vec::new(),
-        /// Which address family to use; auto: IPv6 only where our own has a matching PTR.
+        /// Which address family to use; auto: that of each `source`, or without one IPv4, and IPv6 if this host has a public address of it.
         family: Family = Family::Auto,
         /// May deliver to loopback and private addresses (labs, tests).
         private_targets: bool = false,
@@ -318,6 +318,10 @@ sections! {
 
     /// `[tls]`.
     tls: Tls {
+        /// A certificate of your own, PEM with its chain; it is watched. Empty: the one in `secrets/tls/`.
+        certificate: String = String::new(),
+        /// Its key, PEM; the daemon must be able to read it, and nobody but its owner and group may.
+        key: String = String::new(),
         /// Extra roots (labs); empty: the system's.
         ca_file: String = String::new(),
         /// The oldest version that is spoken.

@@ -81,12 +81,6 @@ pub(super) async fn submit(
         .map_err(Refusal::unavailable)?;
     content.head = [signature, content.head].concat().into();
     let signed_by = super::answer::signatures(&content.head);
-    let recipient = |address: &String| Recipient {
-        address: address.clone(),
-        alias_of: None,
-        notify: Default::default(),
-        orcpt: None,
-    };
     let utf8 = !content.head.is_ascii()
         || !given.from.is_ascii()
         || given.to.iter().any(|address| !address.is_ascii());
@@ -98,20 +92,12 @@ pub(super) async fn submit(
             client: Ipv4Addr::LOCALHOST.into(),
         },
         envelope: Envelope {
-            forwarded_as: None,
-            reverse_path: given.from.to_owned(),
-            recipients: given.to.iter().map(recipient).collect(),
             body: match eight_bit {
                 true => BodyKind::EightBit,
                 false => BodyKind::SevenBit,
             },
             smtputf8: utf8,
-            require_tls: false,
-            ret: None,
-            envid: None,
-            release_at: None,
-            deliver_by: None,
-            priority: 0,
+            ..Envelope::new(given.from, given.to.iter().map(Recipient::new).collect())
         },
         content,
         held: given.held,

@@ -87,35 +87,17 @@ mod tests {
     use super::*;
     use crate::queue::own_reply;
     use crate::queue::store::new_message;
-    use queue_schema::{BodyKind, Envelope, Origin, QueueId, Recipient};
+    use queue_schema::{Envelope, Origin, QueueId, Recipient};
 
     #[test]
     fn recipients_are_counted_by_domain_and_age_and_the_commonest_reply_is_named() {
-        let recipient = |address: &str| Recipient {
-            address: address.into(),
-            alias_of: None,
-            notify: Default::default(),
-            orcpt: None,
-        };
         let to = [
             "a@one.example",
             "b@two.example",
             "c@two.example",
             "d@two.example",
         ];
-        let envelope = Envelope {
-            forwarded_as: None,
-            reverse_path: String::new(),
-            recipients: to.iter().map(|to| recipient(to)).collect(),
-            body: BodyKind::SevenBit,
-            smtputf8: false,
-            require_tls: false,
-            ret: None,
-            envid: None,
-            release_at: None,
-            deliver_by: None,
-            priority: 0,
-        };
+        let envelope = Envelope::new("", to.map(Recipient::new).to_vec());
         let origin = Origin::Network {
             client: [127, 0, 0, 1].into(),
         };

@@ -4,10 +4,11 @@
 //! Listens to signals: SIGHUP reloads, as does a changed file; SIGTERM and SIGINT drain, a second one ends at once.
 
 mod load;
+mod manager;
 mod start;
 mod watch;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -79,12 +80,13 @@ impl Signals {
 
 async fn serve(file: &Path, loaded: Loaded) -> Result<(), start::StartError> {
     let mut signals = Signals::new().map_err(start::StartError::Signals)?;
+    let own = own_certificate(&loaded.config);
     let mut running = start::start(loaded).await?;
     // Under no systemd this does nothing.
-    let _ = sd_notify::notify(&[NotifyState::Ready]);
+    manager::tell(&[NotifyState::Ready]);
     tracing::info!(target: "daemon", version = env!("CARGO_PKG_VERSION"), pid = std::process::id(), "ready");
     let mut watchdog = watchdog();
-    let mut watch = Watch::new(file).await;
+    let mut watch = Watch::new(file, own).await;
     let mut look = tokio::time::interval(watch::PERIOD);
     look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -92,11 +94,11 @@ async fn serve(file: &Path, loaded: Loaded) -> Result<(), start::StartError> {
             _ = signals.hangup.recv() => {
                 reopen_log();
                 watch.loaded().await;
-                reload(file, &mut running).await;
+                reload(file, &mut running, &mut watch).await;
             }
             _ = look.tick() => {
                 if watch.changed().await {
-                    reload(file, &mut running).await;
+                    reload(file, &mut running, &mut watch).await;
                 }
             }
             _ = signals.terminate.recv() => break,
@@ -104,12 +106,12 @@ async fn serve(file: &Path, loaded: Loaded) -> Result<(), start::StartError> {
             _ = watchdog.tick() => {
                 // The queue answers, or systemd ends us: a daemon that stores nothing is none.
                 if running.queue_answers().await {
-                    let _ = sd_notify::notify(&[NotifyState::Watchdog]);
+                    manager::tell(&[NotifyState::Watchdog]);
                 }
             }
         }
     }
-    let _ = sd_notify::notify(&[NotifyState::Stopping]);
+    manager::tell(&[NotifyState::Stopping]);
     tracing::info!(target: "daemon", "stopping: finishing what is under way");
     tokio::select! {
         () = running.stop() => tracing::info!(target: "daemon", "stopped"),
@@ -126,6 +128,17 @@ fn watchdog() -> tokio::time::Interval {
     interval
 }
 
+/// Files of the certificate that lie where the operator says.
+fn own_certificate(config: &Config) -> Vec<PathBuf> {
+    match config.tls.certificate.is_empty() {
+        true => Vec::new(),
+        false => {
+            let (chain, key) = crate::tls::server::files(config);
+            vec![chain, key]
+        }
+    }
+}
+
 /// Opens the log file anew, as logrotate expects it.
 fn reopen_log() {
     if let Err(error) = crate::telemetry::reopen() {
@@ -134,17 +147,18 @@ fn reopen_log() {
 }
 
 /// All or nothing: a mistake keeps the old and says so (I8).
-async fn reload(file: &Path, running: &mut Running) {
+async fn reload(file: &Path, running: &mut Running, watch: &mut Watch) {
     let reloading = NotifyState::monotonic_usec_now();
     if let Ok(now) = reloading {
-        let _ = sd_notify::notify(&[NotifyState::Reloading, now]);
+        manager::tell(&[NotifyState::Reloading, now]);
     }
     match load(file) {
         Ok(loaded) => {
+            watch.also(own_certificate(&loaded.config)).await;
             running.reload(loaded).await;
             tracing::info!(target: "daemon", "reloaded");
         }
         Err(error) => tracing::error!(target: "daemon", "nothing changed: {error}"),
     }
-    let _ = sd_notify::notify(&[NotifyState::Ready]);
+    manager::tell(&[NotifyState::Ready]);
 }

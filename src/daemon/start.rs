@@ -151,6 +151,7 @@ pub async fn start(loaded: Loaded) -> Result<Running, StartError> {
         arbiters(),
     )?
     .reporting(reports.clone().recipient())
+    .sealing(signer.clone().recipient())
     .start();
     queue
         .addr

@@ -24,14 +24,16 @@ type Stamp = (u64, i64, i64, u64);
 pub(super) struct Look(BTreeMap<PathBuf, Stamp>);
 
 impl Look {
-    /// Looks at `chapar.toml`, `providers.toml` and everything below `domains/` and `secrets/` beside it; blocking.
-    pub(super) fn at(file: &Path) -> Look {
+    /// Looks at `chapar.toml`, `providers.toml` and everything below `domains/` and `secrets/` beside
+    /// it, and at `more`; blocking.
+    pub(super) fn at(file: &Path, more: &[PathBuf]) -> Look {
         let mut look = Look::default();
         let dir = file.parent().unwrap_or(Path::new("."));
         look.add(file, 0);
         look.add(&dir.join(crate::delivery::providers::FILE), 0);
         look.add(&dir.join("domains"), 0);
         look.add(&dir.join("secrets"), 0);
+        more.iter().for_each(|file| look.add(file, 0));
         look
     }
 
@@ -59,16 +61,18 @@ impl Look {
 /// What was loaded last, and what the last look saw.
 pub(super) struct Watch {
     file: PathBuf,
+    more: Vec<PathBuf>,
     loaded: Look,
     last: Look,
 }
 
 impl Watch {
-    /// From now on.
-    pub(super) async fn new(file: &Path) -> Watch {
-        let look = look(file).await;
+    /// From now on; `more` lies elsewhere.
+    pub(super) async fn new(file: &Path, more: Vec<PathBuf>) -> Watch {
+        let look = look(file, &more).await;
         Watch {
             file: file.to_owned(),
+            more,
             loaded: look.clone(),
             last: look,
         }
@@ -76,7 +80,7 @@ impl Watch {
 
     /// Looks; true once when something changed and stands still.
     pub(super) async fn changed(&mut self) -> bool {
-        let now = look(&self.file).await;
+        let now = look(&self.file, &self.more).await;
         let still = now == self.last;
         self.last = now;
         if !still || self.last == self.loaded {
@@ -88,14 +92,22 @@ impl Watch {
 
     /// Takes what is there as loaded.
     pub(super) async fn loaded(&mut self) {
-        self.last = look(&self.file).await;
+        self.last = look(&self.file, &self.more).await;
         self.loaded = self.last.clone();
+    }
+
+    /// Looks elsewhere from now on: these files were just loaded.
+    pub(super) async fn also(&mut self, more: Vec<PathBuf>) {
+        if more != self.more {
+            self.more = more;
+            self.loaded().await;
+        }
     }
 }
 
-async fn look(file: &Path) -> Look {
-    let file = file.to_owned();
-    let look = tokio::task::spawn_blocking(move || Look::at(&file)).await;
+async fn look(file: &Path, more: &[PathBuf]) -> Look {
+    let (file, more) = (file.to_owned(), more.to_owned());
+    let look = tokio::task::spawn_blocking(move || Look::at(&file, &more)).await;
     look.unwrap_or_default()
 }
 
@@ -110,13 +122,16 @@ mod tests {
         std::fs::write(&file, "a").expect("write");
         let aliases = dir.path().join("domains/example.org/aliases");
         std::fs::create_dir_all(aliases.parent().expect("parent")).expect("directory");
-        let mut watch = Watch::new(&file).await;
+        let key = dir.path().join("elsewhere.pem");
+        let mut watch = Watch::new(&file, vec![key.clone()]).await;
         assert!(!watch.changed().await);
         std::fs::write(&aliases, "a: b").expect("write");
         assert!(!watch.changed().await, "it may still be being written");
         assert!(watch.changed().await);
         assert!(!watch.changed().await);
         std::fs::write(dir.path().join("providers.toml"), "").expect("write");
+        assert!(!watch.changed().await && watch.changed().await);
+        std::fs::write(&key, "key").expect("write");
         assert!(!watch.changed().await && watch.changed().await);
         std::fs::remove_file(&aliases).expect("remove");
         std::fs::write(dir.path().join("domains/.new-1"), "x").expect("write");

@@ -37,7 +37,7 @@ use crate::config::Config;
 use crate::dns::Resolver;
 use crate::queue::{Fetch, Record};
 use crate::report::Tally;
-use crate::signing::Sign;
+use crate::signing::{Seal, Sign};
 use crate::tls;
 use crate::tls::sts::{self, Fetcher, Policies};
 
@@ -148,6 +148,12 @@ impl Dispatcher {
     pub fn reporting(self, tally: Recipient<Tally>) -> Dispatcher {
         // It is set once, before anything is delivered.
         let _ = self.common.tally.set(tally);
+        self
+    }
+
+    /// Forwarded mail that had to be encoded is sealed again by `sealer`.
+    pub fn sealing(self, sealer: Recipient<Seal>) -> Dispatcher {
+        self.common.seven_bit.sealing(sealer);
         self
     }
 

@@ -1,5 +1,5 @@
 //! A message for a next hop that takes no 8-bit content (RFC 6152 section 3): encoded as 7-bit,
-//! and signed again with our key where we had signed it.
+//! and signed or sealed again with our key where we had done so.
 //!
 //! Receives a message and gives another; the stored one stays as it is. The work runs on a thread
 //! for blocking work, and all messages that are encoded at the same time have [`BUDGET`] bytes.
@@ -7,7 +7,7 @@
 //! (RFC 6531 section 3.2).
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use actix::Recipient;
@@ -16,10 +16,13 @@ use queue_schema::{Message, Origin};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::verdict::Verdict;
+use crate::message::arc;
 use crate::message::headers::{self, Field};
 use crate::message::reencode::{self, Rule};
+use crate::message::tags::Tags;
 use crate::message::{Body, Content, author};
-use crate::signing::Sign;
+use crate::signing::arc::ChainState;
+use crate::signing::{Seal, Sign, SignError};
 use crate::smtp::reply::Reply;
 
 /// Bytes of bodies that are encoded and on their way at the same time.
@@ -33,6 +36,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 #[derive(Clone)]
 pub(super) struct SevenBit {
     signer: Recipient<Sign>,
+    sealer: Arc<OnceLock<Recipient<Seal>>>,
     budget: Arc<Semaphore>,
 }
 
@@ -46,8 +50,15 @@ impl SevenBit {
     pub(super) fn new(signer: Recipient<Sign>) -> SevenBit {
         SevenBit {
             signer,
+            sealer: Arc::default(),
             budget: Arc::new(Semaphore::new(BUDGET / UNIT)),
         }
+    }
+
+    /// Who seals forwarded mail; until this is called nobody does.
+    pub(super) fn sealing(&self, sealer: Recipient<Seal>) {
+        // It is set once, before anything is delivered.
+        let _ = self.sealer.set(sealer);
     }
 
     /// The message for a hop without 8BITMIME, or what becomes of it there.
@@ -69,10 +80,11 @@ impl SevenBit {
         let work = tokio::task::spawn_blocking(move || encoded(&content));
         let done = work.await.unwrap_or(Err(Problem::Unreadable));
         let (content, changed) = done.map_err(Problem::verdict)?;
-        let content = match changed && !matches!(message.origin, Origin::Outside { .. }) {
-            true => self.sign(content).await?,
-            // Whoever signed it, it was not us.
-            false => content,
+        let content = match message.origin {
+            _ if !changed => content,
+            // Whoever signed it, it was not us; we may have sealed it.
+            Origin::Outside { .. } => self.seal(content).await?,
+            _ => self.sign(content).await?,
         };
         Ok(Encoded {
             content,
@@ -92,28 +104,57 @@ impl SevenBit {
                 body: content.body.clone(),
             },
         };
-        let signatures = match self.signer.send(sign).await {
-            Ok(Ok(signatures)) => signatures,
-            Ok(Err(error)) => {
-                tracing::error!(target: "alarm", %error, "a message can not be signed; it waits");
-                let text = format!("it can not be signed for {domain}; see the log");
-                return Err(Verdict::deferred(451, "4.3.5", &text));
-            }
-            Err(_) => {
-                return Err(Verdict::deferred(
-                    451,
-                    "4.3.0",
-                    "the signer does not answer",
-                ));
-            }
-        };
-        if signatures.is_empty() {
+        let signatures = made(self.signer.send(sign).await.ok(), &domain)?;
+        Ok(topped(content, &trace, &signatures, &rest))
+    }
+
+    /// Puts a new set in the place of our ARC set, whose message signature the encoding broke. Of
+    /// the sets below only their seals must hold (RFC 8617 section 5.2), and those cover no body.
+    async fn seal(&self, content: Content) -> Result<Content, Verdict> {
+        let (Some(sealer), Some(found)) = (self.sealer.get(), unsealed(&content.head)) else {
             return Ok(content);
+        };
+        let (trace, rest, domain) = (found.trace, found.rest, found.domain);
+        let seal = Seal {
+            domain: domain.clone(),
+            content: Content {
+                head: rest.clone(),
+                body: content.body.clone(),
+            },
+            state: found.state,
+            results: found.results,
+            now: crate::time::now() / 1000,
+        };
+        let set = made(sealer.send(seal).await.ok(), &domain)?;
+        Ok(topped(content, &trace, &set, &rest))
+    }
+}
+
+/// What the signer made for `domain`, or why the message waits.
+fn made(answer: Option<Result<Bytes, SignError>>, domain: &str) -> Result<Bytes, Verdict> {
+    match answer {
+        Some(Ok(made)) => Ok(made),
+        Some(Err(error)) => {
+            tracing::error!(target: "alarm", %error, "a message can not be signed; it waits");
+            let text = format!("it can not be signed for {domain}; see the log");
+            Err(Verdict::deferred(451, "4.3.5", &text))
         }
-        Ok(Content {
-            head: [&trace[..], &signatures, &rest].concat().into(),
+        None => {
+            let text = "the signer does not answer";
+            Err(Verdict::deferred(451, "4.3.0", text))
+        }
+    }
+}
+
+/// The message with what the signer made; as it is where that is nothing, as for a domain whose
+/// key is not ours.
+fn topped(content: Content, trace: &[u8], made: &[u8], rest: &[u8]) -> Content {
+    match made.is_empty() {
+        true => content,
+        false => Content {
+            head: [trace, made, rest].concat().into(),
             body: content.body,
-        })
+        },
     }
 }
 
@@ -192,16 +233,66 @@ fn unsigned(head: &Bytes) -> Option<(Vec<u8>, String, Bytes)> {
     let traces = usize::from(fields.first()?.is("Received"));
     let ours = |field: &&Field<'_>| field.is("DKIM-Signature") && signs(field.value, domain);
     let signed = fields.iter().skip(traces).take_while(ours).count();
-    let whole = |from: usize, count: usize| {
+    let (trace, rest) = without(head, &fields, traces, signed);
+    Some((trace, domain.to_owned(), rest))
+}
+
+/// The first `traces` fields, and what is left without the `count` behind them.
+fn without(head: &Bytes, fields: &[Field<'_>], traces: usize, count: usize) -> (Vec<u8>, Bytes) {
+    let whole = |from: usize, count: usize| -> Vec<u8> {
         let fields = fields.iter().skip(from).take(count);
         fields.flat_map(|field| field.whole).copied().collect()
     };
-    let trace: Vec<u8> = whole(0, traces);
-    let mut rest: Vec<u8> = whole(traces + signed, usize::MAX);
+    let mut rest = whole(traces + count, usize::MAX);
     if head.ends_with(b"\r\n\r\n") {
         rest.extend_from_slice(b"\r\n");
     }
-    Some((trace, domain.to_owned(), rest.into()))
+    (whole(0, traces), rest.into())
+}
+
+/// A message without the ARC set that is right behind its trace field, and what that set said.
+struct Unsealed {
+    trace: Vec<u8>,
+    rest: Bytes,
+    domain: String,
+    state: ChainState,
+    results: String,
+}
+
+/// The same for the newest ARC set, where it stands as we put it.
+fn unsealed(head: &Bytes) -> Option<Unsealed> {
+    let fields = headers::fields(head).ok()?;
+    let traces = usize::from(fields.first()?.is("Received"));
+    let set = fields.get(traces..traces + 3)?;
+    let [seal, signature, results] = set else {
+        return None;
+    };
+    let named = seal.is("ARC-Seal") && signature.is("ARC-Message-Signature");
+    if !named || !results.is("ARC-Authentication-Results") {
+        return None;
+    }
+    let tags = Tags::parse(seal.value)?;
+    let state = match tags.get("cv")? {
+        "none" => ChainState::None,
+        "pass" => ChainState::Pass,
+        "fail" => ChainState::Fail,
+        _ => return None,
+    };
+    let text = std::str::from_utf8(results.value).ok()?;
+    let (_, found) = text.split_once(';')?;
+    // It is the last set, and there is none of its number below.
+    let below = arc::chain(fields.get(traces + 3..)?).next_instance()?;
+    if tags.get("i")? != below.to_string() {
+        return None;
+    }
+    let (trace, rest) = without(head, &fields, traces, 3);
+    Some(Unsealed {
+        trace,
+        rest,
+        domain: tags.get("d")?.to_ascii_lowercase(),
+        state,
+        results: found.trim().to_owned(),
+    })
 }
 
 /// Whether a signature is one for this domain, or for one above it.
@@ -248,6 +339,48 @@ mod tests {
             assert!(unsigned(&bytes).is_none(), "{head}");
         }
         assert!(!signs(b" d=le.org", "example.org"));
+    }
+
+    #[test]
+    fn our_set_alone_makes_room() {
+        let set = |i: u32, cv: &str| {
+            format!(
+                "ARC-Seal: a=rsa-sha256;\r\n b=x; cv={cv}; d=Example.org;\r\n i={i}; s=s; t=1\r\n\
+                 ARC-Message-Signature: a=rsa-sha256; b=x; d=example.org; i={i}\r\n\
+                 ARC-Authentication-Results: i={i}; mx.example.org;\r\n\tspf=pass;\r\n\tarc=none\r\n"
+            )
+        };
+        let rest = format!(
+            "Delivered-To: x\r\n{}From: a@b.example\r\n\r\n",
+            set(1, "none")
+        );
+        let head = format!("Received: by us\r\n{}{rest}", set(2, "pass"));
+        let found = unsealed(&head.into()).expect("a set");
+        assert_eq!(found.trace, b"Received: by us\r\n");
+        assert_eq!(found.rest, rest);
+        assert_eq!(
+            (&*found.domain, found.state),
+            ("example.org", ChainState::Pass)
+        );
+        assert_eq!(
+            found.results,
+            "mx.example.org;\r\n\tspf=pass;\r\n\tarc=none"
+        );
+        for head in [
+            // Not on top, not the next one, not whole, of no state, none.
+            format!(
+                "Received: x\r\nSubject: y\r\n{}From: z\r\n\r\n",
+                set(1, "none")
+            ),
+            format!("{}{}\r\n", set(3, "pass"), set(1, "none")),
+            format!("{}{}\r\n", set(1, "none"), set(1, "none")),
+            set(1, "none").replace("ARC-Message-Signature", "X"),
+            set(1, "perhaps"),
+            "From: a@b.example\r\n\r\n".to_owned(),
+            String::new(),
+        ] {
+            assert!(unsealed(&head.clone().into()).is_none(), "{head}");
+        }
     }
 
     #[test]

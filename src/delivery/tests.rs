@@ -9,8 +9,7 @@ use std::time::Duration;
 use actix::{Actor, Context, Handler};
 use bytes::Bytes;
 use queue_schema::{
-    BodyKind, BodyPlace, Envelope, Location, Message, Notify, Origin, QueueId, Recipient,
-    RecipientState,
+    BodyPlace, Envelope, Location, Message, Origin, QueueId, Recipient, RecipientState,
 };
 use tokio::sync::mpsc;
 
@@ -41,31 +40,14 @@ fn ear() -> (actix::Addr<Ear>, mpsc::UnboundedReceiver<Record>) {
 }
 
 fn job(recipients: &[&str]) -> Job {
-    let of = |address: &&str| Recipient {
-        address: (*address).to_owned(),
-        alias_of: None,
-        notify: Notify::default(),
-        orcpt: None,
-    };
+    let of = |address: &&str| Recipient::new(*address);
     let message = Message {
         id: QueueId(1),
         arrived: 0,
         origin: Origin::Network {
             client: Ipv4Addr::LOCALHOST.into(),
         },
-        envelope: Envelope {
-            forwarded_as: None,
-            reverse_path: "sender@example.org".to_owned(),
-            recipients: recipients.iter().map(of).collect(),
-            body: BodyKind::SevenBit,
-            smtputf8: false,
-            require_tls: false,
-            ret: None,
-            envid: None,
-            release_at: None,
-            deliver_by: None,
-            priority: 0,
-        },
+        envelope: Envelope::new("sender@example.org", recipients.iter().map(of).collect()),
         size: 0,
         location: Location {
             segment: 0,

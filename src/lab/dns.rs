@@ -42,13 +42,13 @@ struct Data {
     refusing: BTreeSet<LowerName>,
     /// Strings of TXT records that stand in every answer about a name.
     stray: BTreeMap<LowerName, String>,
-    /// How long answers may be kept.
-    ttl: u32,
     /// Is never answered.
     silent: BTreeSet<LowerName>,
     queries: u64,
     /// Sets AD, as a resolver that has verified DNSSEC.
     authentic: bool,
+    /// Seconds.
+    ttl: u32,
 }
 
 impl DnsServer {
@@ -142,11 +142,6 @@ impl DnsServer {
         data.stray.insert(name(owner).into(), text.to_owned());
     }
 
-    /// Lets answers, also those that there is nothing, be kept for so many seconds; at first 0.
-    pub fn ttl(&self, seconds: u32) {
-        self.zones.lock().ttl = seconds;
-    }
-
     /// Never answers questions about a name, or names below it, from now on.
     pub fn silent(&self, owner: &str) {
         self.zones.lock().silent.insert(name(owner).into());
@@ -155,6 +150,11 @@ impl DnsServer {
     /// Says of every answer that it was verified (AD), or not; at first not.
     pub fn authentic(&self, authentic: bool) {
         self.zones.lock().authentic = authentic;
+    }
+
+    /// Gives answers this TTL in seconds from now on, also those that say there is nothing.
+    pub fn ttl(&self, seconds: u32) {
+        self.zones.lock().ttl = seconds;
     }
 
     /// Adds a TLSA record.

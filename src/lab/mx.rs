@@ -48,7 +48,7 @@ pub struct MxConfig {
     pub auth: Vec<String>,
     /// Further lines of its EHLO reply.
     pub extensions: Vec<String>,
-    /// Keeps the messages it takes; without, only their number.
+    /// Keeps the messages it takes and the commands it sees; without, only the number of messages.
     pub keep: bool,
 }
 
@@ -110,7 +110,7 @@ pub struct Line {
 pub struct Mx {
     address: SocketAddr,
     shared: Arc<Shared>,
-    _listener: Arc<Abort>,
+    listeners: Arc<Mutex<Vec<Abort>>>,
 }
 
 struct Abort(AbortHandle);
@@ -160,13 +160,28 @@ impl Mx {
             seen: Mutex::default(),
             changes: watch::Sender::new(0),
         });
-        let accepting = tokio::spawn(accept(listener, Arc::clone(&shared)));
-        let abort = Arc::new(Abort(accepting.abort_handle()));
-        Ok(Mx {
+        let mx = Mx {
             address,
             shared,
-            _listener: abort,
-        })
+            listeners: Arc::default(),
+        };
+        mx.listen(listener);
+        Ok(mx)
+    }
+
+    /// Listens at one more address.
+    pub async fn also_at(&self, address: SocketAddr) -> io::Result<()> {
+        self.listen(TcpListener::bind(address).await?);
+        Ok(())
+    }
+
+    fn listen(&self, listener: TcpListener) {
+        let accepting = tokio::spawn(accept(listener, Arc::clone(&self.shared)));
+        let mut listeners = self
+            .listeners
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        listeners.push(Abort(accepting.abort_handle()));
     }
 
     /// Where it listens.

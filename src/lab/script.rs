@@ -7,7 +7,7 @@ use std::time::Duration;
 /// Where in a connection a lab MX can be told to act differently.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Stage {
-    /// A client connected.
+    /// A client connected; the line is the address it connected to.
     Greeting,
     /// EHLO.
     Ehlo,
@@ -25,7 +25,8 @@ pub enum Stage {
     Data,
     /// The first bytes of a message came, its end did not yet.
     Body,
-    /// The final dot came.
+    /// The final dot came; the line is the accepted recipients, a blank between two. With LMTP it
+    /// is asked for each.
     Dot,
     /// The final dot was answered; nothing was asked since.
     Done,

@@ -16,17 +16,18 @@ pub(super) type Who = (u64, IpAddr);
 
 pub(super) async fn serve(stream: TcpStream, who: Who, shared: &Shared) -> io::Result<()> {
     stream.set_nodelay(true)?;
+    let local = stream.local_addr()?.ip().to_string();
     let greeting = format!("220 {} ESMTP lab", shared.config.hostname);
     if shared.config.implicit_tls {
         let stream = shared.acceptor.accept(stream).await?;
         let mut session = Session::new(stream, who, true, shared);
-        if session.act(Stage::Greeting, "", &greeting).await? != Flow::Close {
+        if session.act(Stage::Greeting, &local, &greeting).await? != Flow::Close {
             session.run().await?;
         }
         return session.close().await;
     }
     let mut session = Session::new(stream, who, false, shared);
-    if session.act(Stage::Greeting, "", &greeting).await? == Flow::Close {
+    if session.act(Stage::Greeting, &local, &greeting).await? == Flow::Close {
         return session.close().await;
     }
     if session.run().await? != Flow::Handshake {
@@ -85,11 +86,14 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Session<'a, S> {
                 return Ok(Flow::Close);
             };
             let connection = self.who.0;
+            let keep = self.shared.config.keep;
             self.shared.note(|seen| {
-                seen.log.push(Line {
-                    connection,
-                    line: line.clone(),
-                })
+                if keep {
+                    seen.log.push(Line {
+                        connection,
+                        line: line.clone(),
+                    });
+                }
             });
             let flow = self.command(&line).await?;
             if !matches!(flow, Flow::Go(_)) {
@@ -211,7 +215,9 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Session<'a, S> {
             self.recipients = kept;
             Flow::Go(!self.recipients.is_empty())
         } else {
-            self.act(Stage::Dot, "", "250 2.0.0 Ok: queued").await?
+            let recipients = self.recipients.join(" ");
+            let usual = "250 2.0.0 Ok: queued";
+            self.act(Stage::Dot, &recipients, usual).await?
         };
         if flow == Flow::Go(true) && !self.recipients.is_empty() {
             let (reverse_path, parameters) = self.mail.take().unwrap_or_default();

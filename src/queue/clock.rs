@@ -162,31 +162,14 @@ mod tests {
     use crate::config::Retry;
     use crate::queue::schedule::{self, Next};
     use crate::queue::store::new_message;
-    use queue_schema::{BodyKind, Envelope, Origin, Recipient};
+    use queue_schema::{Envelope, Origin, Recipient};
 
     const HOUR: u64 = 3_600_000;
     const YEAR: u64 = 365 * 24 * HOUR;
     const START: Millis = 50 * YEAR;
 
     fn message(id: u64, arrived: Millis) -> Message {
-        let envelope = Envelope {
-            reverse_path: "a@example.org".into(),
-            forwarded_as: None,
-            recipients: vec![Recipient {
-                address: "b@example.net".into(),
-                alias_of: None,
-                notify: Default::default(),
-                orcpt: None,
-            }],
-            body: BodyKind::SevenBit,
-            smtputf8: false,
-            require_tls: false,
-            ret: None,
-            envid: None,
-            release_at: None,
-            deliver_by: None,
-            priority: 0,
-        };
+        let envelope = Envelope::new("a@example.org", vec![Recipient::new("b@example.net")]);
         let origin = Origin::Network {
             client: [127, 0, 0, 1].into(),
         };

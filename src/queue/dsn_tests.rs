@@ -3,32 +3,21 @@
 use super::*;
 use crate::queue::store::new_message;
 use proptest::prelude::*;
-use queue_schema::{Envelope, Notify};
+use queue_schema::Envelope;
 
 const NOW: Millis = 1_700_000_000_000;
 
 fn recipient(address: &str) -> Recipient {
-    Recipient {
-        address: address.into(),
-        alias_of: None,
-        notify: Notify::default(),
-        orcpt: None,
-    }
+    Recipient::new(address)
 }
 
 fn message() -> Message {
     let envelope = Envelope {
-        forwarded_as: None,
-        reverse_path: "a@example.org".into(),
-        recipients: vec![recipient("b@example.net"), recipient("c@example.com")],
-        body: BodyKind::SevenBit,
-        smtputf8: false,
-        require_tls: false,
-        ret: None,
         envid: Some("QQ314159".into()),
-        release_at: None,
-        deliver_by: None,
-        priority: 0,
+        ..Envelope::new(
+            "a@example.org",
+            vec![recipient("b@example.net"), recipient("c@example.com")],
+        )
     };
     let origin = Origin::User {
         user: "a@example.org".into(),

@@ -93,29 +93,12 @@ mod tests {
     use super::*;
     use crate::config::Span;
     use crate::queue::store::new_message;
-    use queue_schema::{BodyKind, Envelope, Origin, QueueId, Recipient};
+    use queue_schema::{Envelope, Origin, QueueId, Recipient};
     use std::time::Duration;
 
     fn message() -> Message {
-        let recipient = Recipient {
-            address: "b@example.net".into(),
-            alias_of: None,
-            notify: Default::default(),
-            orcpt: None,
-        };
-        let envelope = Envelope {
-            forwarded_as: None,
-            reverse_path: "a@example.org".into(),
-            recipients: vec![recipient],
-            body: BodyKind::SevenBit,
-            smtputf8: false,
-            require_tls: false,
-            ret: None,
-            envid: None,
-            release_at: None,
-            deliver_by: None,
-            priority: 0,
-        };
+        let recipient = Recipient::new("b@example.net");
+        let envelope = Envelope::new("a@example.org", vec![recipient]);
         let origin = Origin::Network {
             client: [127, 0, 0, 1].into(),
         };

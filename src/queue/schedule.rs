@@ -99,7 +99,7 @@ mod tests {
     use crate::config::Span;
     use crate::queue::store::new_message;
     use proptest::prelude::*;
-    use queue_schema::{BodyKind, Envelope, QueueId, Recipient};
+    use queue_schema::{Envelope, QueueId, Recipient};
 
     const MINUTE: u64 = 60_000;
     const HOUR: u64 = 60 * MINUTE;
@@ -204,25 +204,13 @@ mod tests {
     }
 
     fn message(origin: Origin) -> Message {
-        let recipient = |address: &str| Recipient {
-            address: address.into(),
-            alias_of: None,
-            notify: Default::default(),
-            orcpt: None,
-        };
-        let envelope = Envelope {
-            forwarded_as: None,
-            reverse_path: "a@example.org".into(),
-            recipients: vec![recipient("b@example.net"), recipient("c@example.net")],
-            body: BodyKind::SevenBit,
-            smtputf8: false,
-            require_tls: false,
-            ret: None,
-            envid: None,
-            release_at: None,
-            deliver_by: None,
-            priority: 0,
-        };
+        let envelope = Envelope::new(
+            "a@example.org",
+            vec![
+                Recipient::new("b@example.net"),
+                Recipient::new("c@example.net"),
+            ],
+        );
         new_message(QueueId(1), 1000, origin, envelope)
     }
 

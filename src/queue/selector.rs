@@ -218,31 +218,20 @@ mod tests {
     use super::*;
     use crate::queue::own_reply;
     use crate::queue::store::new_message;
-    use queue_schema::{BodyKind, Envelope, Origin};
+    use queue_schema::{Envelope, Origin};
 
     fn message() -> Message {
         let recipient = |address: &str, alias: Option<&str>| Recipient {
-            address: address.into(),
             alias_of: alias.map(str::to_owned),
-            notify: Default::default(),
-            orcpt: None,
+            ..Recipient::new(address)
         };
-        let envelope = Envelope {
-            forwarded_as: None,
-            reverse_path: "a@example.org".into(),
-            recipients: vec![
+        let envelope = Envelope::new(
+            "a@example.org",
+            vec![
                 recipient("Bob@gmail.example", None),
                 recipient("c@example.net", Some("info@example.org")),
             ],
-            body: BodyKind::SevenBit,
-            smtputf8: false,
-            require_tls: false,
-            ret: None,
-            envid: None,
-            release_at: None,
-            deliver_by: None,
-            priority: 0,
-        };
+        );
         let origin = Origin::Network {
             client: [127, 0, 0, 1].into(),
         };

@@ -468,26 +468,18 @@ impl Work {
         let sender = &self.to;
         let recipient = |address: String| Recipient {
             alias_of: (address != *sender).then(|| sender.clone()),
-            address,
             notify: Notify {
                 success: false,
                 failure: false,
                 delay: false,
             },
-            orcpt: None,
+            ..Recipient::new(address)
         };
         let envelope = Envelope {
-            forwarded_as: None,
-            reverse_path: String::new(),
-            recipients: to.into_iter().map(recipient).collect(),
             body,
             smtputf8,
             require_tls: self.message.envelope.require_tls,
-            ret: None,
-            envid: None,
-            release_at: None,
-            deliver_by: None,
-            priority: 0,
+            ..Envelope::new("", to.into_iter().map(recipient).collect())
         };
         let origin = Origin::Dsn {
             about: self.message.id,

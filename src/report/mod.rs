@@ -313,7 +313,8 @@ async fn send(
         Text::None => return Ok(0),
         Text::Failed(error) => return Err(error),
     };
-    let submitter = submitter(means);
+    let submitter = post::domain(&means.config, &means.identity);
+    let submitter = submitter.unwrap_or_else(|| means.config.hostname.clone());
     let about = About {
         submitter: &submitter,
         hostname: &means.config.hostname,
@@ -343,15 +344,6 @@ async fn send(
             Ok(sent)
         }
     }
-}
-
-/// The domain that reports: one of ours, so that its key signs.
-fn submitter(means: &Means) -> String {
-    let host = &means.config.hostname;
-    let ours: Vec<&str> = means.identity.domains().map(|(name, _)| name).collect();
-    let above = |name: &&&str| host == **name || host.ends_with(&format!(".{name}"));
-    let found = ours.iter().find(above).or(ours.first());
-    found.map_or_else(|| host.clone(), |name| (*name).to_owned())
 }
 
 async fn mail(

@@ -1,8 +1,13 @@
-//! The way of every report by mail: signed, with a null reverse-path, into the queue.
+//! The way of every report by mail: compressed, from one of our domains, signed, with a null
+//! reverse-path, into the queue.
+
+use std::io::{self, Write as _};
 
 use actix::prelude::*;
-use queue_schema::{BodyKind, Envelope, Millis, Origin, QueueId};
+use queue_schema::{Envelope, Millis, Origin, QueueId};
 
+use crate::config::Config;
+use crate::identity::Identity;
 use crate::message::{Body, Content};
 use crate::queue::Accept;
 use crate::signing::Sign;
@@ -19,6 +24,33 @@ pub(super) struct Report {
     pub recipients: Vec<queue_schema::Recipient>,
     /// Header and body.
     pub message: (String, String),
+}
+
+/// The domain that reports, one whose key can sign: `reports.domain`, or the one that the host is
+/// in, or the first. None where no domain of ours has a key.
+pub(super) fn domain(config: &Config, identity: &Identity) -> Option<String> {
+    let named = config.reports.domain.as_str();
+    if !named.is_empty() {
+        return Some(named.to_owned());
+    }
+    let own = |name: &&str| {
+        let rest = config.hostname.strip_suffix(*name);
+        rest.is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+    };
+    let signs = identity
+        .domains()
+        .filter(|(_, domain)| !domain.selectors.is_empty())
+        .map(|(name, _)| name)
+        .collect::<Vec<_>>();
+    let found = signs.iter().find(|name| own(name)).or(signs.first());
+    found.map(|name| (*name).to_owned())
+}
+
+/// A report as it is attached or posted.
+pub(super) fn gzip(report: &[u8]) -> io::Result<Vec<u8>> {
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    gzip.write_all(report)?;
+    gzip.finish()
 }
 
 /// Hands a report to the queue; in words, why it could not be.
@@ -48,20 +80,8 @@ pub(super) async fn post(
         origin: Origin::Network {
             client: std::net::Ipv4Addr::LOCALHOST.into(),
         },
-        envelope: Envelope {
-            // Nobody is told if it can not be delivered.
-            reverse_path: String::new(),
-            forwarded_as: None,
-            recipients: report.recipients,
-            body: BodyKind::SevenBit,
-            smtputf8: false,
-            require_tls: false,
-            ret: None,
-            envid: None,
-            release_at: None,
-            deliver_by: None,
-            priority: 0,
-        },
+        // From the null reverse-path: nobody is told if it can not be delivered.
+        envelope: Envelope::new("", report.recipients),
         content,
         held: false,
     };

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::io::Write as _;
 
 use base64::Engine as _;
 use serde::{Deserialize, Serialize};
@@ -177,9 +176,7 @@ impl About<'_> {
 
 /// A report as it travels.
 pub fn zipped(report: &Value) -> std::io::Result<Vec<u8>> {
-    let mut zip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
-    zip.write_all(&serde_json::to_vec(report)?)?;
-    zip.finish()
+    super::post::gzip(&serde_json::to_vec(report)?)
 }
 
 /// The mail with a report (RFC 8460 section 5.3): its header and its body. `date` is the day it

@@ -1,4 +1,5 @@
-//! The certificate our listeners show, read from `secrets/tls/HOST/`.
+//! The certificate our listeners show, read from `secrets/tls/HOST/` or from where
+//! `tls.certificate` and `tls.key` say.
 
 use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
@@ -31,11 +32,24 @@ pub fn versions(min: TlsVersion) -> &'static [&'static SupportedProtocolVersion]
     }
 }
 
+/// Where the chain and the key of `config.hostname` lie.
+pub fn files(config: &Config) -> (PathBuf, PathBuf) {
+    let tls = &config.tls;
+    if !tls.certificate.is_empty() {
+        return (config.dir.join(&tls.certificate), config.dir.join(&tls.key));
+    }
+    let dir = config.dir.join("secrets/tls").join(&config.hostname);
+    (dir.join("fullchain.pem"), dir.join("privkey.pem"))
+}
+
 /// Reads the chain and key of `config.hostname`. Each call makes its own session ticket keys.
 pub fn load(config: &Config) -> Result<Arc<ServerConfig>, CertificateError> {
-    let dir = config.dir.join("secrets/tls").join(&config.hostname);
-    let chain_file = dir.join("fullchain.pem");
-    let key_file = dir.join("privkey.pem");
+    let (chain_file, key_file) = files(config);
+    // Where others keep keys a group often may read them, such as Debian's ssl-cert.
+    let others = match config.tls.key.is_empty() {
+        true => 0o077,
+        false => 0o037,
+    };
     let broken = |file: &Path, problem: String| CertificateError {
         file: file.to_owned(),
         problem,
@@ -43,7 +57,7 @@ pub fn load(config: &Config) -> Result<Arc<ServerConfig>, CertificateError> {
     let chain = CertificateDer::pem_file_iter(&chain_file)
         .and_then(Iterator::collect::<Result<Vec<_>, _>>)
         .map_err(|error| broken(&chain_file, remedy(error)))?;
-    private(&key_file).map_err(|problem| broken(&key_file, problem))?;
+    private(&key_file, others).map_err(|problem| broken(&key_file, problem))?;
     let key = PrivateKeyDer::from_pem_file(&key_file)
         .map_err(|error| broken(&key_file, remedy(error)))?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -66,13 +80,13 @@ fn remedy(error: rustls::pki_types::pem::Error) -> String {
 }
 
 /// A key that others may read is a key that others have (I9).
-fn private(file: &Path) -> Result<(), String> {
+fn private(file: &Path, others: u32) -> Result<(), String> {
     let open = File::open(file).and_then(|file| file.metadata());
     let mode = open
         .map_err(|error| error.to_string())?
         .permissions()
         .mode();
-    if mode & 0o077 == 0 {
+    if mode & others == 0 {
         return Ok(());
     }
     let name = fs::canonicalize(file).unwrap_or_else(|_| file.to_owned());

@@ -52,7 +52,7 @@ fn reports(lab: &Lab, config: &Config) -> (Addr<Reports>, mpsc::UnboundedReceive
     let ear = Ear(sender).start();
     let domain = lab.dir.path().join("domains/example.org");
     std::fs::create_dir_all(&domain).expect("a directory");
-    let toml = "mode = \"send-only\"\n";
+    let toml = "mode = \"send-only\"\nselectors = [\"s1\"]\n";
     std::fs::write(domain.join("domain.toml"), toml).expect("written");
     let means = Means {
         config: Arc::new(config.clone()),

@@ -16,8 +16,7 @@ use chapar::queue::{Attempt, Fetch, FetchError, Job, Outcome, Record};
 use chapar::report::Tally;
 use chapar::signing::{Sign, SignError};
 use queue_schema::{
-    BodyKind, BodyPlace, Envelope, Location, Message, Notify, Origin, QueueId, Recipient,
-    RecipientState,
+    BodyPlace, Envelope, Location, Message, Origin, QueueId, Recipient, RecipientState,
 };
 use tokio::sync::mpsc;
 
@@ -160,12 +159,7 @@ impl World {
 
     pub fn message(&mut self, to: &[&str]) -> Message {
         self.next_id += 1;
-        let recipients = to.iter().map(|address| Recipient {
-            address: (*address).to_owned(),
-            alias_of: None,
-            notify: Notify::default(),
-            orcpt: None,
-        });
+        let recipients = to.iter().map(|address| Recipient::new(*address));
         let now = chapar::time::now();
         Message {
             id: QueueId::floor(self.next_id),
@@ -173,19 +167,7 @@ impl World {
             origin: Origin::Network {
                 client: Ipv4Addr::LOCALHOST.into(),
             },
-            envelope: Envelope {
-                forwarded_as: None,
-                reverse_path: "sender@example.org".to_owned(),
-                recipients: recipients.collect(),
-                body: BodyKind::SevenBit,
-                smtputf8: false,
-                require_tls: false,
-                ret: None,
-                envid: None,
-                release_at: None,
-                deliver_by: None,
-                priority: 0,
-            },
+            envelope: Envelope::new("sender@example.org", recipients.collect()),
             size: 0,
             location: Location {
                 segment: 0,

@@ -133,6 +133,88 @@ async fn shown(world: &World) -> Vec<u8> {
     client.certificate().expect("certificate")
 }
 
+/// Four clients that connect as fast as they can, until the load ends.
+struct Load {
+    stop: Arc<AtomicBool>,
+    clients: Vec<tokio::task::JoinHandle<u32>>,
+}
+
+impl Load {
+    fn start(server: SocketAddr) -> Load {
+        let stop = Arc::new(AtomicBool::new(false));
+        let client = |stop: Arc<AtomicBool>| async move {
+            let mut handshakes = 0;
+            while !stop.load(Ordering::Relaxed) {
+                let mut client = Client::connect_tls(server, HOST).await.expect("handshake");
+                client.reply().await.expect("greeting");
+                client.expect("QUIT", 221).await.expect("QUIT");
+                handshakes += 1;
+            }
+            handshakes
+        };
+        let clients = (0..4).map(|_| tokio::spawn(client(stop.clone())));
+        Load {
+            clients: clients.collect(),
+            stop,
+        }
+    }
+
+    /// Ends it; no handshake may have failed.
+    async fn end(self) {
+        self.stop.store(true, Ordering::Relaxed);
+        for client in self.clients {
+            assert!(client.await.expect("no handshake failed") > 10);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_of_ones_own_is_watched_where_it_lies_and_swapped_under_load() {
+    let mut world = World::new(25, "").await;
+    let own = tempfile::tempdir().expect("directory");
+    let (chain, key) = (own.path().join("mx.crt"), own.path().join("mx.key"));
+    let renew = || {
+        let made = chapar::tls::self_signed::generate(HOST, SystemTime::now());
+        let made = made.expect("certificate");
+        // As certbot's hooks do: each file by itself, so that for a moment they do not fit.
+        write(key.clone(), &made.key, 0o640);
+        write(chain.clone(), &made.certificate, 0o644);
+    };
+    renew();
+    let toml = std::fs::read_to_string(world.config()).expect("configuration");
+    let more = format!(
+        "[tls]\ncertificate = \"{}\"\nkey = \"{}\"\n",
+        chain.display(),
+        key.display()
+    );
+    write(world.config(), &(toml + &more), 0o644);
+    world.start().await;
+    let mut before = shown(&world).await;
+    let load = Load::start(world.daemon().port("submission/implicit"));
+    for _ in 0..3 {
+        renew();
+        let swapped = tokio::time::timeout(Duration::from_secs(20), async {
+            loop {
+                let now = shown(&world).await;
+                if now != before {
+                    break now;
+                }
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        });
+        before = swapped.await.expect("the new one is shown");
+    }
+    // One that can not be used changes nothing.
+    write(key.clone(), "no key", 0o640);
+    world
+        .daemon()
+        .event_containing("daemon", "nothing changed")
+        .await;
+    assert_eq!(shown(&world).await, before);
+    load.end().await;
+    world.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_certificate_comes_by_http_and_is_renewed_under_load_without_a_failed_handshake() {
     let (mut world, _pebble, https) = world("http-01").await;
@@ -146,23 +228,7 @@ async fn a_certificate_comes_by_http_and_is_renewed_under_load_without_a_failed_
     assert_eq!(facts.names, [HOST, "mta-sts.example.org"]);
     let first = shown(&world).await;
 
-    let stop = Arc::new(AtomicBool::new(false));
-    let server = world.daemon().port("submission/implicit");
-    let clients: Vec<_> = (0..4)
-        .map(|_| {
-            let stop = stop.clone();
-            tokio::spawn(async move {
-                let mut handshakes = 0;
-                while !stop.load(Ordering::Relaxed) {
-                    let mut client = Client::connect_tls(server, HOST).await.expect("handshake");
-                    client.reply().await.expect("greeting");
-                    client.expect("QUIT", 221).await.expect("QUIT");
-                    handshakes += 1;
-                }
-                handshakes
-            })
-        })
-        .collect();
+    let load = Load::start(world.daemon().port("submission/implicit"));
     let deadline = SystemTime::now() + Duration::from_secs(VALID * 2);
     let renewed = loop {
         let now = shown(&world).await;
@@ -174,10 +240,7 @@ async fn a_certificate_comes_by_http_and_is_renewed_under_load_without_a_failed_
         }
         tokio::time::sleep(Duration::from_millis(200)).await;
     };
-    stop.store(true, Ordering::Relaxed);
-    for client in clients {
-        assert!(client.await.expect("no handshake failed") > 10);
-    }
+    load.end().await;
     assert!(renewed, "the certificate was not renewed");
     assert!(on_disk(&world).begins > facts.begins);
 

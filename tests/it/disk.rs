@@ -2,14 +2,15 @@
 //! tmpfs in a mount namespace of the daemon's own; slow and failing are system calls that strace
 //! makes slow or fail.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
 use chapar::lab::{Client, Mx, MxConfig};
+use serde_json::Value;
 
 use crate::journey::mx;
-use crate::world::{PATIENCE, World, binary};
+use crate::world::{PATIENCE, USER, World, binary};
 
 const MESSAGE: &[u8] = b"From: a@c.example.net\r\nSubject: x\r\n\r\nbody\r\n";
 
@@ -131,21 +132,20 @@ async fn i7_a_slow_disk_loses_nothing_and_one_sync_serves_many() {
     world.stop().await;
 }
 
-/// The daemon on a tmpfs of its own, and a shell beside it that does what a file `order` says:
-/// whoever is outside of the namespace sees neither the disk nor the control socket.
-fn on_tmpfs(world: &World, options: &str) -> Option<Command> {
+/// The daemon with a tmpfs of its own at `place`, and a shell beside it that does what a file
+/// `order` says: whoever is outside of the namespace sees neither the disk nor the control socket.
+fn on_tmpfs(world: &World, place: &Path, options: &str) -> Option<Command> {
     let can = Command::new("unshare").args(["-rm", "true"]).status();
     if !can.is_ok_and(|status| status.success()) {
         // A kernel that lets nobody mount: the same limits are tested in tests/store/space.rs.
         eprintln!("no mount namespaces here");
         return None;
     }
-    let data = world.data();
-    std::fs::create_dir_all(&data).expect("data");
+    std::fs::create_dir_all(place).expect("a directory");
     let root = world.dir.path().display().to_string();
-    let data = data.display();
+    let place = place.display();
     let script = format!(
-        "mount -t tmpfs -o {options},mode=700 tmpfs {data} || exit 1
+        "mount -t tmpfs -o {options},mode=700 tmpfs {place} || exit 1
          ( cd {root}
            while [ -e chapar.toml ]; do
              if [ -e order ]; then sh order >out 2>&1; mv order done; fi
@@ -181,6 +181,22 @@ async fn queue(world: &World, arguments: &str) -> String {
     beside(world, &order).await
 }
 
+/// What is in the queue once it is what `done` asks for.
+async fn listed(world: &World, done: impl Fn(&[Value]) -> bool) -> Vec<Value> {
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    loop {
+        let text = queue(world, "list --json").await;
+        let lines = text.lines();
+        let all: Vec<Value> = lines
+            .map(|line| serde_json::from_str(line).expect(line))
+            .collect();
+        if done(&all) {
+            return all;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "{text}");
+    }
+}
+
 /// Sends messages until one gets this code, for as long as the daemon may take to notice.
 async fn until(client: &mut Client, wanted: u16) -> usize {
     let deadline = tokio::time::Instant::now() + PATIENCE;
@@ -201,7 +217,7 @@ async fn full(options: &str, fill: &str, config: &str) {
     let mut world = world(config).await;
     let data = world.data().display().to_string();
     let fill = fill.replace("DATA", &data);
-    let Some(command) = on_tmpfs(&world, options) else {
+    let Some(command) = on_tmpfs(&world, &world.data(), options) else {
         return;
     };
     world.start_with(command).await;
@@ -275,4 +291,45 @@ async fn c102_i7_a_read_only_disk_stops_the_start_with_words_that_help() {
         said.contains("Read-only file system") && said.contains("data"),
         "{said}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mailbox_on_a_full_disk_defers_and_nothing_of_it_is_left_there() {
+    let mut world = world("").await;
+    let place = world.dir.path().join("boxes");
+    let Some(command) = on_tmpfs(&world, &place, "size=2m") else {
+        return;
+    };
+    let config = std::fs::read_to_string(world.config()).expect("configuration");
+    let boxes = place.display();
+    let route = format!("\n[[route]]\nto = \"box.example\"\nvia = \"maildir:{boxes}/{{local}}\"\n");
+    std::fs::write(world.config(), config + &route).expect("written");
+    world.start_with(command).await;
+    let text = "From: me@example.org\r\nSubject: x\r\n\r\n";
+    let large = format!("{text}{}", "0123456789 and so on.\r\n".repeat(150_000));
+    for (message, to) in [
+        (text, "a@box.example"),
+        (&large, "a@box.example"),
+        (text, "b@box.example"),
+    ] {
+        let mut user = world.user().await;
+        let reply = user
+            .send(USER, &[to], message.as_bytes())
+            .await
+            .expect("a reply");
+        assert_eq!(reply.code, 250, "{reply:?}");
+    }
+    let left = listed(&world, |left| left.len() == 1 && left[0]["attempts"] == 1).await;
+    let reply = left[0]["last_reply"].as_str().expect("a reply");
+    assert!(
+        reply.starts_with("452 4.3.1 the mailbox can not be written: "),
+        "{reply}"
+    );
+    let count = format!("cd {boxes}; ls a/tmp | wc -l; ls a/new | wc -l; ls b/new | wc -l");
+    assert_eq!(beside(&world, &count).await, "0\n1\n1\n");
+    beside(&world, &format!("mount -o remount,size=16m {boxes}")).await;
+    queue(&world, "replay all").await;
+    listed(&world, <[Value]>::is_empty).await;
+    assert_eq!(beside(&world, &count).await, "0\n2\n1\n");
+    world.stop().await;
 }

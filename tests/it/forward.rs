@@ -128,6 +128,24 @@ fn signed(keys: &Keys, head: &str) -> Vec<u8> {
     [&signature, letter(head).as_slice()].concat()
 }
 
+/// `message` with an ARC set of src.example on top.
+fn sealed(keys: &Keys, message: &[u8]) -> Vec<u8> {
+    let body = body(message);
+    let head = &message[..message.len() - body.len()];
+    let seal = chapar::signing::Seal {
+        domain: "src.example".to_owned(),
+        content: Content {
+            head: head.to_vec().into(),
+            body: Body::Memory(body.to_vec().into()),
+        },
+        state: chapar::signing::arc::ChainState::None,
+        results: "src.example; spf=pass".to_owned(),
+        now: chapar::time::now() / 1000,
+    };
+    let set = keys.seal(&seal).expect("sealed");
+    [&set, message].concat()
+}
+
 /// One message over port 25 from `client`; the reply to its end.
 async fn send(world: &World, client: Ipv4Addr, from: &str, to: &str, message: &[u8]) -> String {
     let port = world.daemon().port("mx/starttls");
@@ -336,6 +354,41 @@ async fn c125_c171_what_dkimpy_signs_we_verify_and_forward_octet_for_octet() {
         assert_eq!(seen["dkim"][0], "src.example", "{seen:#}");
         assert_eq!(seen["arc"], "pass", "{seen:#}");
         assert!(arrived.ends_with(&message));
+    }
+}
+
+/// Encoding the body breaks the author's signature and the seal that was made when it came: the
+/// seal is made again, and carries the message.
+#[tokio::test(flavor = "multi_thread")]
+async fn eight_bit_mail_forwarded_to_a_hop_without_8bitmime_is_sealed_again() {
+    let (world, gmail, keys) = world("v=DMARC1; p=reject").await;
+    std::fs::write(gmail.dir.path().join("seven"), "").expect("seven");
+    let key = chapar::signing::keys::PrivateKey::load(world.dir.path(), "example.org", "rsa1");
+    let pem = key.expect("key").to_pem();
+    let letter = format!(
+        "{HEAD}MIME-Version: 1.0\r\nContent-Type: text/plain; charset=utf-8\r\n\
+         Content-Transfer-Encoding: 8bit\r\n\r\nGr\u{fc}\u{df}e\r\n.\r\n"
+    );
+    let plain = oracle::dkimpy_signs(letter.as_bytes(), &pem, ("relaxed", "relaxed"));
+    // A list sealed it before: the body its set is about is gone as well, its seal is not.
+    let list = sealed(&keys, &plain);
+    for (index, (message, sets)) in [(&plain, 1), (&list, 2)].into_iter().enumerate() {
+        let answer = send(&world, GOOD, "her@src.example", "i@example.org", message).await;
+        assert!(answer.starts_with("250 "), "{answer}");
+        let (seen, arrived) = gmail.saw(index).await;
+        let text = String::from_utf8(arrived).expect("7-bit");
+        assert!(
+            text.is_ascii() && text.contains("\r\n\r\nGr=C3=BC=C3=9Fe\r\n"),
+            "{text}"
+        );
+        assert_eq!(text.matches("ARC-Seal:").count(), sets, "{text}");
+        assert!(
+            text.starts_with("Received: from mail.src.example "),
+            "{text}"
+        );
+        assert_eq!(seen["arc"], "pass", "{text}");
+        assert_eq!(seen["dkim"].as_array().map(Vec::len), Some(0), "{seen:#}");
+        assert_eq!(seen["reply"], "250 2.0.0 OK by ARC gsmtp", "{seen:#}");
     }
 }
 

@@ -3,7 +3,8 @@
     gmail.py HOST PORT DNS_PORT OUT
 
 Writes one JSON file a message into OUT. A file OUT/say makes it answer that once a line, and a
-file OUT/spam makes it refuse everything for its content.
+file OUT/spam makes it refuse everything for its content. With a file OUT/seven it does not offer
+8BITMIME.
 """
 
 import asyncio
@@ -96,6 +97,12 @@ counter = itertools.count()
 
 
 class Gmail:
+    async def handle_EHLO(self, server, session, envelope, hostname, responses):
+        session.host_name = hostname
+        if os.path.exists(os.path.join(out, "seven")):
+            responses = [line for line in responses if "8BITMIME" not in line]
+        return responses
+
     async def handle_DATA(self, server, session, envelope):
         data = envelope.original_content
         say = os.path.join(out, "say")

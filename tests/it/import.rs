@@ -188,11 +188,27 @@ async fn users_aliases_keys_and_mail_of_chasquid_go_on() {
     let waits: Value = serde_json::from_str(queue.lines().next().expect("a line")).expect("JSON");
     assert_eq!(waits["to"], "you@box.example");
     assert_eq!(queue.lines().count(), 1, "who has it gets it no more");
+    let again = run(&["import", "chasquid", from]);
+    assert!(
+        again.contains("0 messages taken") && again.contains("(1 were taken before)"),
+        "{again}"
+    );
+    assert_eq!(run(&["queue", "list", "--json"]), queue, "once is enough");
     world.dir = new;
     world.start().await;
     let got = crate::journey::arrived(&remote, 1).await;
     assert_eq!(got[0].recipients, ["you@box.example"]);
     assert!(got[0].data.ends_with(b"\r\n\r\nhello\r\n"));
+    world
+        .wait_queue("it was delivered", |queue| queue.is_empty())
+        .await;
+    let output = Command::new(world::binary())
+        .args(["import", "chasquid", from, "--config"])
+        .arg(world.config())
+        .output()
+        .expect("chapar runs");
+    let out = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(out.contains("0 messages taken"), "also afterwards: {out}");
     for (user, password, code) in [
         ("me@example.org", "old password", 235),
         ("dora@example.net", "old password", 235),

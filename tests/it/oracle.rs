@@ -117,14 +117,49 @@ message = sys.stdin.buffer.read()
 signature = dkim.sign(message, b"s", b"src.example", pem, canonicalize=(header, body))
 sys.stdout.buffer.write(signature + message)
 "#;
+    piped(script, &[pem, forms.0, forms.1], message)
+}
+
+/// The messages in the inbox of a user of an IMAP server on loopback.
+pub fn imap(port: u16, user: &str, password: &str) -> Vec<Vec<u8>> {
+    let script = r#"
+import sys, json, imaplib
+client = imaplib.IMAP4("127.0.0.1", int(sys.argv[1]))
+client.login(sys.argv[2], sys.argv[3])
+status, [count] = client.select("INBOX", readonly=True)
+found = []
+for number in range(1, int(count) + 1):
+    status, data = client.fetch(str(number), "(RFC822.SIZE BODY.PEEK[])")
+    assert status == "OK", status
+    told = int(data[0][0].split(b"RFC822.SIZE ")[1].split()[0])
+    assert told == len(data[0][1]), (told, len(data[0][1]))
+    found.append(data[0][1].decode("latin-1"))
+client.logout()
+print(json.dumps(found))
+"#;
+    let text = piped(script, &[&port.to_string(), user, password], b"");
+    let found: Vec<String> = serde_json::from_slice(&text).expect("JSON");
+    let bytes = |text: &String| {
+        text.chars()
+            .map(|c| u8::try_from(c).expect("a byte"))
+            .collect()
+    };
+    found.iter().map(bytes).collect()
+}
+
+/// What a script of Python makes of its input.
+fn piped(script: &str, arguments: &[&str], input: &[u8]) -> Vec<u8> {
     let mut child = Command::new(python())
-        .args(["-c", script, pem, forms.0, forms.1])
+        .args(["-c", script])
+        .args(arguments)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
         .expect("python runs");
     let mut stdin = child.stdin.take().expect("stdin");
-    stdin.write_all(message).expect("message");
+    stdin.write_all(input).expect("message");
     drop(stdin);
-    child.wait_with_output().expect("dkimpy answers").stdout
+    let output = child.wait_with_output().expect("python answers");
+    assert!(output.status.success());
+    output.stdout
 }

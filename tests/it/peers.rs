@@ -10,7 +10,7 @@ use crate::oracle;
 use crate::world::{PASSWORD, PATIENCE, USER, World};
 
 /// A program that is ended when the test ends.
-struct Peer(Child);
+pub struct Peer(pub Child);
 
 impl Drop for Peer {
     fn drop(&mut self) {
@@ -20,7 +20,7 @@ impl Drop for Peer {
 }
 
 /// Takes mail on 127.0.0.`host`:`port` over STARTTLS and writes each message into `dir`.
-fn aiosmtpd(host: u8, port: u16, dir: &std::path::Path) -> Peer {
+pub fn aiosmtpd(host: u8, port: u16, dir: &std::path::Path) -> Peer {
     let script = r#"
 import sys, ssl, os, json, itertools, asyncio
 from aiosmtpd.smtp import SMTP
@@ -76,7 +76,7 @@ fn smtp_sink(host: u8, port: u16, dir: &std::path::Path) -> Peer {
     Peer(child)
 }
 
-async fn files(
+pub async fn files(
     dir: &std::path::Path,
     prefix: &str,
     suffix: &str,
@@ -270,11 +270,11 @@ async fn swaks_to_three_kinds_of_servers_over_465_and_587() {
         .await;
 }
 
-fn find(text: &[u8], part: &[u8]) -> Option<usize> {
+pub fn find(text: &[u8], part: &[u8]) -> Option<usize> {
     memchr::memmem::find(text, part)
 }
 
-fn normalised(text: &[u8]) -> Vec<u8> {
+pub fn normalised(text: &[u8]) -> Vec<u8> {
     let text: Vec<u8> = text.iter().copied().filter(|byte| *byte != b'\r').collect();
     let mut out = Vec::with_capacity(text.len() + text.len() / 40);
     for byte in text {

@@ -399,6 +399,15 @@ async fn a_backup_brings_configuration_secrets_and_queue_to_another_host() {
         out.contains("you@box.example") && out.contains("450 4.2.0 later"),
         "{out}"
     );
+    // Again, also once the message went out: nothing is there twice.
+    let (code, out) = run(&config, &["restore", file], "a long passphrase\n");
+    assert_eq!(code, Some(0), "{out}");
+    assert!(
+        out.contains("0 messages are in the queue (1 were taken before)"),
+        "{out}"
+    );
+    let (_, out) = run(&config, &["queue", "list", "--json"], "");
+    assert_eq!(out.lines().count(), 1, "{out}");
     let (_, out) = run(
         &config,
         &["restore", file, "--no-queue"],

@@ -38,8 +38,13 @@ pub struct Daemon {
     pub ports: HashMap<String, SocketAddr>,
 }
 
+/// The daemon under test: `CHAPAR_BINARY`, or this tree's.
 pub fn binary() -> &'static Path {
-    Path::new(env!("CARGO_BIN_EXE_chapar"))
+    static BINARY: OnceLock<PathBuf> = OnceLock::new();
+    BINARY.get_or_init(|| match std::env::var_os("CHAPAR_BINARY") {
+        Some(given) => given.into(),
+        None => env!("CARGO_BIN_EXE_chapar").into(),
+    })
 }
 
 /// What is kept of [`PASSWORD`], made once: it costs time.
@@ -136,9 +141,10 @@ impl World {
     /// The same, with `command` in front of `serve`, such as a tracer.
     pub async fn start_with(&mut self, mut command: Command) {
         command.args(["serve", "--config"]).arg(self.config());
-        command
-            .env("CHAPAR_LOG_FORMAT", "json")
-            .env("CHAPAR_LOG", "info");
+        command.env("CHAPAR_LOG_FORMAT", "json");
+        if command.get_envs().all(|(name, _)| name != "CHAPAR_LOG") {
+            command.env("CHAPAR_LOG", "info");
+        }
         command.stdin(Stdio::null()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("daemon");
         let stderr = child.stderr.take().expect("stderr");
@@ -385,10 +391,13 @@ fn listener(service: &str, tls: &str) -> String {
     format!("[[listen]]\naddress = \"127.0.0.1:0\"\nservice = \"{service}\"\ntls = \"{tls}\"\n")
 }
 
-/// Configuration of a test: what is before the first `[` belongs to the top of the file, the rest
-/// to its end; lines of `[delivery]`, which is there already, come first in the rest.
+/// Configuration of a test: what is before the first line with `[` belongs to the top of the file,
+/// the rest to its end; lines of `[delivery]`, which is there already, come first in the rest.
 fn section<'a>(config: &'a str, which: &str) -> &'a str {
-    let at = config.find('[').unwrap_or(config.len());
+    let at = match config.starts_with('[') {
+        true => 0,
+        false => config.find("\n[").map_or(config.len(), |at| at + 1),
+    };
     let (top, rest) = config.split_at(at);
     if which == "top" {
         top

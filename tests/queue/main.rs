@@ -274,19 +274,7 @@ async fn i7_a_full_disk_is_told_and_the_spool_file_goes() {
         origin: queue_schema::Origin::Network {
             client: [127, 0, 0, 1].into(),
         },
-        envelope: queue_schema::Envelope {
-            forwarded_as: None,
-            reverse_path: String::new(),
-            recipients: vec![recipient("b@example.net")],
-            body: queue_schema::BodyKind::SevenBit,
-            smtputf8: false,
-            require_tls: false,
-            ret: None,
-            envid: None,
-            release_at: None,
-            deliver_by: None,
-            priority: 0,
-        },
+        envelope: queue_schema::Envelope::new("", vec![recipient("b@example.net")]),
         content: chapar::message::Content {
             head: bytes::Bytes::new(),
             body: Body::Spool(file.clone()),

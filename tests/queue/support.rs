@@ -12,7 +12,7 @@ use chapar::delivery::Wake;
 use chapar::message::{Body, Content};
 use chapar::queue::{self, Accept, Attempt, Connect, Handle, Job, Outcome, Record, Stop};
 use chapar::signing::{Sign, SignError};
-use queue_schema::{BodyKind, Envelope, Message, Origin, QueueId, Recipient, Reply};
+use queue_schema::{Envelope, Message, Origin, QueueId, Recipient, Reply};
 use tokio::sync::mpsc;
 
 /// Signs with a header of its own, or fails.
@@ -143,19 +143,7 @@ impl World {
                 user: "a@example.org".into(),
                 client: [192, 0, 2, 9].into(),
             },
-            envelope: Envelope {
-                forwarded_as: None,
-                reverse_path: "a@example.org".into(),
-                recipients: to.iter().map(|to| recipient(to)).collect(),
-                body: BodyKind::SevenBit,
-                smtputf8: false,
-                require_tls: false,
-                ret: None,
-                envid: None,
-                release_at: None,
-                deliver_by: None,
-                priority: 0,
-            },
+            envelope: Envelope::new("a@example.org", to.iter().map(|to| recipient(to)).collect()),
             content: Content {
                 head: Bytes::from_static(b"Subject: hello\r\n\r\n"),
                 body: Body::Memory(Bytes::from_static(b"the body\r\n")),
@@ -234,12 +222,7 @@ impl World {
 }
 
 pub fn recipient(address: &str) -> Recipient {
-    Recipient {
-        address: address.into(),
-        alias_of: None,
-        notify: Default::default(),
-        orcpt: None,
-    }
+    Recipient::new(address)
 }
 
 pub fn deferred(counts: bool) -> Outcome {

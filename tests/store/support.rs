@@ -8,7 +8,7 @@ use bytes::Bytes;
 use chapar::message::{Body, Content};
 use chapar::queue::store::{Action, ChangeKind, Options, Recovered, Store, new_message};
 use queue_schema::{
-    BodyKind, Change, Envelope, Message, Origin, QueueId, Recipient, RecipientState, Reply, Status,
+    Change, Envelope, Message, Origin, QueueId, Recipient, RecipientState, Reply, Status,
 };
 
 /// A store in a directory of its own, opened and closed at will.
@@ -74,25 +74,13 @@ pub fn files(dir: &Path) -> Vec<PathBuf> {
 }
 
 pub fn message(id: u64) -> Message {
-    let recipient = |address: &str| Recipient {
-        address: address.into(),
-        alias_of: None,
-        notify: Default::default(),
-        orcpt: None,
-    };
-    let envelope = Envelope {
-        forwarded_as: None,
-        reverse_path: "a@example.org".into(),
-        recipients: vec![recipient("b@example.net"), recipient("c@example.com")],
-        body: BodyKind::SevenBit,
-        smtputf8: false,
-        require_tls: false,
-        ret: None,
-        envid: None,
-        release_at: None,
-        deliver_by: None,
-        priority: 0,
-    };
+    let envelope = Envelope::new(
+        "a@example.org",
+        vec![
+            Recipient::new("b@example.net"),
+            Recipient::new("c@example.com"),
+        ],
+    );
     let origin = Origin::Network {
         client: [127, 0, 0, 1].into(),
     };

@@ -18,11 +18,7 @@ const ROUNDS: usize = 10;
 
 /// What is known of the certificate, and its DER.
 pub fn examine(config: &Config) -> (Certificate, Option<Vec<u8>>) {
-    let path = config
-        .dir
-        .join("secrets/tls")
-        .join(&config.hostname)
-        .join("fullchain.pem");
+    let (path, _) = tls::server::files(config);
     let broken = |problem: String| Certificate {
         hostname: config.hostname.clone(),
         broken: Some(problem),

@@ -116,11 +116,13 @@ pub(super) fn run(file: &Path, args: &Args) -> anyhow::Result<ExitCode> {
             .data_dir
             .clone()
             .unwrap_or_else(|| PathBuf::from(text("data_dir", DATA_DIR)));
-        let (taken, remarks) = mail::import(&config, &data.join("queue"))?;
+        let (counts, remarks) = mail::import(&config, &data.join("queue"))?;
         report.remarks.extend(remarks);
         say!(
-            "{taken} messages taken from {}",
-            data.join("queue").display()
+            "{} messages taken from {}{}",
+            counts.taken,
+            data.join("queue").display(),
+            counts.remark()
         );
     }
     for remark in &report.remarks {

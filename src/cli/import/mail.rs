@@ -5,15 +5,15 @@ use std::path::Path;
 
 use queue_schema::{BodyKind, Envelope, Origin, Recipient, RecipientState};
 
-use super::super::queue::ask::{self, Failure, Taken};
+use super::super::queue::ask::{Failure, Taken};
 use super::super::queue::with_crlf;
+use super::super::taken::{self, Counts};
 use super::textproto;
 use crate::config::Config;
 use crate::control::protocol::Exported;
 
-/// Messages taken, and remarks about those that were not.
-pub(super) fn import(config: &Config, dir: &Path) -> Result<(u64, Vec<String>), Failure> {
-    let mut remarks = Vec::new();
+/// How many messages were taken, and remarks about those that were not.
+pub(super) fn import(config: &Config, dir: &Path) -> Result<(Counts, Vec<String>), Failure> {
     let mut paths: Vec<_> = fs::read_dir(dir)
         .into_iter()
         .flatten()
@@ -25,22 +25,18 @@ pub(super) fn import(config: &Config, dir: &Path) -> Result<(u64, Vec<String>), 
         })
         .collect();
     paths.sort();
-    let mut messages = Vec::new();
-    for path in paths {
-        match read(&path) {
-            Ok(Some(taken)) => messages.push(Ok(taken)),
-            Ok(None) => {}
-            Err(why) => remarks.push(format!("{}: {why}; it stays there", path.display())),
+    let mut remarks = Vec::new();
+    let mut messages = paths.iter().filter_map(|path| match read(path) {
+        Ok(taken) => taken.map(Ok),
+        Err(why) => {
+            remarks.push(format!("{}: {why}; it stays there", path.display()));
+            None
         }
-    }
-    if messages.is_empty() {
-        return Ok((0, remarks));
-    }
-    let mut messages = messages.into_iter();
-    let taken = ask::take(config, "chapar import chasquid", &mut messages, &mut |_| {
-        Ok(())
-    })?;
-    Ok((taken, remarks))
+    });
+    let by = "chapar import chasquid";
+    let counts = taken::take_new(config, "chasquid", by, &mut messages)?;
+    drop(messages);
+    Ok((counts, remarks))
 }
 
 /// A message with those of its recipients who still wait; none if nobody does.
@@ -68,9 +64,7 @@ fn read(path: &Path) -> Result<Option<Taken>, String> {
         let original = rcpt.text("OriginalAddress").unwrap_or_default();
         recipients.push(Recipient {
             alias_of: (!original.is_empty() && original != address).then_some(original),
-            address,
-            notify: Default::default(),
-            orcpt: None,
+            ..Recipient::new(address)
         });
         states.push(RecipientState::new(now));
     }
@@ -95,17 +89,9 @@ fn read(path: &Path) -> Result<Option<Taken>, String> {
             client: std::net::Ipv4Addr::LOCALHOST.into(),
         },
         envelope: Envelope {
-            forwarded_as: None,
-            reverse_path: from,
-            recipients,
             body,
             smtputf8: utf8,
-            require_tls: false,
-            ret: None,
-            envid: None,
-            release_at: None,
-            deliver_by: None,
-            priority: 0,
+            ..Envelope::new(from, recipients)
         },
         states,
         warned: false,

@@ -33,9 +33,8 @@ pub(in crate::cli) use transfer::with_crlf;
 ///
 /// Works while the daemon runs and while it does not. A selector is an id, `all`, or filters that
 /// add up; `*` in an address or domain stands for anything.
-///
-/// Example: mta-queue list --domain gmail.com --state deferred
 #[derive(Debug, Args)]
+#[command(after_help = "Example:\n  mta-queue list --domain gmail.com --state deferred")]
 pub struct QueueCommand {
     /// Print one JSON object a line
     #[arg(long, global = true)]
@@ -47,6 +46,9 @@ pub struct QueueCommand {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Print every recipient that waits, newest trouble first
+    #[command(
+        after_help = "Examples:\n  mta-queue list --domain gmail.com --state deferred\n  mta-queue list --json all"
+    )]
     List {
         #[command(flatten)]
         which: Which,
@@ -55,28 +57,38 @@ enum Command {
         limit: usize,
     },
     /// Print the story of one message: whence it came, who signed it, every attempt
+    #[command(after_help = "Example:\n  mta-queue show 01K2ABCDEFGHJ")]
     Show {
         /// The id, as `list` prints it
         id: String,
     },
     /// Print the bytes of one message as they go out
+    #[command(after_help = "Example:\n  mta-queue cat 01K2ABCDEFGHJ | less")]
     Cat {
         /// The id, as `list` prints it
         id: String,
     },
     /// Count what waits by domain and age, with the commonest reply
+    #[command(
+        after_help = "Examples:\n  mta-queue summary\n  mta-queue summary --reply '^4.*quota'"
+    )]
     Summary {
         #[command(flatten)]
         which: Which,
     },
     /// Watch the queue live: rates, destinations, errors; keys filter, hold, replay
+    #[command(after_help = "Example:\n  mta-queue top")]
     Top(top::Args),
     /// Print what happens from now on, a line for each event
+    #[command(after_help = "Example:\n  mta-queue watch --state bounced --json")]
     Watch {
         #[command(flatten)]
         which: Which,
     },
     /// Make deferred recipients due now
+    #[command(
+        after_help = "Examples:\n  mta-queue replay all --spread 10m\n  mta-queue replay --domain gmail.com --dry-run"
+    )]
     Replay {
         #[command(flatten)]
         steering: Steering,
@@ -85,8 +97,14 @@ enum Command {
         spread: Option<String>,
     },
     /// End recipients here; nobody is told
+    #[command(
+        after_help = "Example:\n  mta-queue remove --from news@example.org --state deferred --dry-run"
+    )]
     Remove(Steering),
     /// End recipients here and tell the sender
+    #[command(
+        after_help = "Example:\n  mta-queue bounce --to 'x@example.net' --reason 'this address is served no more'"
+    )]
     Bounce {
         #[command(flatten)]
         steering: Steering,
@@ -95,6 +113,9 @@ enum Command {
         reason: Option<String>,
     },
     /// Send waiting mail to another address
+    #[command(
+        after_help = "Example:\n  mta-queue redirect --domain example.net --target me@gmail.example"
+    )]
     Redirect {
         #[command(flatten)]
         steering: Steering,
@@ -103,20 +124,32 @@ enum Command {
         target: String,
     },
     /// Stop trying messages until they are released; no deadline ends them
+    #[command(after_help = "Example:\n  mta-queue hold --domain example.net")]
     Hold(Steering),
     /// Try held messages again
+    #[command(after_help = "Example:\n  mta-queue release --from news@example.org")]
     Release(Steering),
     /// Try nothing at a destination for a while; without one, print what is suspended
+    #[command(
+        after_help = "Examples:\n  mta-queue suspend gmail.com --for 2h --reason 'they asked for it'\n  mta-queue suspend"
+    )]
     Suspend(steer::Suspend),
     /// End a suspension; what waited for it is due
+    #[command(after_help = "Example:\n  mta-queue resume gmail.com --spread 10m")]
     Resume(steer::Resume),
     /// Write messages to a directory, each as ID.eml and ID.json
+    #[command(after_help = "Example:\n  mta-queue export /var/tmp/queue all")]
     Export(transfer::Export),
     /// Take messages from such a directory, or from a Postfix on this machine
+    #[command(
+        after_help = "Examples:\n  mta-queue import /var/tmp/queue --hold\n  mta-queue import postfix --dry-run"
+    )]
     Import(transfer::Import),
     /// Compute every checksum of the store again
+    #[command(after_help = "Example:\n  mta-queue verify")]
     Verify,
     /// Make the index anew from the journal
+    #[command(after_help = "Example:\n  mta-queue rebuild")]
     Rebuild,
 }
 
@@ -162,7 +195,12 @@ impl Which {
 
 /// See and steer the queue of chapar.
 #[derive(Debug, Parser)]
-#[command(name = "mta-queue", version, arg_required_else_help = true)]
+#[command(
+    name = "mta-queue",
+    version,
+    arg_required_else_help = true,
+    after_help = "Example:\n  mta-queue list --domain gmail.com --state deferred"
+)]
 pub(super) struct Cli {
     /// The configuration file.
     #[arg(long, global = true, value_name = "FILE", default_value = super::CONFIG)]

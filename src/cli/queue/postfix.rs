@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use queue_schema::{BodyKind, Envelope, Notify, Origin, Recipient, RecipientState, Reply, Status};
+use queue_schema::{BodyKind, Envelope, Origin, Recipient, RecipientState, Reply, Status};
 use serde::Deserialize;
 
 use super::ask::{Failure, Taken};
@@ -89,29 +89,16 @@ fn taken(listed: Listed, bytes: Vec<u8>) -> Taken {
     };
     let mut envelope = Envelope {
         smtputf8: !sender.is_ascii() || listed.recipients.iter().any(|to| !to.address.is_ascii()),
-        reverse_path: sender,
-        forwarded_as: None,
-        recipients: Vec::new(),
         body: match bytes.is_ascii() {
             true => BodyKind::SevenBit,
             false => BodyKind::EightBit,
         },
-        require_tls: false,
-        ret: None,
-        envid: None,
-        release_at: None,
-        deliver_by: None,
-        priority: 0,
+        ..Envelope::new(sender, Vec::new())
     };
     let mut states = Vec::new();
     for to in listed.recipients {
         let tried = to.delay_reason.is_some();
-        envelope.recipients.push(Recipient {
-            address: to.address,
-            alias_of: None,
-            notify: Notify::default(),
-            orcpt: None,
-        });
+        envelope.recipients.push(Recipient::new(to.address));
         states.push(RecipientState {
             status: Status::Waiting,
             // How often Postfix tried is not listed; it tried at least once.

@@ -39,17 +39,24 @@ pub(super) fn check(config: &Config, text: &str, name: &str) -> Vec<ConfigError>
         checker.route(index, route);
     }
     checker.outbound(config);
+    checker.certificate(config);
     checker.retry(config);
     checker.limits(config);
     checker.problems
 }
 
+/// `name` without the dot of the DNS root, which no EHLO may have (RFC 5321 section 2.3.5).
+pub(super) fn without_root(name: &str) -> &str {
+    name.strip_suffix('.').unwrap_or(name)
+}
+
 /// Why `name` is no host name for EHLO.
 fn check_hostname(name: &str) -> Result<(), String> {
-    let last = name.rsplit('.').next().unwrap_or_default();
+    let full = without_root(name);
+    let last = full.rsplit('.').next().unwrap_or_default();
     let remedy =
         "write the full name that the PTR of the sending address has, such as mx.example.org";
-    if address::is_domain(name) && name.contains('.') && !last.bytes().all(|b| b.is_ascii_digit()) {
+    if address::is_domain(full) && full.contains('.') && !last.bytes().all(|b| b.is_ascii_digit()) {
         return Ok(());
     }
     Err(format!(
@@ -198,6 +205,23 @@ impl Checker<'_> {
             ("timeouts.pipe", timeouts.pipe),
         ] {
             self.bounded(key, span);
+        }
+    }
+
+    fn certificate(&mut self, config: &Config) {
+        let tls = &config.tls;
+        if tls.certificate.is_empty() != tls.key.is_empty() {
+            let (there, missing) = match tls.key.is_empty() {
+                true => ("tls.certificate", "tls.key"),
+                false => ("tls.key", "tls.certificate"),
+            };
+            let problem = format!("{there} needs the other of the pair; write {missing} too");
+            self.blame(there, None, problem);
+        }
+        if config.acme.enabled && !tls.certificate.is_empty() {
+            let problem = "tls.certificate and acme.enabled: the host shows one certificate; \
+                           remove one of them";
+            self.blame("tls.certificate", None, problem.into());
         }
     }
 

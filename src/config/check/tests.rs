@@ -22,6 +22,21 @@ fn each_mistake_names_line_and_remedy() {
         ("\nhostname = \"192.0.2.1\"", 2, "such as mx.example.org"),
         ("hostname = \"mx..org\"", 1, "such as mx.example.org"),
         ("hostname = \"mx example.org\"", 1, "such as mx.example.org"),
+        (
+            "hostname = \"mx.example.org..\"",
+            1,
+            "such as mx.example.org",
+        ),
+        (
+            "OK\n[tls]\ncertificate = \"/etc/ssl/mx.pem\"",
+            3,
+            "write tls.key too",
+        ),
+        (
+            "OK\n[acme]\nenabled = true\n[tls]\nkey = \"k\"\ncertificate = \"c\"",
+            6,
+            "remove one of them",
+        ),
         ("OK\npostmaster = \"me\"", 2, "write user@example.org"),
         ("OK\nrelay_networks = [\"0.0.0.0/0\"]", 2, "open relay"),
         (

@@ -1,40 +1,42 @@
 //! Maildir: written to `tmp`, synced, linked into `new`, both directories synced.
 //!
 //! The name is that of the message and recipient, so that a delivery that is repeated after a crash
-//! finds its own file in `new` and adds no second one.
+//! finds its own file in `new` and adds no second one. Its size is part of it (`S=`), which
+//! Dovecot and others read in place of asking the file system.
 
 use std::fs::{DirBuilder, File, OpenOptions};
-use std::io::{self, Write as _};
+use std::io::{self, ErrorKind, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
-use super::{Errand, bytes, failed};
+use super::source::Source;
+use super::{Errand, failed};
 use crate::delivery::verdict::Verdict;
+
+/// What did not work.
+enum Trouble {
+    /// The message can not be read.
+    Message(io::Error),
+    /// The mailbox can not be written.
+    Mailbox(io::Error),
+}
+
+impl From<io::Error> for Trouble {
+    fn from(error: io::Error) -> Trouble {
+        Trouble::Mailbox(error)
+    }
+}
 
 pub(super) async fn deliver(path: PathBuf, errand: &Errand<'_>) -> Verdict {
     let name = name(errand);
-    let message = errand.message.clone();
-    let (at, recipient) = (errand.at, errand.recipient.clone());
-    let (content, hostname) = (errand.content.clone(), errand.hostname.to_owned());
-    let patience = errand.patience;
+    let source = Source::new(errand);
     let shown = path.display().to_string();
-    let work = move || {
-        let errand = Errand {
-            message: &message,
-            at,
-            recipient: &recipient,
-            content: &content,
-            hostname: &hostname,
-            patience,
-        };
-        let bytes = bytes(&errand)?;
-        let name = format!("{name},S={}", bytes.len());
-        store(&path, &name, &bytes)
-    };
-    let done = tokio::task::spawn_blocking(work).await;
-    match done.unwrap_or_else(|_| Err(io::Error::other("the delivery panicked"))) {
+    let done = tokio::task::spawn_blocking(move || store(&path, &name, source)).await;
+    let panicked = |_| Err(Trouble::Mailbox(io::Error::other("the delivery panicked")));
+    match done.unwrap_or_else(panicked) {
         Ok(()) => Verdict::delivered("2.0.0", "stored"),
-        Err(error) => failed("the mailbox can not be written", &shown, &error),
+        Err(Trouble::Mailbox(error)) => failed("the mailbox can not be written", &shown, &error),
+        Err(Trouble::Message(error)) => failed("the message can not be read", &shown, &error),
     }
 }
 
@@ -51,7 +53,7 @@ fn name(errand: &Errand<'_>) -> String {
     format!("{seconds}.Q{}R{}.{host}", message.id, errand.at)
 }
 
-fn store(maildir: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
+fn store(maildir: &Path, name: &str, source: Source) -> Result<(), Trouble> {
     let [tmp, new, _] = ["tmp", "new", "cur"].map(|dir| maildir.join(dir));
     if !new.is_dir() || !tmp.is_dir() {
         create(maildir)?;
@@ -59,24 +61,55 @@ fn store(maildir: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
     let temporary = tmp.join(name);
     // A crash may have left half of one.
     match std::fs::remove_file(&temporary) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error.into()),
         _ => {}
     }
-    let mut file = OpenOptions::new()
+    let file = OpenOptions::new()
         .write(true)
         .create_new(true)
         .mode(0o600)
         .open(&temporary)?;
-    let written = file.write_all(bytes).and_then(|()| file.sync_all());
-    let linked = written.and_then(|()| std::fs::hard_link(&temporary, new.join(name)));
+    let linked = write(file, source).and_then(|size| {
+        let place = new.join(format!("{name},S={size}"));
+        Ok(link(&temporary, &place)?)
+    });
     let removed = std::fs::remove_file(&temporary);
-    match linked {
-        // It is there already: an earlier attempt whose end was not recorded.
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+    linked?;
+    match removed {
+        // It was moved there.
+        Err(error) if error.kind() == ErrorKind::NotFound => {}
         other => other?,
     }
-    removed?;
-    File::open(&new)?.sync_all()
+    Ok(File::open(&new)?.sync_all()?)
+}
+
+/// All of it, on disk; gives its size. A disk that is full may say so as late as at the sync.
+fn write(mut file: File, mut source: Source) -> Result<u64, Trouble> {
+    let (mut piece, mut size) = (Vec::new(), 0);
+    while source.fill(&mut piece).map_err(Trouble::Message)? {
+        file.write_all(&piece)?;
+        size += piece.len() as u64;
+    }
+    file.sync_all()?;
+    Ok(size)
+}
+
+/// Makes the file visible, once.
+fn link(temporary: &Path, place: &Path) -> io::Result<()> {
+    match std::fs::hard_link(temporary, place) {
+        // It is there already: an earlier attempt whose end was not recorded.
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
+        // A file system without links. At worst it takes the place of the same message.
+        Err(error)
+            if matches!(
+                error.kind(),
+                ErrorKind::Unsupported | ErrorKind::PermissionDenied
+            ) =>
+        {
+            std::fs::rename(temporary, place)
+        }
+        other => other,
+    }
 }
 
 /// The directory, with its three and those above it, for nobody else to read.

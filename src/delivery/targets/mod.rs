@@ -3,10 +3,12 @@
 //! Each receives a message and one recipient and says what became of it; nothing here knows the
 //! queue. LMTP is a connection like SMTP and is not here. What is delivered gets Return-Path and
 //! Delivered-To on top (RFC 5321 section 4.4, RFC 9228) and lines that end with LF, as mail on
-//! disk has them. A message that was at this recipient already is a loop.
+//! disk has them. It goes there in pieces: memory does not grow with it. A message that was at this
+//! recipient already is a loop.
 
 mod maildir;
 mod pipe;
+mod source;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -15,7 +17,7 @@ use queue_schema::{Message, Recipient};
 
 use super::routes::Via;
 use super::verdict::Verdict;
-use crate::message::{Body, Content};
+use crate::message::Content;
 
 /// What a local delivery is about.
 pub(super) struct Errand<'a> {
@@ -129,33 +131,6 @@ fn has_been_here(errand: &Errand<'_>) -> bool {
             let value = field.value.trim_ascii();
             value.eq_ignore_ascii_case(errand.address().as_bytes())
         })
-}
-
-/// The whole message as it lies on disk: trace fields, then the message with LF line ends.
-fn bytes(errand: &Errand<'_>) -> std::io::Result<Vec<u8>> {
-    let mut out = trace(errand).into_bytes();
-    push_lf(&errand.content.head, &mut out);
-    match &errand.content.body {
-        Body::Memory(body) => push_lf(body, &mut out),
-        Body::Spool(file) => {
-            let body = std::fs::read(file.path.as_path())?;
-            if (body.len() as u64, crc32c::crc32c(&body)) != (file.len, file.crc) {
-                return Err(std::io::ErrorKind::InvalidData.into());
-            }
-            push_lf(&body, &mut out);
-        }
-    }
-    Ok(out)
-}
-
-fn push_lf(bytes: &[u8], out: &mut Vec<u8>) {
-    out.reserve(bytes.len());
-    let mut start = 0;
-    for end in memchr::memmem::find_iter(bytes, b"\r\n") {
-        out.extend_from_slice(bytes.get(start..end).unwrap_or_default());
-        start = end + 1;
-    }
-    out.extend_from_slice(bytes.get(start..).unwrap_or_default());
 }
 
 /// A failure of this machine, which may pass. The log names the path; the reply, which a stranger

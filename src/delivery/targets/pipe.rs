@@ -2,20 +2,37 @@
 //!
 //! No shell ever sees it: the arguments are those of the configuration. It runs in a process group
 //! of its own, without our environment, and is killed with all its children when its time is over.
+//! It is given the message in pieces, as fast as it takes them. A message that turns out to be
+//! damaged never ends for it: it is killed before its input is closed.
 
-use std::process::Stdio;
+use std::io;
+use std::pin::pin;
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process_group};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::process::Command;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::process::{ChildStdin, Command};
+use tokio::sync::mpsc;
 
-use super::{Errand, bytes, failed};
+use super::source::Source;
+use super::{Errand, failed};
 use crate::delivery::verdict::Verdict;
 
 /// Bytes of a program's output that are kept as its reply.
 const OUTPUT: usize = 512;
-/// Bytes of it that are read at all; a program that writes more is stopped by its pipe.
+/// Bytes of it that are read at all; a program that writes more finds its pipe closed.
 const MOST_OUTPUT: u64 = 1024 * 1024;
+/// Pieces of the message that wait for the program.
+const AHEAD: usize = 2;
+/// How long what a program wrote is read once it has ended: its children may keep the pipe open.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// What kept a program from its exit code.
+enum Trouble {
+    Message(io::Error),
+    Program(io::Error),
+}
 
 pub(super) async fn run(argv: &[String], errand: &Errand<'_>) -> Verdict {
     let Some((program, arguments)) = argv.split_first() else {
@@ -23,10 +40,6 @@ pub(super) async fn run(argv: &[String], errand: &Errand<'_>) -> Verdict {
     };
     let address = errand.address();
     let (local, domain) = address.rsplit_once('@').unwrap_or((address, ""));
-    let input = match bytes(errand) {
-        Ok(input) => input,
-        Err(error) => return failed("the message can not be read", program, &error),
-    };
     let spawned = Command::new(program)
         .args(arguments)
         .env_clear()
@@ -54,31 +67,27 @@ pub(super) async fn run(argv: &[String], errand: &Errand<'_>) -> Verdict {
             .and_then(Pid::from_raw),
     );
     let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
-    let feed = async move {
-        if let Some(mut stdin) = stdin {
-            // A program that does not read all of it knows why.
-            let _ = stdin.write_all(&input).await;
-        }
-    };
-    let listen = async {
-        let mut said = Vec::new();
-        if let Some(out) = stdout {
-            let _ = out.take(MOST_OUTPUT).read_to_end(&mut said).await;
-        }
-        said.truncate(OUTPUT);
-        said
-    };
-    let complaints = async {
-        let mut said = Vec::new();
-        if let Some(out) = stderr {
-            let _ = out.take(MOST_OUTPUT).read_to_end(&mut said).await;
-        }
-        said.truncate(OUTPUT);
-        said
-    };
+    let (mut out, mut err) = (Vec::new(), Vec::new());
     let all = async {
-        let ((), out, err) = futures_util::join!(feed, listen, complaints);
-        (child.wait().await, if err.is_empty() { out } else { err })
+        let mut feed = pin!(feed(Source::new(errand), stdin, &group));
+        let mut listen = pin!(async {
+            futures_util::join!(collect(stdout, &mut out), collect(stderr, &mut err));
+        });
+        let (mut fed, mut told) = (false, false);
+        let status = loop {
+            tokio::select! {
+                done = &mut feed, if !fed => {
+                    fed = true;
+                    done.map_err(Trouble::Message)?;
+                }
+                () = &mut listen, if !told => told = true,
+                status = child.wait() => break status.map_err(Trouble::Program)?,
+            }
+        };
+        if !told {
+            let _ = tokio::time::timeout(LAST_WORDS, listen).await;
+        }
+        Ok::<ExitStatus, Trouble>(status)
     };
     let ended = tokio::time::timeout(errand.patience, all).await;
     drop(group);
@@ -91,11 +100,57 @@ pub(super) async fn run(argv: &[String], errand: &Errand<'_>) -> Verdict {
             );
             Verdict::deferred(451, "4.3.0", &text)
         }
-        Ok((Err(error), _)) => failed("the program can not be run", program, &error),
-        Ok((Ok(status), said)) => {
+        Ok(Err(Trouble::Message(error))) => failed("the message can not be read", program, &error),
+        Ok(Err(Trouble::Program(error))) => failed("the program can not be run", program, &error),
+        Ok(Ok(status)) => {
+            let said = if err.is_empty() { out } else { err };
             let said = String::from_utf8_lossy(&said);
             judge(name(program), status.code(), said.trim())
         }
+    }
+}
+
+/// Gives the program its message.
+async fn feed(source: Source, stdin: Option<ChildStdin>, group: &Group) -> io::Result<()> {
+    let Some(mut stdin) = stdin else {
+        return Ok(());
+    };
+    let (sender, mut pieces) = mpsc::channel(AHEAD);
+    let reading = tokio::task::spawn_blocking(move || read(source, &sender));
+    while let Some(piece) = pieces.recv().await {
+        if stdin.write_all(&piece).await.is_err() {
+            // A program that does not read all of it knows why.
+            return Ok(());
+        }
+    }
+    let read = reading.await;
+    let read = read.unwrap_or_else(|_| Err(io::Error::other("the reader panicked")));
+    if read.is_err() {
+        // Before its input ends, which would say that this was all.
+        group.kill();
+    }
+    read
+}
+
+/// Reads for [`feed`] until that wants no more. Blocks.
+fn read(mut source: Source, sender: &mpsc::Sender<Vec<u8>>) -> io::Result<()> {
+    let mut piece = Vec::new();
+    while source.fill(&mut piece)? {
+        if sender.blocking_send(std::mem::take(&mut piece)).is_err() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// The beginning of what a program writes.
+async fn collect(stream: Option<impl AsyncRead + Unpin>, said: &mut Vec<u8>) {
+    let Some(stream) = stream else { return };
+    let mut stream = stream.take(MOST_OUTPUT);
+    let mut block = [0; 4096];
+    while let Ok(read @ 1..) = stream.read(&mut block).await {
+        let room = OUTPUT.saturating_sub(said.len());
+        said.extend_from_slice(block.get(..read.min(room)).unwrap_or_default());
     }
 }
 
@@ -107,12 +162,18 @@ fn name(program: &str) -> &str {
 /// Kills what is left of a program and its children when it goes.
 struct Group(Option<Pid>);
 
-impl Drop for Group {
-    fn drop(&mut self) {
+impl Group {
+    fn kill(&self) {
         if let Some(group) = self.0 {
             // Usually nobody is left, which is no error of ours.
             let _ = kill_process_group(group, Signal::KILL);
         }
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        self.kill();
     }
 }
 

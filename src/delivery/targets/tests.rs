@@ -4,31 +4,22 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use bytes::Bytes;
-use queue_schema::{BodyKind, Envelope, Origin, QueueId};
+use queue_schema::{Envelope, Origin, QueueId};
 
+use super::source::{PIECE, Source};
 use super::*;
+use crate::message::{Body, SpoolFile};
 use crate::queue::Outcome;
 use crate::queue::store::new_message;
 
 fn message(address: &str, alias_of: Option<&str>) -> Message {
-    let envelope = Envelope {
-        forwarded_as: None,
-        reverse_path: "sender@example.org".into(),
-        recipients: vec![Recipient {
-            address: address.into(),
+    let envelope = Envelope::new(
+        "sender@example.org",
+        vec![Recipient {
             alias_of: alias_of.map(str::to_owned),
-            notify: Default::default(),
-            orcpt: None,
+            ..Recipient::new(address)
         }],
-        body: BodyKind::SevenBit,
-        smtputf8: false,
-        require_tls: false,
-        ret: None,
-        envid: None,
-        release_at: None,
-        deliver_by: None,
-        priority: 0,
-    };
+    );
     let origin = Origin::Network {
         client: [127, 0, 0, 1].into(),
     };
@@ -52,6 +43,26 @@ async fn go(via: &str, message: &Message, content: &Content, patience: u64) -> V
         patience: Duration::from_secs(patience),
     };
     deliver(&Via::parse(via).expect(via), &errand).await
+}
+
+/// A message whose body lies in a file.
+fn spooled(path: &Path, body: &[u8]) -> Content {
+    std::fs::write(path, body).expect("written");
+    Content {
+        head: Bytes::from(HEAD),
+        body: Body::Spool(SpoolFile {
+            path: std::sync::Arc::new(path.to_owned()),
+            len: body.len() as u64,
+            crc: crc32c::crc32c(body),
+        }),
+    }
+}
+
+/// Long, and not the same anywhere.
+fn long(lines: usize) -> String {
+    (0..lines)
+        .map(|line| format!("{line:07} {}\r\n", "x".repeat(line % 90)))
+        .collect()
 }
 
 fn files(dir: &Path) -> Vec<String> {
@@ -239,4 +250,109 @@ async fn discard_takes_all_and_a_loop_is_seen() {
         (verdict.outcome, verdict.reply.enhanced.as_str()),
         (Outcome::Failed, "5.4.6")
     );
+}
+
+#[tokio::test]
+async fn a_large_message_passes_in_pieces_and_arrives_whole() {
+    let dir = tempfile::tempdir().expect("directory");
+    let text = long(200_000);
+    assert!(text.len() > 100 * PIECE);
+    let content = spooled(&dir.path().join("body"), text.as_bytes());
+    let message = message("a@b.example", None);
+    let errand = Errand {
+        message: &message,
+        at: 0,
+        recipient: &message.envelope.recipients[0],
+        content: &content,
+        hostname: "mx.example.org",
+        patience: Duration::from_secs(20),
+    };
+    let (mut source, mut piece, mut whole) = (Source::new(&errand), Vec::new(), Vec::new());
+    while source.fill(&mut piece).expect("read") {
+        assert!(piece.len() <= 2 * PIECE && piece.capacity() <= 4 * PIECE);
+        whole.extend_from_slice(&piece);
+    }
+    let expected = format!(
+        "Return-Path: <sender@example.org>\nDelivered-To: a@b.example\nSubject: x\n\n{}",
+        text.replace("\r\n", "\n")
+    );
+    assert!(whole == expected.as_bytes());
+
+    let via = format!("maildir:{}/box", dir.path().display());
+    let verdict = go(&via, &message, &content, 20).await;
+    assert_eq!(verdict.outcome, Outcome::Delivered, "{:?}", verdict.reply);
+    let new = dir.path().join("box/new");
+    let names = files(&new);
+    assert_eq!(names.len(), 1);
+    assert!(
+        names[0].ends_with(&format!(",S={}", expected.len())),
+        "{names:?}"
+    );
+    assert!(std::fs::read(new.join(&names[0])).expect("read") == expected.as_bytes());
+
+    // A program that takes its time.
+    let out = dir.path().join("out");
+    let via = format!("pipe:/bin/sh -c \"sleep 0.2; cat >{}\"", out.display());
+    let verdict = go(&via, &message, &content, 20).await;
+    assert_eq!(verdict.outcome, Outcome::Delivered, "{:?}", verdict.reply);
+    assert!(std::fs::read(out).expect("read") == expected.as_bytes());
+    // One that wants none of it.
+    let verdict = go("pipe:/bin/true", &message, &content, 20).await;
+    assert_eq!(verdict.outcome, Outcome::Delivered, "{:?}", verdict.reply);
+}
+
+#[tokio::test]
+async fn a_damaged_message_reaches_no_mailbox_and_no_program_sees_its_end() {
+    let dir = tempfile::tempdir().expect("directory");
+    let message = message("a@b.example", None);
+    let (body, done) = (dir.path().join("body"), dir.path().join("done"));
+    let good = long(20_000);
+    let maildir = format!("maildir:{}/box", dir.path().display());
+    let pipe = format!(
+        "pipe:/bin/sh -c \"cat >/dev/null; touch {}\"",
+        done.display()
+    );
+    for damage in ["changed", "shorter", "longer", "gone"] {
+        let content = spooled(&body, good.as_bytes());
+        match damage {
+            "changed" => std::fs::write(&body, good.replace("0000100", "0000101")),
+            "shorter" => std::fs::write(&body, &good[..good.len() - 2]),
+            "longer" => std::fs::write(&body, format!("{good}x")),
+            _ => std::fs::remove_file(&body),
+        }
+        .expect(damage);
+        for via in [&maildir, &pipe] {
+            let verdict = go(via, &message, &content, 20).await;
+            assert!(
+                matches!(verdict.outcome, Outcome::Deferred { .. }),
+                "{damage}"
+            );
+            assert_eq!(verdict.reply.code, 451, "{damage}");
+            let text = verdict.reply.text;
+            assert!(text.starts_with("the message can not be read: "), "{text}");
+        }
+        assert_eq!(files(&dir.path().join("box/new")), [""; 0], "{damage}");
+        assert_eq!(files(&dir.path().join("box/tmp")), [""; 0], "{damage}");
+        assert!(!done.exists(), "{damage}");
+    }
+}
+
+#[tokio::test]
+async fn what_a_program_leaves_behind_or_writes_holds_up_nobody() {
+    let message = message("a@b.example", None);
+    let begun = std::time::Instant::now();
+    // Its child keeps its output open.
+    let via = "pipe:/bin/sh -c \"sleep 600 & echo taken\"";
+    let verdict = go(via, &message, &content(HEAD, ""), 60).await;
+    assert_eq!(verdict.outcome, Outcome::Delivered, "{:?}", verdict.reply);
+    assert_eq!(verdict.reply.text, "taken by sh: taken");
+    // A megabyte of words is enough.
+    let verdict = go("pipe:/usr/bin/yes", &message, &content(HEAD, ""), 60).await;
+    assert!(matches!(verdict.outcome, Outcome::Deferred { .. }));
+    assert!(verdict.reply.text.len() < 600, "{}", verdict.reply.text);
+    let via = "pipe:/bin/sh -c \"head -c 900000 /dev/zero | tr '\\0' x; exit 0\"";
+    let verdict = go(via, &message, &content(HEAD, ""), 60).await;
+    assert_eq!(verdict.outcome, Outcome::Delivered, "{:?}", verdict.reply);
+    assert!(verdict.reply.text.len() < 600);
+    assert!(begun.elapsed() < Duration::from_secs(30));
 }

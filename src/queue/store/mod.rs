@@ -470,30 +470,13 @@ pub fn failpoint(_name: &str) {}
 
 #[cfg(test)]
 mod tests {
-    use queue_schema::{BodyKind, Change, Recipient, Status};
+    use queue_schema::{Change, Recipient, Status};
 
     use super::*;
     use crate::message::Body;
 
     fn message(id: u64) -> (Message, Content) {
-        let envelope = Envelope {
-            reverse_path: "a@example.org".into(),
-            forwarded_as: None,
-            recipients: vec![Recipient {
-                address: "b@example.net".into(),
-                alias_of: None,
-                notify: Default::default(),
-                orcpt: None,
-            }],
-            body: BodyKind::SevenBit,
-            smtputf8: false,
-            require_tls: false,
-            ret: None,
-            envid: None,
-            release_at: None,
-            deliver_by: None,
-            priority: 0,
-        };
+        let envelope = Envelope::new("a@example.org", vec![Recipient::new("b@example.net")]);
         let origin = Origin::Network {
             client: [127, 0, 0, 1].into(),
         };

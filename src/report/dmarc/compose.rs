@@ -1,12 +1,10 @@
 //! The report of one domain about one day, as XML (RFC 9990 section 3) and as the message that
 //! carries it. Pure.
 
-use std::io::{self, Write as _};
+use std::io;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use flate2::Compression;
-use flate2::write::GzEncoder;
 use mail_auth::report::{
     ActionDisposition, Alignment, DKIMAuthResult, Discovery, Disposition as Asked, DkimResult,
     DmarcResult, PolicyOverride, PolicyOverrideReason, PolicyPublished, Record, Report,
@@ -17,6 +15,7 @@ use queue_schema::{Millis, QueueId};
 use super::days::{DAY, Rows};
 use super::{Disposition, Reason, Tally, Wish};
 use crate::intake::verify::dmarc::ReportUri;
+use crate::report::post;
 
 /// Who reports.
 #[derive(Debug, Clone, Copy)]
@@ -63,9 +62,7 @@ pub fn report(by: Submitter<'_>, domain: &str, begin: Millis, rows: &Rows) -> Re
 
 /// The report as it is attached: XML, compressed.
 pub fn compressed(report: &Report) -> io::Result<Vec<u8>> {
-    let mut gzip = GzEncoder::new(Vec::new(), Compression::default());
-    gzip.write_all(report.to_xml().as_bytes())?;
-    gzip.finish()
+    post::gzip(report.to_xml().as_bytes())
 }
 
 /// The message that carries it to `to` (RFC 9990 section 3.2): header block and body.

@@ -23,7 +23,7 @@ use super::days::{self, DAY, Days, Rows};
 use crate::config::Config;
 use crate::identity::Identity;
 use crate::queue::{Accept, IdSource, Leads};
-use crate::report::post::{Report, post};
+use crate::report::post::{self, Report, post};
 use crate::signing::Signer;
 
 /// How often tallies are written.
@@ -187,23 +187,9 @@ impl Reporter {
     }
 }
 
-/// The author of reports: postmaster@ of a domain whose key can sign them.
+/// The author of reports.
 fn from(config: &Config, identity: &Identity) -> Option<String> {
-    let named = config.reports.domain.as_str();
-    if !named.is_empty() {
-        return Some(format!("postmaster@{named}"));
-    }
-    let signs = |(_, domain): &(&str, &crate::identity::Domain)| !domain.selectors.is_empty();
-    let own = |(name, _): &(&str, &crate::identity::Domain)| {
-        let rest = config.hostname.strip_suffix(name);
-        rest.is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
-    };
-    let domains: Vec<_> = identity.domains().filter(signs).collect();
-    let found = domains
-        .iter()
-        .find(|domain| own(domain))
-        .or(domains.first());
-    found.map(|(name, _)| format!("postmaster@{name}"))
+    post::domain(config, identity).map(|domain| format!("postmaster@{domain}"))
 }
 
 /// One look at the days that are over.

@@ -225,6 +225,33 @@ impl Lab {
         fs::write(self.path("chapar.toml"), text.replace(from, to)).expect("write");
     }
 
+    /// A message that waits for six hours already.
+    fn old_mail(&self) {
+        let done = |arguments: &[&str]| {
+            let (code, out, error) = self.world.run(arguments);
+            assert_eq!(code, 0, "{arguments:?}: {out}{error}");
+        };
+        done(&["queue", "suspend", "late.example", "--for", "1h"]);
+        self.world
+            .run(&["send", "--to", "you@late.example", "--wait", "1s"]);
+        let dir = self.copy.path().join("mail");
+        let dir = dir.to_str().expect("path");
+        done(&["queue", "export", dir, "all", "--remove"]);
+        for entry in fs::read_dir(dir).expect("files") {
+            let path = entry.expect("entry").path();
+            if path.extension().is_some_and(|ending| ending == "json") {
+                let text = fs::read_to_string(&path).expect("description");
+                let mut told: Value = serde_json::from_str(&text).expect("JSON");
+                let arrived = told["arrived"].as_u64().expect("a time");
+                told["arrived"] = (arrived - 6 * 3_600_000).into();
+                fs::write(&path, told.to_string()).expect("description");
+            }
+        }
+        done(&["queue", "import", dir]);
+        // It is held since its export.
+        done(&["queue", "release", "all"]);
+    }
+
     /// Exit code and findings.
     fn check(&self, more: &[&str]) -> (i32, Vec<Value>) {
         let time = match more.contains(&"--time-server") {
@@ -344,6 +371,20 @@ async fn each_fault_of_a_broken_world_is_named_precisely() {
     assert!(
         clock["what"].as_str().expect("text").contains("s ahead"),
         "{clock}"
+    );
+
+    lab.reset();
+    lab.old_mail();
+    let (code, findings) = lab.check(&[]);
+    assert_eq!(
+        (code, troubles(&findings)),
+        (1, vec![("queue".into(), "warning".into())])
+    );
+    let queue = findings.iter().find(|finding| finding["check"] == "queue");
+    let what = queue.expect("queue")["what"].as_str().expect("text");
+    assert!(
+        what.starts_with("1 of 1 recipients wait for more than 320 minutes, mostly: 450 4.3.2 "),
+        "{what}"
     );
 
     lab.world.stop().await;
