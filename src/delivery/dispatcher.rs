@@ -30,6 +30,7 @@ use super::promise::Promise;
 use super::reach::{Destination, Reach};
 use super::routes::RouteError;
 use super::seven_bit::SevenBit;
+use super::sources::Sources;
 use super::verdict::Verdict;
 use super::worker::{self, Deliver, Worker};
 use super::{CONNECTIONS, RECIPIENTS};
@@ -93,6 +94,7 @@ pub(super) struct Started {
 pub struct Dispatcher {
     common: Arc<Common>,
     hops: Hops,
+    sources: Sources,
     reporter: Reporter,
     arbiters: Vec<ArbiterHandle>,
     next_arbiter: usize,
@@ -131,6 +133,7 @@ impl Dispatcher {
         Ok(Dispatcher {
             common,
             hops: Hops::new(&config)?,
+            sources: Sources::new(&config),
             reporter: Reporter::new(record, config.retry.first.0),
             arbiters,
             next_arbiter: 0,
@@ -177,7 +180,7 @@ impl Dispatcher {
                 let promise = Arc::clone(promise);
                 drop(domain);
                 part.promise = promise;
-                return batches.add(destination, part);
+                return batches.add(self.sources.settle(destination, &part.message, now), part);
             }
         }
         let mut hops: Vec<(String, Found)> = Vec::new();
@@ -303,6 +306,8 @@ impl Dispatcher {
             match hop {
                 Ok(destination) => {
                     group.promise = promise;
+                    let now = Instant::now();
+                    let destination = self.sources.settle(destination, &group.message, now);
                     batches.add(destination, group);
                 }
                 Err(verdict) => self.reporter.send_one(group, &verdict, ""),
@@ -542,6 +547,7 @@ impl Handler<Reload> for Dispatcher {
             let _ = policies.send(sts::Renew(fetcher)).await;
         });
         self.hops = hops;
+        self.sources = Sources::new(&config);
         self.retired.retain(Addr::connected);
         self.retired
             .extend(self.workers.drain().map(|(_, started)| started.address));

@@ -235,7 +235,7 @@ fn destination(vias: &[Via], source: &[IpAddr]) -> Destination {
 }
 
 /// A key in which the addresses to send from have their part.
-fn sourced(key: String, source: &[IpAddr]) -> Arc<str> {
+pub(super) fn sourced(key: String, source: &[IpAddr]) -> Arc<str> {
     match source.is_empty() {
         true => key.into(),
         false => format!("{key} from {source:?}").into(),

@@ -38,6 +38,7 @@ mod ruling;
 mod security;
 mod session;
 mod seven_bit;
+mod sources;
 mod targets;
 #[cfg(test)]
 mod tests;
@@ -49,6 +50,7 @@ use std::time::Duration;
 
 pub use dispatcher::{Dispatcher, DispatcherError};
 pub use messages::{Drain, Keeper, Reload, Resume, Suspensions, Wake};
+pub use reach::is_local;
 pub use routes::{RouteError, check_routes};
 
 /// Connections to all destinations together; each is one file descriptor.

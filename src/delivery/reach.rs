@@ -154,7 +154,7 @@ fn has_global_ipv6() -> bool {
 }
 
 /// Whether an address is one of this machine's: only those can be bound.
-pub(super) fn is_local(address: IpAddr) -> bool {
+pub fn is_local(address: IpAddr) -> bool {
     UdpSocket::bind((address, 0)).is_ok()
 }
 

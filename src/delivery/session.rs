@@ -499,7 +499,13 @@ async fn connect(target: &Target) -> io::Result<Stream> {
                 true => TcpSocket::new_v4()?,
                 false => TcpSocket::new_v6()?,
             };
-            socket.bind((source, 0).into())?;
+            socket.bind((source, 0).into()).map_err(|error| {
+                let text = format!(
+                    "{source} can not be sent from ({error}); add it to an interface, or take it \
+                     out of delivery.source or route.source"
+                );
+                io::Error::new(error.kind(), text)
+            })?;
             socket.connect(address).await?
         }
     };

@@ -2,12 +2,12 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use chapar::config::{Listen, Service, Span, TlsMode};
+use chapar::config::{Listen, Service, Span, TlsMode, Warmup};
 use chapar::delivery::Resume;
 use chapar::lab::{Act, Mx, MxConfig, Stage};
 use chapar::smtp::address::{Address, Charset};
 
-use crate::world::{World, hosts, ip};
+use crate::world::{World, hosts, ip, small};
 
 /// A world with one MX for these domains.
 async fn world(domains: &[&str]) -> (World, Mx) {
@@ -383,5 +383,111 @@ async fn ipv6_first_where_our_own_has_a_name_and_then_the_other_family() {
     drop(six);
     expect(&mut world, "u@example.com", QUEUED).await;
     assert_eq!(four.taken(), 1);
+    world.end().await;
+}
+
+/// From which addresses messages came.
+fn clients(mx: &Mx) -> Vec<String> {
+    let received = mx.received();
+    received.iter().map(|one| one.client.to_string()).collect()
+}
+
+/// Several addresses share the mail; every attempt of a message leaves from the same one.
+#[actix::test]
+async fn a_message_keeps_to_one_of_our_addresses() {
+    let config = MxConfig {
+        greylist: true,
+        ..MxConfig::default()
+    };
+    let (mut world, mx) = World::with_mx_and(config, |config| {
+        let source = ["127.0.0.5", "127.0.0.6"].map(|text| text.parse().expect("an address"));
+        config.delivery.source = source.to_vec();
+    })
+    .await;
+    for n in 0..30 {
+        let to = format!("u{n}@example.com");
+        let message = world.message(&[&to]);
+        for expected in ["deferred 451 4.7.1 Greylisted", QUEUED] {
+            world.wake(message.clone(), Some(small("x"))).await;
+            let outcome = world.outcome().await;
+            assert!(outcome.contains(expected), "{outcome}");
+        }
+        let rcpt = format!("RCPT TO:<{to}>");
+        let log = mx.log();
+        let connections: Vec<u64> = log
+            .iter()
+            .filter(|line| line.line == rcpt)
+            .map(|line| line.connection)
+            .collect();
+        // Each address has its own connection, which is kept.
+        assert!(
+            matches!(connections[..], [a, b] if a == b),
+            "{connections:?}"
+        );
+    }
+    let clients = clients(&mx);
+    for source in ["127.0.0.5", "127.0.0.6"] {
+        let count = clients.iter().filter(|client| *client == source).count();
+        assert!((5..=25).contains(&count), "{source}: {count} of 30");
+    }
+    world.end().await;
+}
+
+/// One that is not on this machine is passed over; alone it keeps the mail waiting and says why.
+#[actix::test]
+async fn an_address_that_is_not_ours_is_passed_over() {
+    let absent = "192.0.2.1";
+    for (sources, outcome) in [
+        (&[absent, "127.0.0.6"][..], QUEUED),
+        (&[absent], "deferred 451 4.4.1 "),
+    ] {
+        let (mut world, mx) = World::with_mx_and(MxConfig::default(), |config| {
+            let source = sources.iter().map(|text| text.parse().expect("an address"));
+            config.delivery.source = source.collect();
+        })
+        .await;
+        for _ in 0..4 {
+            world.send(&["a@example.com"]).await;
+            let said = world.outcome().await;
+            assert!(said.contains(outcome), "{said}");
+            if outcome != QUEUED {
+                let why = "192.0.2.1 can not be sent from (Cannot assign requested address";
+                assert!(said.contains(why), "{said}");
+                break;
+            }
+        }
+        let clients = clients(&mx);
+        assert!(
+            clients.iter().all(|client| client == "127.0.0.6"),
+            "{clients:?}"
+        );
+        world.end().await;
+    }
+}
+
+/// A new address has the share its day allows; the bounds are those of chance, a million to one.
+#[actix::test]
+async fn a_new_address_is_warmed_up() {
+    let today = chapar::time::text(chapar::time::now());
+    let text = format!(
+        "address = \"127.0.0.6\"\nsince = \"{}\"\nshare = 10",
+        &today[..10]
+    );
+    let warmup: Warmup = toml::from_str(&text).expect("a warmup");
+    let (mut world, mx) = World::with_mx_and(MxConfig::default(), |config| {
+        let source = ["127.0.0.5", "127.0.0.6"].map(|text| text.parse().expect("an address"));
+        config.delivery.source = source.to_vec();
+        config.warmups = vec![warmup];
+    })
+    .await;
+    for _ in 0..200 {
+        world.send(&["a@example.com"]).await;
+    }
+    world.outcomes(200).await;
+    let new = clients(&mx)
+        .iter()
+        .filter(|client| *client == "127.0.0.6")
+        .count();
+    assert!((3..=50).contains(&new), "{new} of 200");
     world.end().await;
 }
