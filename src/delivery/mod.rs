@@ -18,6 +18,7 @@ mod lanes;
 pub mod look;
 mod messages;
 pub mod mx;
+mod outgoing;
 mod own_names;
 mod paces;
 #[cfg(test)]

@@ -17,6 +17,8 @@ use crate::dns::{Addresses, Resolver};
 
 /// A host that failed a TLS handshake is spoken to in clear for this long.
 pub(super) const NO_TLS_MEMORY: Duration = Duration::from_secs(3600);
+/// A host that offers CHUNKING and does not know BDAT gets DATA for this long.
+pub(super) const NO_CHUNKS_MEMORY: Duration = Duration::from_secs(24 * 3600);
 /// An address that could not be reached is tried after the others for this long.
 pub(super) const UNREACHABLE_MEMORY: Duration = Duration::from_secs(300);
 
@@ -163,12 +165,14 @@ pub fn is_local(address: IpAddr) -> bool {
 pub(super) struct HostMemory {
     no_tls: HashMap<IpAddr, Instant>,
     unreachable: HashMap<IpAddr, Instant>,
+    no_chunks: HashMap<IpAddr, Instant>,
 }
 
 /// One thing learned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Lesson {
     NoTls,
+    NoChunks,
     Unreachable,
     Reachable,
 }
@@ -178,9 +182,13 @@ impl HostMemory {
         // Hosts change their addresses: what is outdated goes.
         self.no_tls.retain(|_, until| *until > now);
         self.unreachable.retain(|_, until| *until > now);
+        self.no_chunks.retain(|_, until| *until > now);
         match lesson {
             Lesson::NoTls => {
                 self.no_tls.insert(address, now + NO_TLS_MEMORY);
+            }
+            Lesson::NoChunks => {
+                self.no_chunks.insert(address, now + NO_CHUNKS_MEMORY);
             }
             Lesson::Unreachable => {
                 self.unreachable.insert(address, now + UNREACHABLE_MEMORY);
@@ -193,6 +201,12 @@ impl HostMemory {
 
     pub(super) fn may_use_tls(&self, address: IpAddr, now: Instant) -> bool {
         self.no_tls.get(&address).is_none_or(|until| *until <= now)
+    }
+
+    pub(super) fn may_use_chunks(&self, address: IpAddr, now: Instant) -> bool {
+        self.no_chunks
+            .get(&address)
+            .is_none_or(|until| *until <= now)
     }
 
     fn was_unreachable(&self, address: IpAddr, now: Instant) -> bool {

@@ -1,6 +1,7 @@
 //! The outbound side against a DNS server and MX hosts on loopback that do as they are told.
 
 mod bind;
+mod chunks;
 mod dane;
 mod faults;
 mod finding;

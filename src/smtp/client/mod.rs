@@ -9,6 +9,7 @@
 //! It must never send a message whose recipients were all refused, read a reply as the answer to
 //! a command it does not belong to, or use what a server said before TLS once TLS began.
 
+pub mod chunks;
 mod extensions;
 mod login;
 mod transaction;
@@ -18,6 +19,7 @@ pub use login::Login;
 pub use transaction::{Mail, Refusal, To};
 
 use super::reply::{Reply, ReplyError, ReplyReader};
+use chunks::Chunks;
 use transaction::Transaction;
 
 /// Where in a connection something was said or went wrong.
@@ -133,7 +135,8 @@ pub enum Step {
     Handshake,
     /// A transaction may [`Client::begin`].
     Ready,
-    /// Send the message through a [`super::stuffing::Stuffer`], then call [`Client::data_sent`].
+    /// Send the message, then call [`Client::data_sent`]: through a [`super::stuffing::Stuffer`], or
+    /// as it is in chunks if [`Client::is_chunked`].
     SendData,
     /// The transaction is over; the next step is `Ready` or `Closed`.
     Finished(Finished),
@@ -151,6 +154,8 @@ pub struct Finished {
     /// ended with a 421 in place of the reply to MAIL. On a connection that was used before it is
     /// no attempt.
     pub untouched: bool,
+    /// The server offers CHUNKING and does not know BDAT: the message may go again with DATA.
+    pub no_chunks: bool,
 }
 
 #[derive(Debug)]
@@ -196,6 +201,7 @@ pub struct Client {
     output: Vec<u8>,
     extensions: Extensions,
     transaction: Transaction,
+    chunks: Chunks,
     /// A transaction failed: RSET comes before the next one.
     needs_reset: bool,
     transactions: u64,
@@ -220,6 +226,7 @@ impl Client {
             output: Vec::new(),
             extensions: Extensions::default(),
             transaction: Transaction::default(),
+            chunks: Chunks::default(),
             needs_reset: false,
             transactions: 0,
             heard: 0,
@@ -288,10 +295,12 @@ impl Client {
             State::Finished(None) => self.state = State::Finished(Some(nothing(Stage::Mail, loss))),
             // A server that refuses a message half way says so and closes.
             State::Data => {
+                self.hear_chunks();
                 let refusal = match self.replies.poll() {
                     Ok(Some(raw)) if raw.code >= 400 => Some(raw.to_reply()),
                     _ => None,
                 };
+                let refusal = self.chunks.refusal.take().or(refusal);
                 let said = refusal.map_or(Said::Nothing(loss), Said::Reply);
                 self.end_transaction(Answer {
                     stage: Stage::FinalDot,
@@ -327,8 +336,10 @@ impl Client {
         recipients: impl Iterator<Item = To<'a>>,
     ) -> Result<(), Refusal> {
         let reset = self.needs_reset;
+        let chunked = self.chunks.are_useful(mail.size, &self.extensions) && !self.lmtp;
         self.transaction
-            .prepare(mail, recipients, &self.extensions, reset)?;
+            .prepare(mail, recipients, &self.extensions, reset, chunked)?;
+        self.chunks.begin();
         self.transactions += 1;
         self.state = State::Group;
         if self.extensions.pipelining {
@@ -339,9 +350,18 @@ impl Client {
         Ok(())
     }
 
-    /// The message and its final dot were written.
+    /// The message and its final dot, or its last chunk, were written.
     pub fn data_sent(&mut self) {
         self.state = State::FinalDot;
+        if let Some(refusal) = self.chunks.refusal.take() {
+            let answer = said(Stage::FinalDot, refusal);
+            self.transaction.answer_rest(&answer);
+            if self.chunks.unknown {
+                self.finish(Some(answer));
+            } else if self.chunks.due == 0 {
+                self.finish(None);
+            }
+        }
     }
 
     /// Says goodbye; the driver writes it and need not wait for the answer.
@@ -363,7 +383,9 @@ impl Client {
                     let end = end.take();
                     self.needs_reset |= self.transaction.failed();
                     self.state = end.map_or(State::Ready, State::Closed);
-                    return Step::Finished(self.transaction.finish());
+                    let mut finished = self.transaction.finish();
+                    finished.no_chunks = std::mem::take(&mut self.chunks.unknown);
+                    return Step::Finished(finished);
                 }
                 // Nobody asked: it closes the connection, or the two of us are out of step.
                 State::Ready if self.replies.has_more() => Wait::Command,
@@ -464,6 +486,11 @@ impl Client {
                 if self.transaction.answer_next(said(Stage::FinalDot, reply)) {
                     self.finish(None);
                 }
+            }
+            State::FinalDot
+                if self.transaction.is_chunked() && !matches!(reply.code, 300..=399 | 421) =>
+            {
+                self.hear_chunk(reply);
             }
             State::FinalDot => {
                 let closing = matches!(reply.code, 300..=399 | 421);

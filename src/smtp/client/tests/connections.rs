@@ -29,6 +29,7 @@ fn a_421_anywhere_is_the_end_and_keeps_what_was_said_before() {
             Do(Step::Finished(Finished {
                 answers: vec![end(Stage::Mail), end(Stage::Mail)],
                 untouched: true,
+                no_chunks: false,
             })),
             Do(Step::Closed(end(Stage::Mail))),
         ],
@@ -106,6 +107,7 @@ fn the_end_of_the_connection_anywhere() {
             Do(Step::Finished(Finished {
                 answers: vec![closed(Stage::Mail)],
                 untouched: true,
+                no_chunks: false,
             })),
             Do(Step::Closed(closed(Stage::Mail))),
         ],
@@ -181,7 +183,8 @@ fn endless_and_malformed_replies() {
         step,
         Step::Finished(Finished {
             answers: vec![loss()],
-            untouched: true
+            untouched: true,
+            no_chunks: false,
         })
     );
     assert_eq!(client.step(), Step::Closed(loss()));
