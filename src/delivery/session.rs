@@ -332,10 +332,9 @@ impl Session {
 
     /// Takes what the server has said by now, without waiting for more.
     pub(super) async fn take_what_came(&mut self) {
-        match self.came().await {
-            // That it is closed the next write will tell, after what it said was read.
-            Some(read @ Ok(1..)) => self.take(read),
-            Some(_) | None => {}
+        // That it is closed the next write will tell, after what it said was read.
+        if let Some(read @ Ok(1..)) = self.came().await {
+            self.take(read);
         }
     }
 

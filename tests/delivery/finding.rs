@@ -270,6 +270,28 @@ async fn c058_mx_hosts_in_the_order_of_their_preference() {
     world.end().await;
 }
 
+/// A list that does not fit into UDP, of which the best are tried and no more.
+#[actix::test]
+async fn a_thousand_mx_records_are_one_attempt_of_ten_addresses() {
+    let mx = Mx::start(MxConfig::default()).await.expect("an MX");
+    let mut world = World::new(mx.address().port(), |_| {}).await;
+    let dns = world.dns.clone();
+    for n in (0..1000).rev() {
+        dns.mx("example.com", n, &format!("mx{n}.example.com"));
+    }
+    for n in 0..20 {
+        dns.a(&format!("mx{n}.example.com"), ip(&mx));
+    }
+    mx.on(Stage::Greeting, |_| {
+        Act::ReplyThenClose("421 4.3.2 busy".to_owned())
+    });
+    expect(&mut world, "u@example.com", "deferred 421 4.3.2 busy").await;
+    assert_eq!(mx.connections(), 10);
+    // The MX records once more over TCP, and the addresses of the hosts that count.
+    assert!(dns.queries() <= 2 + 2 * 20 + 1, "{}", dns.queries());
+    world.end().await;
+}
+
 /// C059: mail whose hosts lead to this machine ends there and then, without a connection.
 #[actix::test]
 async fn c059_never_to_ourselves() {
