@@ -114,6 +114,8 @@ sections! {
         data: Span = Span::mins(3),
         /// For the reply to the final dot; shorter makes duplicates.
         final_dot: Span = Span::mins(10),
+        /// For a session until its first MAIL, and for each transaction after it, however steadily a server answers.
+        transaction: Span = Span::mins(60),
         /// For a program that a route or an alias gives mail to; then it is killed and tried again.
         pipe: Span = Span::mins(10),
     }

@@ -6,34 +6,33 @@
 //! whether that is news.
 
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use actix::{Addr, Recipient};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 use tokio_rustls::TlsConnector;
 
+use super::again::{self, Again, Held};
 use super::dispatcher::Dispatcher;
+use super::opening::Unreached;
 use super::paces::Standing;
-use super::password;
 use super::pending::Pending;
-use super::promise::{Promise, Terms};
-use super::reach::{self, Destination, HostMemory, Lesson, Reach, Target};
-use super::results::Results;
-use super::security;
-use super::session::{Failure, Security, Session, Unopened};
+use super::promise::waives;
+use super::reach::{Destination, HostMemory, Lesson, Reach};
+use super::session::Session;
 use super::seven_bit::SevenBit;
 use super::targets;
 use super::verdict::{self, Verdict};
-use super::worker::{Connected, Ended, Grade, Learned, Next, Unreachable, Worker};
+use super::worker::{Ended, Grade, Next, Unreachable, Worker};
 use crate::config::Config;
 use crate::dns::Resolver;
 use crate::message::Content;
 use crate::queue::{Fetch, Outcome};
 use crate::report::Tally;
-use crate::smtp::client::{Answer, Login, Loss, Mail, Said, Stage};
+use crate::smtp::client::{Answer, Loss, Mail, Said, Stage};
 use crate::smtp::reply::Reply;
 use crate::time;
-use crate::tls::client::{Judge, Problem};
+use crate::tls::client::Judge;
 use crate::tls::sts::Policies;
 use queue_schema::{BodyKind, Origin};
 
@@ -59,6 +58,8 @@ pub(super) struct Common {
     pub(super) policies: Addr<Policies>,
     /// Connections to all destinations together.
     pub(super) connections: Arc<Semaphore>,
+    /// Since when this holds: who delivered what arrived before, and how far, nobody may know.
+    pub(super) since: time::Millis,
 }
 
 /// One connection, from the worker's order to open it to its end.
@@ -87,34 +88,14 @@ impl Drop for Farewell {
     }
 }
 
-/// Why there is no session.
-struct Unreached {
-    verdict: Verdict,
-    /// The host whose reply that is; empty where none spoke.
-    remote: String,
-    /// Whether it is about what this message or its domain demands: others may get through.
-    own: bool,
-    /// The host is this one: the others, which are no better, would bring it back.
-    loops: bool,
-}
-
-impl From<Verdict> for Unreached {
-    fn from(verdict: Verdict) -> Self {
-        Unreached {
-            verdict,
-            remote: String::new(),
-            own: false,
-            loops: false,
-        }
-    }
-}
-
 /// What became of a part.
 enum Sent {
     /// It was reported.
     Reported(Grade),
     /// The connection had ended before the first word about it.
     Untouched,
+    /// What is left of it is tried again at once.
+    Again(Again, Held),
 }
 
 impl Connection {
@@ -128,7 +109,16 @@ impl Connection {
         let mut session = None;
         let mut grade = None;
         let mut sent = 0;
-        while let Some(part) = self.next(&mut session, grade.take()).await {
+        // What is left of an attempt, and the sessions it had.
+        let mut rest: Vec<(Pending, usize)> = Vec::new();
+        loop {
+            let (part, mut sessions) = match rest.pop() {
+                Some(left) => left,
+                None => match self.next(&mut session, grade.take()).await {
+                    Some(part) => (part, 0),
+                    None => break,
+                },
+            };
             let Some(mut part) = self.turn(part, &mut session).await else {
                 continue;
             };
@@ -138,7 +128,10 @@ impl Connection {
                 continue;
             }
             let strict = part.message.envelope.require_tls;
-            let promise = Arc::clone(&part.promise);
+            let mut promise = Arc::clone(&part.promise);
+            if !strict && promise.may_demand() && self.waives(&mut part).await {
+                promise = Arc::new(promise.waived());
+            }
             let fits = |open: &Session| {
                 (open.is_proven() || !strict)
                     && open.terms.as_ref().is_none_or(|t| t.keep(&promise))
@@ -149,14 +142,31 @@ impl Connection {
                 part.reporter().send(record, permit);
                 continue;
             }
+            // What was said last about what is tried again, and by whom.
+            let mut held: Option<Held> = None;
+            let mut tried = Vec::new();
             loop {
                 if let Some(unproven) = session.take_if(|open| !fits(open)) {
                     unproven.quit().await;
                 }
                 let (mut open, kept) = match session.take() {
                     Some(open) => (open, true),
-                    None => match self.open(strict, &promise).await {
+                    None => match self.open(strict, &promise, &tried).await {
                         Ok(open) => (open, false),
+                        Err(_) if held.is_some() => {
+                            let permit = self.permit().await;
+                            if let Some(Held {
+                                verdicts,
+                                remote,
+                                tls,
+                            }) = held.take()
+                            {
+                                let record = part.settle(verdicts.into_iter(), &remote, &tls);
+                                part.reporter().send(record, permit);
+                            }
+                            grade = Some(Grade::Trouble);
+                            break;
+                        }
                         Err(unreached) if unreached.own => {
                             let permit = self.permit().await;
                             let Unreached {
@@ -169,6 +179,11 @@ impl Connection {
                         Err(Unreached {
                             verdict, remote, ..
                         }) => {
+                            for (left, _) in rest.drain(..) {
+                                let wait = self.common.config.retry.first.0;
+                                let later = Verdict::postponed(wait, verdict.reply.clone());
+                                left.reporter().clone().send_one(left, &later, &remote);
+                            }
                             // If the worker is gone, dropping the part reports it.
                             let unreachable = Unreachable {
                                 id: self.id,
@@ -184,9 +199,34 @@ impl Connection {
                 if kept && !open.is_quiet().await {
                     continue;
                 }
-                match self.deliver(&mut open, kept, &mut part).await {
+                match self.deliver(&mut open, kept, &mut part, sessions).await {
                     Sent::Untouched => continue,
                     Sent::Reported(reported) => grade = Some(reported),
+                    Sent::Again(again, said) => {
+                        held = Some(said);
+                        match again {
+                            Again::Here => {
+                                let more = sent < self.standing.borrow().messages;
+                                sent += 1;
+                                match more && open.is_ready() {
+                                    true => session = Some(open),
+                                    false => open.quit().await,
+                                }
+                            }
+                            Again::Elsewhere => {
+                                tried.push(open.address);
+                                sessions += 1;
+                                open.quit().await;
+                            }
+                            Again::Fewer(most) => {
+                                let first = part.recipients().iter().take(most);
+                                let fewer = part.split(first.copied().collect());
+                                sessions += 1;
+                                rest.push((std::mem::replace(&mut part, fewer), sessions));
+                            }
+                        }
+                        continue;
+                    }
                 }
                 // Some take so many messages in a connection and no more.
                 let more = sent < self.standing.borrow().messages;
@@ -242,178 +282,15 @@ impl Connection {
         receiver.try_recv().ok()
     }
 
-    /// Opens a session with the first host that takes one and keeps the promise; a `strict` one is
-    /// over TLS with proof.
-    async fn open(&mut self, strict: bool, promise: &Promise) -> Result<Session, Unreached> {
-        let mut stop = self.stop.clone();
-        tokio::select! {
-            biased;
-            _ = stop.wait_for(|stop| *stop) => Err(super::draining().into()),
-            opened = self.open_any(strict, promise) => opened,
-        }
-    }
-
-    async fn open_any(&mut self, strict: bool, promise: &Promise) -> Result<Session, Unreached> {
-        let common = Arc::clone(&self.common);
-        let targets = reach::targets(
-            &self.destination,
-            &common.resolver,
-            &common.reach,
-            &self.memory,
-        )
-        .await?;
-        let mut last: Option<Unreached> = None;
-        for target in targets {
-            let opened = self.open_one(&common, &target, strict, promise).await;
-            let unreached = match opened {
-                Ok(session) => {
-                    self.learn(target.address.ip(), Lesson::Reachable).await;
-                    let _ = self.worker.send(Connected(self.id)).await;
-                    return Ok(session);
-                }
-                Err(unreached) => unreached,
-            };
-            tracing::debug!(
-                host = target.remote(), reply = %unreached.verdict.reply, "no session"
-            );
-            // Only if every host says 5xx is it for good: one that may yet take it decides. And
-            // only if no host could be reached at all is it the destination's trouble.
-            let failed = unreached.verdict.outcome == Outcome::Failed;
-            let keep = |before: &Unreached| {
-                (failed && before.verdict.outcome != Outcome::Failed)
-                    || (before.own && !unreached.own)
-            };
-            let loops = unreached.loops;
-            if !last.as_ref().is_some_and(keep) {
-                last = Some(unreached);
-            }
-            if loops {
-                break;
-            }
-        }
-        let none = || Verdict::deferred(451, "4.4.1", "no address could be tried").into();
-        Err(last.unwrap_or_else(none))
-    }
-
-    /// Opens a session with one host.
-    async fn open_one(
-        &mut self,
-        common: &Common,
-        target: &Target,
-        strict: bool,
-        promise: &Promise,
-    ) -> Result<Session, Unreached> {
-        let address = target.address.ip();
-        let may_use_tls = self.memory.may_use_tls(address, Instant::now());
-        let own = |verdict: Verdict| Unreached {
-            own: true,
-            ..Unreached::from(verdict)
-        };
-        let plan = security::plan(common.into(), target, strict, promise, may_use_tls).await;
-        let results = Results {
-            common,
-            target,
-            promise,
-        };
-        let security = plan.map_err(|verdict| {
-            results.refused(&verdict);
-            own(verdict)
-        })?;
-        let login = login(&common.config, target).await?;
-        let mut opened = Session::open(target, &common.config, &security, login).await;
-        let mut broken = None;
-        // Clear text is what opportunistic TLS falls back to (RFC 7435 section 4).
-        if let Err(Unopened {
-            failure: Failure::Handshake,
-            answer,
-        }) = &opened
-            && security.is_optional()
-        {
-            tracing::warn!(
-                host = %target.remote(),
-                error = %answer_text(answer),
-                "TLS handshake failed; this host is spoken to in clear for a while"
-            );
-            broken = Some(answer_text(answer));
-            self.learn(address, Lesson::NoTls).await;
-            opened = Session::open(target, &common.config, &Security::clear(), None).await;
-        }
-        let Unopened { answer, failure } = match opened {
-            Ok(mut session) => {
-                // In clear because of an earlier failure: that one was counted.
-                if may_use_tls || !security.is_optional() {
-                    results.opened(&security, &session, broken);
-                }
-                if !self.memory.may_use_chunks(address, Instant::now()) {
-                    session.client().avoid_chunks();
-                }
-                session.terms = target.hop.is_none().then(|| Terms {
-                    host: target.host.clone(),
-                    rule: promise.rule,
-                    dane: promise.dnssec,
-                    proof: session.proof,
-                });
-                return Ok(session);
-            }
-            Err(unopened) => {
-                results.unopened(&security, &unopened, &answer_text(&unopened.answer));
-                unopened
-            }
-        };
-        let mut remote = target.remote();
-        let demanded = target.hop.is_none() && !security.is_optional();
-        let mut verdict = match &failure {
-            Failure::Untrusted(Problem { text: reason, .. }) if strict => {
-                let text = format!("{remote}: the sender requires verified TLS: {reason}");
-                Verdict::failed(550, "5.7.30", &text)
-            }
-            Failure::Untrusted(Problem { text: reason, .. }) if demanded => {
-                let who = &security.why;
-                let text = format!("{remote}: no verified TLS: {reason}; {who}");
-                Verdict::deferred(451, "4.7.5", &text)
-            }
-            Failure::Untrusted(Problem { text: reason, .. }) => {
-                let text = format!("{remote}: TLS could not be verified: {reason}");
-                Verdict::deferred(451, "4.7.5", &text)
-            }
-            Failure::Handshake if demanded => {
-                let who = &security.why;
-                let reason = answer_text(&answer);
-                let text = format!("{remote}: the TLS handshake failed: {reason}; {who}");
-                Verdict::deferred(451, "4.7.5", &text)
-            }
-            Failure::Handshake | Failure::Other => {
-                let (verdict, ruled) = self.judge(&answer, true);
-                self.ruled(ruled).await;
-                verdict
-            }
-        };
-        if verdict.outcome != Outcome::Failed && failure == Failure::Other {
-            self.learn(address, Lesson::Unreachable).await;
-        }
-        let about_tls = failure != Failure::Other;
-        if about_tls && (demanded || strict || failure != Failure::Handshake) {
-            remote.clear();
-        } else if matches!(answer.said, Said::Nothing(_)) {
-            verdict.reply.text = format!("{remote}: {}", verdict.reply.text);
-            remote.clear();
-        }
-        Err(Unreached {
-            verdict,
-            remote,
-            own: about_tls && demanded,
-            loops: answer.said == Said::Nothing(Loss::Ourselves),
-        })
-    }
-
-    async fn learn(&mut self, address: std::net::IpAddr, lesson: Lesson) {
-        self.memory.learn(address, lesson, Instant::now());
-        let _ = self.worker.send(Learned { address, lesson }).await;
-    }
-
     /// Sends a part over an open session and reports what became of each recipient. A session that
     /// was kept from before may have ended unnoticed.
-    async fn deliver(&mut self, session: &mut Session, kept: bool, part: &mut Pending) -> Sent {
+    async fn deliver(
+        &mut self,
+        session: &mut Session,
+        kept: bool,
+        part: &mut Pending,
+        sessions: usize,
+    ) -> Sent {
         let message = Arc::clone(&part.message);
         let content = match self.content(part).await {
             Ok(content) => content,
@@ -473,26 +350,54 @@ impl Connection {
         let mut grade = Grade::Neutral;
         let ours = !matches!(message.origin, Origin::Outside { .. });
         let mut ruled: Vec<Reply> = Vec::new();
-        let verdicts = finished.answers.iter().map(|answer| {
-            let (judged, rule) = self.judge(answer, ours);
-            // Said to each recipient of a transaction, it was said once.
-            ruled.extend(rule.filter(|reply| !ruled.contains(reply)));
-            match judged.outcome {
-                Outcome::Delivered => grade = Grade::Delivered,
-                _ if grade == Grade::Neutral && is_trouble(answer) => grade = Grade::Trouble,
-                _ => {}
-            }
-            judged
-        });
-        let permit = self.permit().await;
-        let mut record = part.settle(verdicts, &session.remote, &session.tls);
-        let notifies = session.client().extensions().dsn;
-        for attempt in &mut record.attempts {
-            attempt.notifies = notifies;
+        let verdicts: Vec<Verdict> = finished
+            .answers
+            .iter()
+            .map(|answer| {
+                let (judged, rule) = self.judge(answer, ours);
+                // Said to each recipient of a transaction, it was said once.
+                ruled.extend(rule.filter(|reply| !ruled.contains(reply)));
+                match judged.outcome {
+                    Outcome::Delivered => grade = Grade::Delivered,
+                    _ if grade == Grade::Neutral && is_trouble(answer) => grade = Grade::Trouble,
+                    _ => {}
+                }
+                judged
+            })
+            .collect();
+        let again = again::plan(&finished, &verdicts, !ruled.is_empty(), sessions);
+        let (mut last, mut held) = (Vec::new(), Vec::new());
+        for (at, verdict) in verdicts.into_iter().enumerate() {
+            let is_left = again.as_ref().is_some_and(|(_, left)| left.contains(&at));
+            let list = if is_left { &mut held } else { &mut last };
+            list.push(verdict);
         }
-        part.reporter().send(record, permit);
+        let left = again.as_ref().map(|(_, left)| {
+            let left = left.iter().filter_map(|at| part.recipients().get(*at));
+            let left = left.copied().collect();
+            part.split(left)
+        });
+        if !part.recipients().is_empty() {
+            let permit = self.permit().await;
+            let mut record = part.settle(last.into_iter(), &session.remote, &session.tls);
+            let notifies = session.client().extensions().dsn;
+            for attempt in &mut record.attempts {
+                attempt.notifies = notifies;
+            }
+            part.reporter().send(record, permit);
+        }
         self.ruled(ruled).await;
-        Sent::Reported(grade)
+        let (Some((again, _)), Some(mut left)) = (again, left) else {
+            return Sent::Reported(grade);
+        };
+        left.content = Some(original);
+        *part = left;
+        let held = Held {
+            verdicts: held,
+            remote: session.remote.clone(),
+            tls: session.tls.clone(),
+        };
+        Sent::Again(again, held)
     }
 
     /// Delivers a part to a target on this machine, one recipient after the other.
@@ -512,6 +417,7 @@ impl Connection {
                         content,
                         hostname: &config.hostname,
                         patience: config.timeouts.pipe.0,
+                        repeated: part.message.arrived < self.common.since,
                     };
                     targets::deliver(via, &errand).await
                 }
@@ -527,6 +433,14 @@ impl Connection {
         let record = part.settle(verdicts.into_iter(), "local", "");
         part.reporter().send(record, permit);
         grade
+    }
+
+    /// Whether the sender waives what the domain demands of TLS.
+    async fn waives(&self, part: &mut Pending) -> bool {
+        // What can not be read is told of when it is to be sent.
+        part.content = self.content(part).await.ok();
+        let content = part.content.as_ref();
+        content.is_some_and(|content| waives(&content.head))
     }
 
     async fn content(&self, part: &mut Pending) -> Result<Content, Verdict> {
@@ -561,38 +475,6 @@ impl Connection {
     }
 }
 
-/// Who we are to a relay. A password that can not be read is for the operator to correct: the mail
-/// waits.
-async fn login(config: &Config, target: &Target) -> Result<Option<Login>, Verdict> {
-    let Some(hop) = &target.hop else {
-        return Ok(None);
-    };
-    let (Some(user), Some(file)) = (&hop.user, hop.password_file()) else {
-        return Ok(None);
-    };
-    let path = config.dir.join(file);
-    let read = tokio::task::spawn_blocking({
-        let path = path.clone();
-        move || password::read(&path)
-    });
-    let found = read
-        .await
-        .unwrap_or_else(|_| Err("it could not be read".to_owned()));
-    let password = found.map_err(|problem| {
-        let problem = format!("{}: {problem}", path.display());
-        tracing::error!(target: "alarm", relay = %hop, problem, "no password for a relay");
-        Verdict::deferred(451, "4.3.5", &format!("no password for {hop}; see the log"))
-    })?;
-    let nonce = std::iter::repeat_with(fastrand::alphanumeric)
-        .take(24)
-        .collect();
-    Ok(Some(Login {
-        user: user.clone(),
-        password,
-        nonce,
-    }))
-}
-
 /// RFC 8689 section 4.2.1 item 2: that a host is who it says proves nothing if anyone could have
 /// slipped its name into DNS.
 fn unproven_hosts() -> Verdict {
@@ -611,7 +493,8 @@ fn was_closed(answer: &Answer) -> bool {
 
 /// Whether a connection was lost while a message was on its way, or its reply.
 fn was_lost_in_data(answer: &Answer) -> bool {
-    answer.stage == Stage::FinalDot && matches!(answer.said, Said::Nothing(_))
+    matches!(answer.stage, Stage::Content | Stage::FinalDot)
+        && matches!(answer.said, Said::Nothing(_))
 }
 
 /// Whether an answer says that this destination has enough of us for now.
@@ -619,12 +502,5 @@ fn is_trouble(answer: &Answer) -> bool {
     match &answer.said {
         Said::Reply(reply) => reply.code == 421,
         Said::Nothing(_) => true,
-    }
-}
-
-fn answer_text(answer: &Answer) -> String {
-    match &answer.said {
-        Said::Reply(reply) => reply.to_string(),
-        Said::Nothing(loss) => loss.to_string(),
     }
 }

@@ -438,6 +438,7 @@ fn common(
         policies,
         tally,
         judge: tls::client::judge(config)?,
+        since: crate::time::now(),
     }))
 }
 

@@ -73,7 +73,7 @@ pub struct Sts {
 pub struct Host {
     /// `name[address]:port`.
     pub host: String,
-    /// What decides: rule, dane, mta-sts, opportunistic.
+    /// What decides: rule, dane, mta-sts, provider, opportunistic.
     pub policy: &'static str,
     /// In words.
     pub why: String,
@@ -155,6 +155,7 @@ pub async fn look(config: &Config, resolver: &Resolver, domain: &str) -> Result<
         source: way.map(|way| way.source.clone()).unwrap_or_default(),
         ..Destination::default()
     };
+    let destination = destination.run_by(&config.providers);
     let reach = Reach::new(config);
     match reach::targets(&destination, resolver, &reach, &HostMemory::default()).await {
         Err(verdict) => view.problem = Some(verdict.reply.to_string()),
@@ -232,6 +233,9 @@ fn reason(promise: &Promise, security: &Security) -> (&'static str, String) {
         Proof::Dane => {
             let text = "TLSA records name its certificate, proven by DNSSEC";
             ("dane", text.to_owned())
+        }
+        Proof::Unverified if security.tlsa.is_empty() => {
+            ("provider", security::BY_PROVIDER.to_owned())
         }
         Proof::Unverified => {
             let text = "it has TLSA records, none of which can be used: TLS without proof";

@@ -11,6 +11,7 @@
 //!
 //! Nothing here writes to the store. `verdict`, `mx`, `pacing`, `providers` and `routes` are pure.
 
+mod again;
 mod connection;
 mod dispatcher;
 mod hops;
@@ -18,6 +19,7 @@ mod lanes;
 pub mod look;
 mod messages;
 pub mod mx;
+mod opening;
 mod outgoing;
 mod own_names;
 mod paces;

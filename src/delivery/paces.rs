@@ -198,9 +198,15 @@ impl Paces {
         }
     }
 
-    /// Rules and limits were read anew: turns and counts begin afresh.
+    /// Rules and limits were read anew: turns begin afresh, replies that were counted still count.
     pub(super) fn renew(&mut self) {
-        self.scopes.clear();
+        for scope in self.scopes.values_mut() {
+            *scope = Scope {
+                counted: std::mem::take(&mut scope.counted),
+                ..Scope::default()
+            };
+        }
+        self.scopes.retain(|_, scope| !scope.counted.is_empty());
     }
 
     /// A worker ended: what only its destination had is not kept.

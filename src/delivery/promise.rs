@@ -43,6 +43,20 @@ impl Promise {
         (self.rule, self.dnssec, &self.sts) == (other.rule, other.dnssec, &other.sts)
     }
 
+    /// Whether the domain may demand something that a sender can waive.
+    pub(super) fn may_demand(&self) -> bool {
+        self.rule.is_none() && (self.dnssec || self.enforced().is_some())
+    }
+
+    /// The same for mail whose sender wants it delivered whatever the domain demands.
+    pub(super) fn waived(&self) -> Promise {
+        Promise {
+            domain: self.domain.clone(),
+            rule: Some(TlsRule::May),
+            ..Promise::default()
+        }
+    }
+
     /// Whether the names of the mail hosts are beyond doubt (RFC 8689 section 4.2.1).
     pub(super) fn proves_hosts(&self) -> bool {
         self.dnssec || self.enforced().is_some()
@@ -98,8 +112,11 @@ impl Terms {
         if self.rule != promise.rule {
             return false;
         }
-        if promise.rule.is_some() {
-            return true;
+        match promise.rule {
+            // Whose MX records anyone could have forged has no part in what a host proved.
+            Some(TlsRule::Dane) => return promise.dnssec && self.proof == Proof::Dane,
+            Some(_) => return true,
+            None => {}
         }
         if promise.dnssec && !self.dane {
             return false;
@@ -111,6 +128,20 @@ impl Terms {
             None => true,
         }
     }
+}
+
+/// Whether a header says `TLS-Required: No`: the mail matters more than the TLS policy of its
+/// domain (RFC 8689 section 5), as a report that this policy fails does (RFC 8460 section 3).
+pub(super) fn waives(head: &[u8]) -> bool {
+    const NAME: &[u8] = b"tls-required:";
+    let value = |line: &'_ [u8]| -> Option<bool> {
+        let (start, value) = line.split_at_checked(NAME.len())?;
+        let no = value.trim_ascii().eq_ignore_ascii_case(b"no");
+        start.eq_ignore_ascii_case(NAME).then_some(no)
+    };
+    // Said twice it is not to be understood.
+    let mut found = head.split(|byte| *byte == b'\n').filter_map(value);
+    matches!((found.next(), found.next()), (Some(true), None))
 }
 
 /// None of the hosts may get the mail: the policy names others.
@@ -154,6 +185,35 @@ mod tests {
             dane,
             proof,
         }
+    }
+
+    #[test]
+    fn a_sender_may_waive_what_the_domain_demands() {
+        for (head, waived) in [
+            ("TLS-Required: No\r\n\r\n", true),
+            ("From: a@b.example\r\ntls-required:no\r\n\r\n", true),
+            ("TLS-Required: Yes\r\n\r\n", false),
+            ("TLS-Required: No, really\r\n\r\n", false),
+            ("TLS-Required: No\r\nTLS-Required: No\r\n\r\n", false),
+            (
+                "X-TLS-Required: No\r\nSubject: x\r\n TLS-Required: No\r\n\r\n",
+                false,
+            ),
+            ("", false),
+        ] {
+            assert_eq!(waives(head.as_bytes()), waived, "{head}");
+        }
+        let enforced = sts(Mode::Enforce, "mx.example.com");
+        assert!(enforced.may_demand());
+        let waived = enforced.waived();
+        assert!(!waived.may_demand() && waived.enforced().is_none());
+        assert_eq!(waived.domain, "example.com");
+        // An operator's rule is not the domain's.
+        let ruled = Promise {
+            rule: Some(TlsRule::Verify),
+            ..enforced
+        };
+        assert!(!ruled.may_demand());
     }
 
     #[test]

@@ -108,6 +108,8 @@ pub struct Provider {
     pub rate: Option<Rate>,
     /// Recipients of one domain only share a transaction.
     pub one_domain: bool,
+    /// Its hosts get no mail in clear.
+    pub require_tls: bool,
     rules: Vec<Arc<Rule>>,
 }
 
@@ -217,6 +219,7 @@ impl Providers {
                 recipients: provider.recipients.map(|most| most.max(1)),
                 rate: provider.rate,
                 one_domain: provider.one_domain,
+                require_tls: provider.require_tls,
                 rules,
             });
         }
@@ -266,6 +269,8 @@ struct WrittenProvider {
     rate: Option<Rate>,
     #[serde(default)]
     one_domain: bool,
+    #[serde(default)]
+    require_tls: bool,
     #[serde(default)]
     like: String,
     #[serde(default, rename = "rule")]

@@ -48,6 +48,8 @@ fn providers_by_their_hosts() {
         ("mx-ha02.web.de", "gmx"),
         ("mx1a1.comcast.net", "comcast"),
         ("smtp-in.orange.fr", "orange"),
+        ("mx1.mail.yahoo.co.jp", "yahoo-japan"),
+        ("mx.kpnmail.nl", "kpn"),
         ("mx1.qq.com", "qq"),
         ("163mx01.mxmail.netease.com", "163"),
         ("eu-smtp-inbound-1.mimecast.com", "mimecast"),
@@ -70,25 +72,37 @@ fn limits_of_providers() {
         let provider = of(&providers, host);
         (provider.connections, provider.messages, provider.recipients)
     };
-    assert_eq!(
-        limits("aspmx.l.google.com"),
-        (Some(10), Some(50), Some(100))
-    );
-    assert_eq!(
-        limits("mta5.am0.yahoodns.net"),
-        (Some(20), Some(20), Some(100))
-    );
-    assert_eq!(
-        limits("a.olc.protection.outlook.com"),
-        (Some(5), Some(50), Some(100))
-    );
-    assert_eq!(
-        limits("mx01.mail.icloud.com"),
-        (Some(10), Some(5), Some(100))
-    );
-    assert_eq!(limits("mx00.gmx.net"), (Some(4), Some(20), Some(50)));
-    assert_eq!(limits("mx1.qq.com"), (Some(4), Some(8), Some(20)));
+    for (host, connections, messages, recipients) in [
+        ("aspmx.l.google.com", 5, 50, 100),
+        ("mta5.am0.yahoodns.net", 20, 20, 100),
+        ("a.olc.protection.outlook.com", 5, 50, 100),
+        ("a.mail.protection.outlook.com", 5, 50, 100),
+        ("a.b-v1.mx.microsoft", 5, 50, 100),
+        ("mx01.mail.icloud.com", 10, 5, 100),
+        ("mx00.gmx.net", 4, 20, 50),
+        ("mx1a1.comcast.net", 25, 1000, 100),
+        ("smtp-in.orange.fr", 2, 100, 50),
+        ("eu-smtp-inbound-1.mimecast.com", 10, 100, 100),
+        ("mx1.mail.yahoo.co.jp", 2, 20, 50),
+        ("mx.kpnmail.nl", 10, 10, 100),
+        ("mx1.qq.com", 4, 8, 20),
+        ("163mx01.mxmail.netease.com", 4, 7, 20),
+        ("d000000a.ess.barracudanetworks.com", 10, 15, 100),
+    ] {
+        let expected = (Some(connections), Some(messages), Some(recipients));
+        assert_eq!(limits(host), expected, "{host}");
+    }
     assert_eq!(limits("mx.example.org"), (None, None, None));
+    for (host, demanded) in [
+        ("aspmx.l.google.com", true),
+        ("mx1a1.comcast.net", true),
+        ("mx-ha02.web.de", true),
+        ("smtp-in.orange.fr", true),
+        ("mta5.am0.yahoodns.net", false),
+        ("mx.example.org", false),
+    ] {
+        assert_eq!(of(&providers, host).require_tls, demanded, "{host}");
+    }
     assert!(of(&providers, "aspmx.l.google.com").one_domain);
     assert!(!of(&providers, "mta5.am0.yahoodns.net").one_domain);
 }

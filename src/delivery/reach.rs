@@ -21,6 +21,10 @@ pub(super) const NO_TLS_MEMORY: Duration = Duration::from_secs(3600);
 pub(super) const NO_CHUNKS_MEMORY: Duration = Duration::from_secs(24 * 3600);
 /// An address that could not be reached is tried after the others for this long.
 pub(super) const UNREACHABLE_MEMORY: Duration = Duration::from_secs(300);
+/// A host that did not prove what was demanded of it is not asked again for this long.
+pub(super) const DISTRUST_MEMORY: Duration = Duration::from_secs(60);
+/// Demands that a destination's hosts failed, as far as they are remembered.
+const DISTRUSTS: usize = 1000;
 
 /// Where mail for some domains goes: a set of hosts.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -74,6 +78,8 @@ pub(super) struct Target {
     pub(super) hop: Option<Hop>,
     /// The address to connect from.
     pub(super) source: Option<IpAddr>,
+    /// Its provider takes mail over TLS only.
+    pub(super) encrypt: bool,
 }
 
 impl Target {
@@ -166,15 +172,28 @@ pub(super) struct HostMemory {
     no_tls: HashMap<IpAddr, Instant>,
     unreachable: HashMap<IpAddr, Instant>,
     no_chunks: HashMap<IpAddr, Instant>,
+    distrusted: Vec<(IpAddr, Arc<Distrust>, Instant)>,
+}
+
+/// A host did not do what was demanded of it.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Distrust {
+    /// Equal for equal demands.
+    pub(super) demand: String,
+    /// What became of the mail.
+    pub(super) verdict: Verdict,
+    /// Whether it is about that mail only.
+    pub(super) own: bool,
 }
 
 /// One thing learned.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Lesson {
     NoTls,
     NoChunks,
     Unreachable,
     Reachable,
+    Distrusted(Arc<Distrust>),
 }
 
 impl HostMemory {
@@ -196,7 +215,35 @@ impl HostMemory {
             Lesson::Reachable => {
                 self.unreachable.remove(&address);
             }
+            Lesson::Distrusted(distrust) => {
+                self.distrusted.retain(|(host, known, until)| {
+                    *until > now && (*host, &known.demand) != (address, &distrust.demand)
+                });
+                if self.distrusted.len() < DISTRUSTS {
+                    self.distrusted
+                        .push((address, distrust, now + DISTRUST_MEMORY));
+                }
+            }
         }
+    }
+
+    /// What became of mail with the same demand a moment ago.
+    pub(super) fn distrust(
+        &self,
+        address: IpAddr,
+        demand: &str,
+        now: Instant,
+    ) -> Option<&Distrust> {
+        let mut known = self.distrusted.iter();
+        let found = known.find(|(host, distrust, until)| {
+            *host == address && distrust.demand == demand && *until > now
+        });
+        found.map(|(_, distrust, _)| distrust.as_ref())
+    }
+
+    /// An operator wants everything to be tried anew.
+    pub(super) fn forgive(&mut self) {
+        self.distrusted.clear();
     }
 
     pub(super) fn may_use_tls(&self, address: IpAddr, now: Instant) -> bool {
@@ -258,6 +305,7 @@ pub(super) async fn targets(
                 source: destination
                     .source_of(address.is_ipv4())
                     .or_else(|| reach.source_of(address.is_ipv4())),
+                encrypt: destination.provider.require_tls && hop.is_none(),
             };
             let no_source = !destination.source.is_empty()
                 && destination.source_of(address.is_ipv4()).is_none();

@@ -1,5 +1,7 @@
 //! What a session, or the try to open one, means for a report to the domain (RFC 8460).
 
+use std::net::IpAddr;
+
 use super::connection::Common;
 use super::promise::{Promise, Proof};
 use super::reach::Target;
@@ -28,7 +30,8 @@ impl Results<'_> {
             Some(policy) => (sts(policy), "validation-failure"),
             None => (tlsa(&[]), "dnssec-invalid"),
         };
-        self.count(under, Some(Problem::new(kind, verdict.reply.text.clone())));
+        let problem = Problem::new(kind, verdict.reply.text.clone());
+        self.count(under, Some(problem), None);
     }
 
     /// There is a session. `broken`: the handshake failed, so it is in clear.
@@ -50,7 +53,7 @@ impl Results<'_> {
             }
             _ => session.flaw.clone(),
         };
-        self.count(self.under(security), problem);
+        self.count(self.under(security), problem, session.local);
     }
 
     /// There is none. What is not about TLS is not reported.
@@ -60,7 +63,7 @@ impl Results<'_> {
             Failure::Handshake => Problem::new("validation-failure", reason),
             Failure::Other => return,
         };
-        self.count(self.under(security), Some(problem));
+        self.count(self.under(security), Some(problem), unopened.local);
     }
 
     fn under(&self, security: &Security) -> Under {
@@ -78,7 +81,8 @@ impl Results<'_> {
         }
     }
 
-    fn count(&self, under: Under, problem: Option<Problem>) {
+    /// `local`: the address that was tried from.
+    fn count(&self, under: Under, problem: Option<Problem>, local: Option<IpAddr>) {
         let Some(tally) = self.common.tally.get() else {
             return;
         };
@@ -90,6 +94,7 @@ impl Results<'_> {
             result: problem.kind.to_owned(),
             host: self.target.host.clone(),
             address: self.target.address.ip().to_string(),
+            local: local.map(|local| local.to_string()).unwrap_or_default(),
             reason: problem.text,
         };
         let send = |under: Under, failure: Option<tls::Failure>| {
@@ -109,6 +114,7 @@ impl Results<'_> {
             let problem = Problem::new(error.result_type(), error.to_string());
             let failure = tls::Failure {
                 address: String::new(),
+                local: String::new(),
                 ..failure(problem)
             };
             send(under, Some(failure));

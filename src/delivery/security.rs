@@ -13,6 +13,10 @@ use crate::dns::{Resolver, Tlsa};
 use crate::tls::client::{self, Judge};
 use crate::tls::dane::{self, Record};
 
+/// Who demands TLS without proof where neither rule nor domain does.
+pub(super) const BY_PROVIDER: &str =
+    "its provider takes mail over TLS only (require_tls in providers.toml)";
+
 /// What a plan is made with.
 #[derive(Clone, Copy)]
 pub(super) struct Means<'a> {
@@ -51,6 +55,7 @@ pub(super) async fn plan(
         return Ok(Security::clear());
     }
     let mut demand = match promise.rule {
+        None if target.encrypt => Proof::Unverified,
         Some(TlsRule::Never | TlsRule::May) | None => Proof::Clear,
         Some(TlsRule::Encrypt) => Proof::Unverified,
         Some(TlsRule::Verify | TlsRule::Dane) => Proof::Pkix,
@@ -64,6 +69,13 @@ pub(super) async fn plan(
         let records = dane::usable(&all);
         if !records.is_empty() {
             return named(means, strict, promise, base, records);
+        }
+        if promise.rule == Some(TlsRule::Dane) {
+            return Err(no_dane(
+                target,
+                promise,
+                "none of its TLSA records can be used",
+            ));
         }
         texts = all.iter().map(Record::text).collect();
         // Nobody can be authenticated, but whoever publishes them has TLS (RFC 7672 section 2.2).
@@ -100,6 +112,10 @@ pub(super) async fn plan(
             .cloned()
             .filter(|_| wanted && target.socket().is_none())
     };
+    let why = match need == Proof::Unverified && promise.rule.is_none() {
+        true if texts.is_empty() => BY_PROVIDER.to_owned(),
+        dane => promise::demanded_by(promise, dane),
+    };
     Ok(Security {
         connector,
         need,
@@ -108,8 +124,20 @@ pub(super) async fn plan(
         tlsa: texts,
         // A policy that is tested demands nothing, but is to be told what would have failed.
         judge: promise.tested().and(means.judge).cloned(),
-        why: promise::demanded_by(promise, need == Proof::Unverified && promise.rule.is_none()),
+        why,
     })
+}
+
+/// What is demanded, equal for equal demands; none if nothing.
+pub(super) fn demand(security: &Security) -> Option<String> {
+    let Security {
+        need,
+        strict,
+        name,
+        tlsa,
+        ..
+    } = security;
+    (!security.is_optional()).then(|| format!("{need:?} {strict} {name:?} {tlsa:?}"))
 }
 
 /// The TLSA records of a host, where they count, with their base domain.
@@ -126,10 +154,7 @@ async fn tlsa(
         return Ok(None);
     }
     let none = |why: &str| match only {
-        true => Err(defer(format!(
-            "{host}: no DANE, {why}; tls.domains says dane for {}",
-            promise.domain
-        ))),
+        true => Err(no_dane(target, promise, why)),
         false => Ok(None),
     };
     if !promise.dnssec {
@@ -143,6 +168,13 @@ async fn tlsa(
             "{host}: whether it has TLSA records (DANE) can not be found out: {reason}"
         ))),
     }
+}
+
+/// The operator wants DANE for a domain that has none.
+fn no_dane(target: &Target, promise: &Promise, why: &str) -> Verdict {
+    let (host, domain) = (&target.host, &promise.domain);
+    let text = format!("{host}: no DANE, {why}; tls.domains says dane for {domain}");
+    Verdict::deferred(451, "4.7.5", &text)
 }
 
 /// TLS that records prove.

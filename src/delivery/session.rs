@@ -1,7 +1,7 @@
 //! A connection to one host: the socket, TLS, and [`Client`] driven over them.
 //!
 //! It opens connections and runs transactions; it decides nothing. Every read and write has the
-//! time limit that the configuration gives it, and a whole transaction has [`TRANSACTION`].
+//! time limit that the configuration gives it, and so has a whole transaction.
 
 use std::future::poll_fn;
 use std::io;
@@ -27,8 +27,6 @@ use crate::smtp::reply::MAX_BYTES;
 use crate::telemetry::wire::{Peer, Tap};
 use crate::tls::client::{Judge, Problem, describe, flaw, is_untrusted, server_name};
 
-/// A transaction that is not over after this time is given up, however slowly it moves.
-pub(super) const TRANSACTION: Duration = Duration::from_secs(3600);
 /// After a write failed, the reason the server may have given is waited for so long.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 /// Saying goodbye takes no longer.
@@ -47,6 +45,18 @@ enum Stream {
     Tls(Box<TlsStream<TcpStream>>),
 }
 
+impl Stream {
+    /// The address that it goes out from.
+    fn local(&self) -> Option<IpAddr> {
+        let local = match self {
+            Stream::Plain(stream) => stream.local_addr(),
+            Stream::Tls(stream) => stream.get_ref().0.local_addr(),
+            Stream::Unix(_) => return None,
+        };
+        local.ok().map(|address| address.ip())
+    }
+}
+
 /// A connection whose greeting, EHLO and STARTTLS are done.
 pub(super) struct Session {
     stream: Stream,
@@ -54,7 +64,10 @@ pub(super) struct Session {
     input: Box<[u8]>,
     /// `host[address]:port` of the other side.
     pub(super) remote: String,
+    /// Its address.
     pub(super) address: IpAddr,
+    /// Ours.
+    pub(super) local: Option<IpAddr>,
     /// TLS version, cipher and what was proven, or empty.
     pub(super) tls: String,
     /// What TLS proved about the host.
@@ -121,6 +134,8 @@ impl Security {
 pub(super) struct Unopened {
     pub(super) answer: Answer,
     pub(super) failure: Failure,
+    /// The address that was tried from, once there was a connection.
+    pub(super) local: Option<IpAddr>,
 }
 
 /// What that failure says about TLS.
@@ -143,6 +158,7 @@ impl Unopened {
         Unopened {
             answer,
             failure: Failure::Other,
+            local: None,
         }
     }
 }
@@ -161,6 +177,7 @@ impl Session {
             Ok(Err(error)) => return Err(Unopened::new(Stage::Connect, network(&error))),
             Err(_) => return Err(Unopened::new(Stage::Connect, Loss::TimedOut)),
         };
+        let local = stream.local();
         let now = Instant::now();
         let mut client = Client::new(&config.hostname, security.connector.is_some());
         match target.hop.as_ref().map(|hop| hop.protocol) {
@@ -178,12 +195,13 @@ impl Session {
             input: vec![0; INPUT].into_boxed_slice(),
             remote: target.remote(),
             address: target.address.ip(),
+            local,
             tls: String::new(),
             proof: Proof::Clear,
             flaw: None,
             terms: None,
             opened: now,
-            until: now + TRANSACTION,
+            until: now + self::limit(config.timeouts.transaction),
             tap: Tap::new(Peer::Server),
             waiting_for: None,
             deadline: now,
@@ -205,6 +223,7 @@ impl Session {
                     return Err(Unopened {
                         answer,
                         failure: Failure::Other,
+                        local,
                     });
                 }
                 // Neither comes before a transaction.
@@ -219,8 +238,10 @@ impl Session {
         config: &Config,
         security: &Security,
     ) -> Result<Session, Unopened> {
+        let local = self.local;
         let failed = |loss| Unopened {
             failure: Failure::Handshake,
+            local,
             ..Unopened::new(Stage::StartTls, loss)
         };
         let (Some(connector), Stream::Plain(stream)) = (&security.connector, self.stream) else {
@@ -273,9 +294,11 @@ impl Session {
                 (Failure::Untrusted(problem), what)
             }
         };
+        let local = self.local;
         self.quit().await;
         Unopened {
             failure,
+            local,
             ..Unopened::new(Stage::StartTls, Loss::Network(what.to_owned()))
         }
     }
@@ -292,7 +315,7 @@ impl Session {
     /// Runs the transaction that was begun, to its end. Whether another may follow is what
     /// [`Session::is_ready`] says then.
     pub(super) async fn transact(&mut self, content: &Content, timeouts: &Timeouts) -> Finished {
-        self.until = Instant::now() + TRANSACTION;
+        self.until = Instant::now() + limit(timeouts.transaction);
         loop {
             match self.client.step() {
                 Step::Read(wait) => self.exchange(wait, timeouts).await,
@@ -307,6 +330,7 @@ impl Session {
                         answers: Vec::new(),
                         untouched: false,
                         no_chunks: false,
+                        accepted: 0,
                     };
                 }
             }

@@ -121,6 +121,7 @@ impl SevenBit {
                 head: rest.clone(),
                 body: content.body.clone(),
             },
+            replaces: Some(found.sealed),
             state: found.state,
             results: found.results,
             now: crate::time::now() / 1000,
@@ -253,6 +254,8 @@ fn without(head: &Bytes, fields: &[Field<'_>], traces: usize, count: usize) -> (
 /// A message without the ARC set that is right behind its trace field, and what that set said.
 struct Unsealed {
     trace: Vec<u8>,
+    /// The header block without the trace field, and that without the set.
+    sealed: Bytes,
     rest: Bytes,
     domain: String,
     state: ChainState,
@@ -287,6 +290,7 @@ fn unsealed(head: &Bytes) -> Option<Unsealed> {
     }
     let (trace, rest) = without(head, &fields, traces, 3);
     Some(Unsealed {
+        sealed: head.slice(trace.len()..),
         trace,
         rest,
         domain: tags.get("d")?.to_ascii_lowercase(),
@@ -358,6 +362,7 @@ mod tests {
         let found = unsealed(&head.into()).expect("a set");
         assert_eq!(found.trace, b"Received: by us\r\n");
         assert_eq!(found.rest, rest);
+        assert_eq!(found.sealed, format!("{}{rest}", set(2, "pass")));
         assert_eq!(
             (&*found.domain, found.state),
             ("example.org", ChainState::Pass)

@@ -325,6 +325,7 @@ mod workers {
             verified: None,
             connections: Arc::new(Semaphore::new(9)),
             seven_bit: SevenBit::new(ear.clone().recipient()),
+            since: 0,
             fetch: ear.recipient(),
             resolver,
             config,

@@ -122,7 +122,12 @@ fn judge_loss(stage: Stage, loss: &Loss) -> Verdict {
         Loss::Closed | Loss::Network(_) | Loss::TimedOut => "4.4.1",
         Loss::Malformed(_) | Loss::OutOfStep => "4.5.0",
     };
-    Verdict::deferred(451, enhanced, &format!("{loss} (at {stage})"))
+    // RFC 1047: after the final dot silence means neither yes nor no.
+    let unknown = match stage {
+        Stage::FinalDot => "; whether it has taken the message is not known",
+        _ => "",
+    };
+    Verdict::deferred(451, enhanced, &format!("{loss} (at {stage}){unknown}"))
 }
 
 /// Judges that a message can not go over a connection at all.
@@ -239,7 +244,14 @@ mod tests {
                 Stage::FinalDot,
                 Loss::Closed,
                 "4.4.2",
-                "the server closed the connection (at the end of data)",
+                "the server closed the connection (at the end of data); whether it has taken the \
+                 message is not known",
+            ),
+            (
+                Stage::Content,
+                Loss::Closed,
+                "4.4.2",
+                "the server closed the connection (at sending the message)",
             ),
             (
                 Stage::Mail,

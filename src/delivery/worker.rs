@@ -243,6 +243,17 @@ impl Worker {
         }
     }
 
+    /// All that there are end after what they are doing.
+    fn end_connections(&mut self) {
+        self.outdated = self.last_id;
+        for place in self.connections.values_mut() {
+            if matches!(place, Place::Idle(_)) {
+                // Dropping the sender ends the connection.
+                *place = Place::Busy(true);
+            }
+        }
+    }
+
     fn open_one(&mut self, context: &mut Context<Self>) {
         self.last_id += 1;
         self.connections.insert(self.last_id, Place::Starting);
@@ -326,14 +337,8 @@ impl Handler<Paced> for Worker {
             return;
         }
         self.standing.send_replace(standing);
-        // They end after what they are doing, so that no more are left than are allowed now.
-        self.outdated = self.last_id;
-        for place in self.connections.values_mut() {
-            if matches!(place, Place::Idle(_)) {
-                // Dropping the sender ends the connection.
-                *place = Place::Busy(true);
-            }
-        }
+        // So that no more are left than are allowed now.
+        self.end_connections();
         self.hand_out(context);
     }
 }
@@ -449,6 +454,9 @@ impl Handler<Resume> for Worker {
 
     fn handle(&mut self, _: Resume, _: &mut Context<Self>) {
         self.pacing.resume();
+        self.memory.forgive();
+        // Each has a memory of its own.
+        self.end_connections();
     }
 }
 

@@ -271,6 +271,7 @@ impl Outside {
                 state.map(|state| Seal {
                     domain: forwarder.domain().to_owned(),
                     content: content.clone(),
+                    replaces: None,
                     state,
                     results: format!("{};\r\n\t{}", config.hostname, results::results(verdicts)),
                     now: arrival.at / 1000,

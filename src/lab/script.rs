@@ -57,6 +57,10 @@ pub enum Act {
     Endless(Vec<u8>),
     /// Waits first.
     After(Duration, Box<Act>),
+    /// Sends these pieces one after the other, each after its time.
+    Pieces(Vec<(Duration, Vec<u8>)>),
+    /// Answers this, ends its half of the connection and reads on until the client goes.
+    Refuse(String),
 }
 
 impl Act {

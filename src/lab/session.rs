@@ -413,6 +413,25 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Session<'a, S> {
                     self.stream.write_all(&bytes).await?;
                 }
             }
+            Act::Pieces(pieces) => {
+                let mut yes = true;
+                for (at, (wait, piece)) in pieces.into_iter().enumerate() {
+                    self.flush().await?;
+                    tokio::time::sleep(wait).await;
+                    yes = if at == 0 { is_yes(&piece) } else { yes };
+                    self.output.extend_from_slice(&piece);
+                }
+                Ok(Flow::Go(yes))
+            }
+            Act::Refuse(text) => {
+                self.say(&text)?;
+                self.flush().await?;
+                self.stream.shutdown().await?;
+                while self.read().await? {
+                    self.input.clear();
+                }
+                Ok(Flow::Close)
+            }
             Act::After(..) => Ok(Flow::Close),
         }
     }

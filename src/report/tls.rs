@@ -36,6 +36,9 @@ pub struct Failure {
     pub host: String,
     /// Its address; empty: none was reached.
     pub address: String,
+    /// Ours; empty: no connection was made.
+    #[serde(default)]
+    pub local: String,
     /// In words.
     pub reason: String,
 }
@@ -126,6 +129,9 @@ impl Day {
                 if !failure.address.is_empty() {
                     detail["receiving-ip"] = json!(failure.address);
                 }
+                if !failure.local.is_empty() {
+                    detail["sending-mta-ip"] = json!(failure.local);
+                }
                 detail
             });
             let mut whole = json!({
@@ -196,7 +202,7 @@ pub fn mail(
         "From: {contact}\r\nTo: {to}\r\nDate: {sent}\r\nMessage-ID: <{id}>\r\n\
          Subject: Report Domain: {domain}\r\n Submitter: {submitter}\r\n Report-ID: <{id}>\r\n\
          TLS-Report-Domain: {domain}\r\nTLS-Report-Submitter: {submitter}\r\n\
-         Auto-Submitted: auto-generated\r\nMIME-Version: 1.0\r\n\
+         TLS-Required: No\r\nAuto-Submitted: auto-generated\r\nMIME-Version: 1.0\r\n\
          Content-Type: multipart/report; report-type=\"tlsrpt\";\r\n boundary=\"{boundary}\"\r\n\r\n"
     );
     let mut body = format!(
@@ -291,6 +297,7 @@ mod tests {
             result: "certificate-expired".into(),
             host: host.into(),
             address: "192.0.2.1".into(),
+            local: "198.51.100.1".into(),
             reason: "certificate expired".into(),
         }
     }
@@ -342,6 +349,7 @@ mod tests {
                     "result-type": "certificate-expired",
                     "receiving-mx-hostname": "mx.example.com",
                     "receiving-ip": "192.0.2.1",
+                    "sending-mta-ip": "198.51.100.1",
                     "failed-session-count": 2,
                     "failure-reason-code": "certificate expired",
                 }],

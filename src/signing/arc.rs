@@ -3,9 +3,10 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-use crate::message::arc::{Chain, chain};
+use crate::message::arc::{Chain, Set, chain};
 use crate::message::canonical::Form;
 use crate::message::headers::{Field, fields};
+use crate::message::tags::{Tags, squeezed, without_signature};
 
 /// Fields that the message signature covers where they are there; none that a hop adds or removes.
 pub const SEALED: [&str; 17] = [
@@ -91,11 +92,7 @@ pub fn seal(
     let mut text = Vec::new();
     // A broken chain can not be covered: the seal is over our own set only (section 5.1.2).
     if let (Chain::Sets(sets), ChainState::Pass) = (&chain, state) {
-        for set in sets {
-            for field in [&set.results, &set.signature, &set.seal] {
-                Form::Relaxed.write_field(field, &mut text);
-            }
-        }
+        write_sets(sets, &mut text);
     }
     write(&results, &mut text)?;
     write(&signature, &mut text)?;
@@ -112,6 +109,42 @@ pub fn seal(
     );
     let seal = signed(sealer, "ARC-Seal", &tail, text)?;
     Ok(format!("{seal}{signature}{results}"))
+}
+
+/// Whether the newest set of `head` was sealed by `sign`: an RSA signature of the same text is the
+/// same (RFC 8017 section 8.2.1).
+pub fn is_own(sign: Sign<'_>, head: &[u8]) -> bool {
+    let Ok(fields) = fields(head) else {
+        return false;
+    };
+    let Chain::Sets(sets) = chain(&fields) else {
+        return false;
+    };
+    let Some((newest, earlier)) = sets.split_last() else {
+        return false;
+    };
+    let Some(tags) = Tags::parse(newest.seal.value) else {
+        return false;
+    };
+    let mut text = Vec::new();
+    if tags.get("cv") == Some(ChainState::Pass.as_str()) {
+        write_sets(earlier, &mut text);
+    }
+    Form::Relaxed.write_field(&newest.results, &mut text);
+    Form::Relaxed.write_field(&newest.signature, &mut text);
+    let unsigned = without_signature(newest.seal.value);
+    Form::Relaxed.write_last(newest.seal.name, &unsigned, &mut text);
+    let own = sign(&text).map(|signature| STANDARD.encode(signature));
+    let found = tags.get("b").map(squeezed);
+    own.is_ok_and(|own| found.as_deref() == Some(own.as_str()))
+}
+
+fn write_sets(sets: &[Set<'_>], text: &mut Vec<u8>) {
+    for set in sets {
+        for field in [&set.results, &set.signature, &set.seal] {
+            Form::Relaxed.write_field(field, text);
+        }
+    }
 }
 
 fn message_signature(

@@ -149,20 +149,27 @@ impl Keys {
             domain: request.domain.clone(),
             reason,
         };
-        let keys = self.of(&request.domain).unwrap_or_default().iter();
-        let Some(signer) = keys.filter_map(Key::rsa).next() else {
+        let keys = self.of(&request.domain).unwrap_or_default();
+        let Some(signer) = keys.iter().find_map(Key::rsa) else {
             return Ok(Bytes::new());
         };
-        let mut hash = BodyHash::new(Form::Relaxed);
-        feed_body(&request.content, |block| hash.write(block))
-            .map_err(|error| failed(error.to_string()))?;
+        if let Some(head) = &request.replaces {
+            // It may have been made with a key that is on its way out.
+            let mut ours = keys.iter().filter_map(Key::rsa);
+            if !ours.any(|signer| arc::is_own(&|text| raw(signer, text), head)) {
+                return Ok(Bytes::new());
+            }
+        }
         let sealer = Sealer {
-            sign: &|text| signer.key.sign(text).map_err(|error| error.to_string()),
+            sign: &|text| raw(signer, text),
             domain: &signer.template.d,
             selector: &signer.template.s,
             names: &SEALED,
             now: request.now,
         };
+        let mut hash = BodyHash::new(Form::Relaxed);
+        feed_body(&request.content, |block| hash.write(block))
+            .map_err(|error| failed(error.to_string()))?;
         let head = &request.content.head;
         let set = arc::seal(
             &sealer,
@@ -173,6 +180,11 @@ impl Keys {
         );
         set.map(Bytes::from).map_err(failed)
     }
+}
+
+/// The bare signature of a text.
+fn raw(signer: &DkimSigner<RsaKey<Sha256>, Done>, text: &[u8]) -> Result<Vec<u8>, String> {
+    signer.key.sign(text).map_err(|error| error.to_string())
 }
 
 impl Key {

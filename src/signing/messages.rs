@@ -30,6 +30,9 @@ pub struct Seal {
     pub domain: String,
     /// The message as it goes out, without the set.
     pub content: Content,
+    /// The header block with the set whose place it takes. Unless that set was made with a key of
+    /// `domain` the answer is empty: nobody gets words of his own sealed.
+    pub replaces: Option<Bytes>,
     /// The state of the chain as it was found.
     pub state: ChainState,
     /// Our authserv-id and what was found out.

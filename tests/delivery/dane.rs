@@ -446,3 +446,118 @@ async fn aliases_and_mx_records_that_are_not_proven() {
     );
     world.end().await;
 }
+
+#[actix::test]
+async fn the_level_dane_takes_nothing_less() {
+    let own = Identity::self_signed("mx").expect("a certificate");
+    let mx = Mx::start(shows(own.clone())).await.expect("an MX");
+    let right = tlsa(3, 1, 1, &own.chain[0]);
+    let unusable = tlsa(1, 1, 1, &own.chain[0]);
+    let zone = format!(
+        "{}{}{}",
+        domain("good", &mx, std::slice::from_ref(&right)),
+        domain("none", &mx, &[]),
+        domain("unusable", &mx, &[unusable]),
+    );
+    let plain = Zone {
+        name: "plain.example.",
+        how: How::Unsigned,
+        records: "@ MX 10 mx.good.example.\n".to_owned(),
+    };
+    let bind = Bind::start(&zone, vec![plain]).await;
+    let dns = DnsServer::start().await.expect("a DNS server");
+    let text = "hostname = \"mx.example.org\"\ntls.domains = { \"*.example\" = \"dane\" }";
+    let rules = Config::parse(text, "test", "/".as_ref()).expect("a configuration");
+    let mut world = world(&bind, mx.address().port(), &dns, |config| {
+        config.tls.domains = rules.tls.domains.clone();
+        // The level holds whether DANE is used for others or not.
+        config.tls.dane = false;
+    });
+    let to = "x@good.example";
+    assert_eq!(
+        sent(&mut world, to).await,
+        (delivered(to), "dane".to_owned())
+    );
+    for (name, why) in [
+        ("none", "no DANE, it has no TLSA record that is proven"),
+        ("plain", "no DANE, the MX records are not proven by DNSSEC"),
+        ("unusable", "no DANE, none of its TLSA records can be used"),
+    ] {
+        let to = format!("x@{name}.example");
+        let (outcome, _) = sent(&mut world, &to).await;
+        let begins = format!("{to} deferred 451 4.7.5 ");
+        assert!(outcome.starts_with(&begins), "{outcome}");
+        assert!(outcome.contains(why), "{outcome}");
+        assert!(
+            outcome.ends_with(&format!("tls.domains says dane for {name}.example")),
+            "{outcome}"
+        );
+    }
+    assert_eq!(mx.taken(), 1);
+    world.end().await;
+}
+
+/// Forwards DNS over UDP, but answers questions of one type with a record of so few bytes.
+async fn crippled(server: std::net::SocketAddr, kind: u16, length: u8) -> std::net::SocketAddr {
+    let front = tokio::net::UdpSocket::bind("127.0.0.1:0").await;
+    let front = std::sync::Arc::new(front.expect("a port"));
+    let address = front.local_addr().expect("a port");
+    tokio::spawn(async move {
+        let mut buffer = [0; 4096];
+        while let Ok((read, client)) = front.recv_from(&mut buffer).await {
+            let question = buffer[..read].to_vec();
+            let name = question[12..].iter().position(|byte| *byte == 0);
+            let end = 12 + name.expect("a name") + 5;
+            if question[end - 4..end - 2] == kind.to_be_bytes() {
+                let mut answer = question[..end].to_vec();
+                answer[2..12].copy_from_slice(&[0x81, 0x80, 0, 1, 0, 1, 0, 0, 0, 0]);
+                answer.extend([0xc0, 12]);
+                answer.extend(kind.to_be_bytes());
+                answer.extend([0, 1, 0, 0, 0, 60, 0, length]);
+                answer.extend(vec![3; length.into()]);
+                let _ = front.send_to(&answer, client).await;
+                continue;
+            }
+            let front = front.clone();
+            tokio::spawn(async move {
+                let back = tokio::net::UdpSocket::bind("127.0.0.1:0").await?;
+                back.send_to(&question, server).await?;
+                let mut buffer = [0; 4096];
+                let read = back.recv(&mut buffer).await?;
+                front.send_to(&buffer[..read], client).await
+            });
+        }
+    });
+    address
+}
+
+#[actix::test]
+async fn records_that_can_not_be_read_are_never_taken_for_none() {
+    let own = Identity::self_signed("mx").expect("a certificate");
+    let mx = Mx::start(shows(own.clone())).await.expect("an MX");
+    let right = tlsa(3, 1, 1, &own.chain[0]);
+    let bind = Bind::start(&domain("good", &mx, &[right]), Vec::new()).await;
+    let dns = DnsServer::start().await.expect("a DNS server");
+    for (kind, length, begins) in [
+        (
+            52,
+            0,
+            "451 4.7.5 mx.good.example: whether it has TLSA records (DANE) can not be found out",
+        ),
+        (
+            52,
+            2,
+            "451 4.7.5 mx.good.example: whether it has TLSA records (DANE) can not be found out",
+        ),
+        (15, 1, "451 4.4.3 "),
+    ] {
+        let front = crippled(bind.address(), kind, length).await;
+        let port = mx.address().port();
+        let mut world = world(&bind, port, &dns, |config| config.dns = bind.dns(front));
+        let (outcome, _) = sent(&mut world, "x@good.example").await;
+        let begins = format!("x@good.example deferred {begins}");
+        assert!(outcome.starts_with(&begins), "{outcome}");
+        world.end().await;
+    }
+    assert_eq!(mx.taken(), 0);
+}

@@ -45,14 +45,17 @@ async fn one_fault(config: MxConfig, stage: Stage, act: Act, expected: &str) {
     world.end().await;
 }
 
+/// Where a message was sent and nothing came back.
+const UNKNOWN: &str = "the end of data); whether it has taken the message is not known";
+
 const STAGES: [(Stage, &str); 7] = [
-    (Stage::Greeting, "the greeting"),
-    (Stage::Ehlo, "EHLO"),
-    (Stage::Mail, "MAIL FROM"),
-    (Stage::Rcpt, "RCPT TO"),
-    (Stage::Data, "DATA"),
-    (Stage::Body, "the end of data"),
-    (Stage::Dot, "the end of data"),
+    (Stage::Greeting, "the greeting)"),
+    (Stage::Ehlo, "EHLO)"),
+    (Stage::Mail, "MAIL FROM)"),
+    (Stage::Rcpt, "RCPT TO)"),
+    (Stage::Data, "DATA)"),
+    (Stage::Body, UNKNOWN),
+    (Stage::Dot, UNKNOWN),
 ];
 
 fn prefix(stage: Stage) -> &'static str {
@@ -67,7 +70,7 @@ async fn closed_at_each_stage() {
     for pipelining in [true, false] {
         for (stage, name) in STAGES {
             let expected = format!(
-                "deferred 451 4.4.2 {}the server closed the connection (at {name})",
+                "deferred 451 4.4.2 {}the server closed the connection (at {name}",
                 prefix(stage)
             );
             let config = MxConfig {
@@ -83,7 +86,7 @@ async fn closed_at_each_stage() {
 async fn silent_at_each_stage() {
     for (stage, name) in STAGES {
         let expected = format!(
-            "deferred 451 4.4.1 {}no answer in time (at {name})",
+            "deferred 451 4.4.1 {}no answer in time (at {name}",
             prefix(stage)
         );
         one_fault(MxConfig::default(), stage, Act::Hang, &expected).await;
@@ -119,7 +122,7 @@ async fn replies_that_are_none_or_never_end() {
             (Act::Endless(b"2".repeat(1000)), "a reply without end"),
         ] {
             let expected = format!(
-                "deferred 451 4.5.0 {}the server sent {what} (at {name})",
+                "deferred 451 4.5.0 {}the server sent {what} (at {name}",
                 prefix(stage)
             );
             one_fault(MxConfig::default(), stage, act, &expected).await;
@@ -152,18 +155,142 @@ async fn a_reply_that_drips_is_too_late() {
     world.end().await;
 }
 
+/// Each answer comes in time, and there are too many of them: all together have a limit as well.
+#[actix::test]
+async fn answers_that_each_come_in_time_do_not_go_on_for_ever() {
+    let config = MxConfig {
+        pipelining: false,
+        ..MxConfig::default()
+    };
+    let (mut world, mx) = World::with_mx_and(config, |config| {
+        config.timeouts.transaction = "700ms".parse().expect("span");
+    })
+    .await;
+    let wait = Duration::from_millis(100);
+    mx.on(Stage::Rcpt, move |_| {
+        Act::After(wait, Box::new(Act::Default))
+    });
+    let to: Vec<String> = (0..50).map(|n| format!("u{n}@example.com")).collect();
+    let all: Vec<&str> = to.iter().map(String::as_str).collect();
+    let begun = std::time::Instant::now();
+    world.send(&all).await;
+    for outcome in world.outcomes(50).await {
+        let end = " deferred 451 4.4.1 no answer in time (at RCPT TO)";
+        assert!(outcome.ends_with(end), "{outcome}");
+    }
+    assert!(begun.elapsed() < Duration::from_secs(4));
+    world.end().await;
+    // The same before the first MAIL.
+    let (mut world, mx) = World::with_mx_and(MxConfig::default(), |config| {
+        config.timeouts.transaction = "300ms".parse().expect("span");
+    })
+    .await;
+    mx.on(Stage::Greeting, |_| Act::Hang);
+    world.send(&["a@example.com"]).await;
+    let outcome = world.outcome().await;
+    assert!(
+        outcome.ends_with("no answer in time (at the greeting)"),
+        "{outcome}"
+    );
+    world.end().await;
+}
+
+/// What one of three recipients is told in the middle, and how the connection ends then: the right
+/// outcome for each, one report, and the next message is delivered.
+#[actix::test]
+async fn any_end_at_any_stage_is_the_right_outcome_for_each_recipient() {
+    let closed = "deferred 451 4.4.2 ";
+    let bye = || Act::ReplyThenClose("421 4.3.2 bye".to_owned());
+    let no = || Act::ReplyThenClose("554 5.7.1 no".to_owned());
+    for (stage, act, expected) in [
+        (Stage::Greeting, bye(), "deferred 421 4.3.2 bye"),
+        (Stage::Greeting, no(), "failed 554 5.7.1 no"),
+        (Stage::Greeting, Act::Close, closed),
+        (Stage::Ehlo, bye(), "deferred 421 4.3.2 bye"),
+        // To EHLO it may be meant for EHLO only; then it closed.
+        (Stage::Ehlo, no(), closed),
+        (Stage::Ehlo, Act::Close, closed),
+        (Stage::Mail, bye(), "deferred 421 4.3.2 bye"),
+        (Stage::Mail, no(), "failed 554 5.7.1 no"),
+        (Stage::Mail, Act::Close, closed),
+        (Stage::Rcpt, bye(), "deferred 421 4.3.2 bye"),
+        (Stage::Rcpt, no(), "failed 554 5.7.1 no"),
+        (Stage::Rcpt, Act::Close, closed),
+        (Stage::Data, bye(), "deferred 421 4.3.2 bye"),
+        (Stage::Data, no(), "failed 554 5.7.1 no"),
+        (Stage::Data, Act::Close, closed),
+        (Stage::Body, bye(), "deferred 421 4.3.2 bye"),
+        (Stage::Body, no(), "failed 554 5.7.1 no"),
+        (Stage::Body, Act::Close, closed),
+        (Stage::Dot, bye(), "deferred 421 4.3.2 bye"),
+        (Stage::Dot, no(), "failed 554 5.7.1 no"),
+        (Stage::Dot, Act::Close, closed),
+    ] {
+        for pipelining in [true, false] {
+            let what = format!("{act:?} at {stage:?}, pipelining {pipelining}");
+            let config = MxConfig {
+                pipelining,
+                ..MxConfig::default()
+            };
+            let (mut world, mx) = World::with_mx_and(config, |config| {
+                config.retry.first = "1ms".parse().expect("span");
+            })
+            .await;
+            let acts = act.clone();
+            let rcpt = stage == Stage::Rcpt;
+            mx.on(stage, move |line| match rcpt && !line.contains("<b@") {
+                true => Act::Default,
+                false => acts.clone(),
+            });
+            let all = ["a@example.com", "b@example.com", "c@example.com"];
+            world.send(&all).await;
+            let outcomes = world.outcomes(3).await;
+            for (who, outcome) in ["a", "b", "c"].into_iter().zip(&outcomes) {
+                // A host that closes after its 5xx has said nothing about the others.
+                let expected = match (rcpt, who, expected.starts_with("failed")) {
+                    (true, "a" | "c", true) => closed,
+                    // It took one recipient and no more: that one is delivered at once.
+                    (true, "a", _) if expected.starts_with("deferred 421") => "delivered 250",
+                    _ => expected,
+                };
+                let begins = format!("{who}@example.com {expected}");
+                assert!(outcome.starts_with(&begins), "{what}: {outcomes:?}");
+            }
+            let taken = usize::from(rcpt && expected.starts_with("deferred 421"));
+            assert_eq!(mx.taken(), taken, "{what}");
+            mx.behave();
+            loop {
+                world.send(&["a@example.com"]).await;
+                let outcome = world.outcome().await;
+                if !outcome.contains("postponed") {
+                    assert_eq!(outcome, DELIVERED, "after {what}");
+                    break;
+                }
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            world.end().await;
+        }
+    }
+}
+
 #[actix::test]
 async fn replies_out_of_step() {
     let odd = "the server sent a reply that belongs to no command";
     for (stage, raw, name) in [
-        (Stage::Greeting, "354 what\r\n", "the greeting"),
-        (Stage::Mail, "354 what\r\n", "MAIL FROM"),
-        (Stage::Rcpt, "354 what\r\n", "RCPT TO"),
-        (Stage::Data, "250 not 354\r\n", "DATA"),
-        (Stage::Dot, "354 again\r\n", "the end of data"),
+        (Stage::Greeting, "354 what\r\n", "the greeting)"),
+        (Stage::Mail, "354 what\r\n", "MAIL FROM)"),
+        (Stage::Rcpt, "354 what\r\n", "RCPT TO)"),
+        (Stage::Data, "250 not 354\r\n", "DATA)"),
+        // More than was asked, at each stage; and a 250 that would be the final dot's.
+        (Stage::Greeting, "220 hi\r\n250 mx\r\n", "EHLO)"),
+        (Stage::Ehlo, "250 mx\r\n250 Ok\r\n", "MAIL FROM)"),
+        (Stage::Mail, "250 Ok\r\n250 Ok\r\n", "RCPT TO)"),
+        (Stage::Rcpt, "250 Ok\r\n354 go\r\n", "DATA)"),
+        (Stage::Data, "354 go\r\n250 2.0.0 Ok: queued\r\n", "DATA)"),
+        (Stage::Dot, "354 again\r\n", UNKNOWN),
     ] {
         let act = Act::Raw(raw.as_bytes().to_vec());
-        let expected = format!("deferred 451 4.5.0 {}{odd} (at {name})", prefix(stage));
+        let expected = format!("deferred 451 4.5.0 {}{odd} (at {name}", prefix(stage));
         // The MX goes on as if nothing was; so the first message may not be taken.
         let config = MxConfig {
             pipelining: false,

@@ -1,13 +1,16 @@
 //! The outbound side against a DNS server and MX hosts on loopback that do as they are told.
 
 mod bind;
+mod cases;
 mod chunks;
+mod contents;
 mod dane;
 mod faults;
 mod finding;
 mod look;
 mod promises;
 mod providers;
+mod recipients;
 mod reports;
 mod routing;
 mod sts;

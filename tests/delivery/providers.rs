@@ -18,7 +18,11 @@ async fn gmail() -> (World, Mx) {
 }
 
 async fn gmail_and(change: impl FnOnce(&mut Config)) -> (World, Mx) {
-    let mx = Mx::start(MxConfig::default()).await.expect("an MX");
+    let config = MxConfig {
+        starttls: true,
+        ..MxConfig::default()
+    };
+    let mx = Mx::start(config).await.expect("an MX");
     let world = World::new(mx.address().port(), change).await;
     for (domain, host) in [
         ("gmail.com", "gmail-smtp-in.l.google.com"),
@@ -246,5 +250,100 @@ async fn a_refusing_greeting_falls_under_rules_as_well() {
         "a@example.com postponed 450 4.3.2 mine is suspended by rule mine/listed: they list us";
     assert!(second.starts_with(start), "{second}");
     assert_eq!(mx.connections(), 1);
+    world.end().await;
+}
+
+/// Gmail with STARTTLS, without it, and with one that breaks: no mail ever goes in clear.
+#[actix::test]
+async fn who_takes_mail_over_tls_only_gets_none_in_clear() {
+    let (mut world, mx) = gmail().await;
+    world.send(&["a@gmail.com"]).await;
+    let (_, attempt) = world.heard().await;
+    assert_eq!(attempt.outcome, Outcome::Delivered);
+    assert!(attempt.tls.ends_with(" unverified"), "{}", attempt.tls);
+    assert!(mx.received()[0].tls);
+    world.end().await;
+    for (starttls, why) in [
+        (false, "no verified TLS: the server offers no STARTTLS"),
+        (true, "the TLS handshake failed: "),
+    ] {
+        let config = MxConfig {
+            starttls,
+            ..MxConfig::default()
+        };
+        let mx = Mx::start(config).await.expect("an MX");
+        mx.on(Stage::Handshake, |_| Act::Close);
+        let mut world = World::new(mx.address().port(), |_| {}).await;
+        world.dns.mx("gmail.com", 10, "gmail-smtp-in.l.google.com");
+        world.dns.a("gmail-smtp-in.l.google.com", ip(&mx));
+        for _ in 0..2 {
+            world.send(&["a@gmail.com"]).await;
+            let outcome = world.outcome().await;
+            let begins = "a@gmail.com deferred 451 4.7.5 gmail-smtp-in.l.google.com[127.0.0.1]:";
+            assert!(outcome.starts_with(begins), "{outcome}");
+            assert!(outcome.contains(why), "{outcome}");
+            let ends = "its provider takes mail over TLS only (require_tls in providers.toml)";
+            assert!(outcome.ends_with(ends), "{outcome}");
+        }
+        assert!(!mx.log().iter().any(|line| line.line.starts_with("MAIL")));
+        assert_eq!(
+            mx.connections(),
+            1,
+            "what it failed is remembered for a while"
+        );
+        world.end().await;
+    }
+}
+
+/// A hundred messages while Gmail refuses their rate: few knock, none fails, others are not
+/// concerned, and it ends by itself.
+#[actix::test]
+async fn c091_an_unusual_rate_slows_the_provider_as_a_whole() {
+    let refusal = "421-4.7.28 Gmail has detected an unusual rate of unsolicited mail originating\n\
+                   421-4.7.28 from your IP address. To protect our users from spam, mail sent\n\
+                   421-4.7.28 from your IP address has been temporarily rate limited. Please\n\
+                   421-4.7.28 visit https://support.example/mail/?p=Error to review our\n\
+                   421 4.7.28 guidelines. gsmtp";
+    let (mut world, mx) = gmail().await;
+    world.dns.mx("example.org", 10, "mx.other.example");
+    world.dns.a("mx.other.example", ip(&mx));
+    mx.on(Stage::Dot, move |_| Act::reply(refusal));
+    for n in 0..100 {
+        world.send(&[&format!("u{n}@gmail.com")]).await;
+    }
+    let outcomes = world.outcomes(100).await;
+    let told = |text: &str| outcomes.iter().filter(|one| one.contains(text)).count();
+    let knocks = told(" deferred 421 4.7.28 Gmail has detected an unusual rate");
+    assert!((1..=6).contains(&knocks), "{outcomes:#?}");
+    assert_eq!(knocks + told(" postponed "), 100, "{outcomes:#?}");
+    let dots = mx.log().iter().filter(|line| line.line == "DATA").count();
+    assert_eq!(dots, knocks, "no other message was tried");
+    mx.behave();
+    world.send(&["a@example.org"]).await;
+    assert!(world.outcome().await.contains(" delivered "));
+    world.end().await;
+
+    // The same with a rule that ends soon.
+    let text = "[[provider]]\nname = \"google\"\nmx = [\"*.google.com\"]\n\
+        [[provider.rule]]\nname = \"unusual-rate\"\ncode = 421\nenhanced = \"4.7.28\"\n\
+        action = \"pause\"\nfor = \"1s\"\nreason = \"too fast\"\n";
+    let (mut world, mx) = gmail_and(rules(text)).await;
+    mx.on(Stage::Dot, move |_| Act::reply(refusal));
+    world.send(&["a@gmail.com"]).await;
+    assert!(world.outcome().await.contains(" deferred 421 4.7.28 "));
+    mx.behave();
+    loop {
+        world.send(&["a@gmail.com"]).await;
+        let (_, attempt) = world.heard().await;
+        match attempt.outcome {
+            Outcome::Delivered => break,
+            Outcome::Deferred {
+                retry_after: Some(wait),
+                counts: false,
+            } => tokio::time::sleep(wait).await,
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(mx.taken(), 1);
     world.end().await;
 }

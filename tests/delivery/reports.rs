@@ -148,6 +148,7 @@ async fn what_happened_is_counted_kept_and_sent_once_by_mail_and_https() {
     );
     assert_eq!(details[0]["receiving-mx-hostname"], HOST);
     assert_eq!(details[0]["receiving-ip"], "127.0.0.1");
+    assert_eq!(details[0]["sending-mta-ip"], "127.0.0.1");
 
     let mail = taken.recv().await.expect("a mail");
     assert!(taken.try_recv().is_err(), "one domain asks for mail");
@@ -213,4 +214,37 @@ async fn a_report_that_is_refused_is_tried_again() {
     assert_eq!(summary["total-successful-session-count"], 1);
     assert_eq!(summary["total-failure-session-count"], 0);
     assert_eq!(ticked(&reports, 2).await, 0);
+}
+
+/// RFC 8460 section 3: a report on a policy that fails must not fail with it, and its own session
+/// is in no report.
+#[actix::test]
+async fn a_report_is_delivered_whatever_the_policy_it_is_about_demands() {
+    let lab = Lab::new(policy("enforce", HOST), |ca| {
+        with(ca.issue_expired(HOST).expect("a certificate"))
+    })
+    .await;
+    lab.dns.txt(
+        "_smtp._tls.example.com",
+        "v=TLSRPTv1; rua=mailto:tls@example.com",
+    );
+    let mut config = crate::world::config(&lab.dns, lab.mx.address().port());
+    lab.configure(&mut config);
+    let (reports, mut taken) = reports(&lab, &config);
+    let mut world = World::counted(lab.dns.clone(), config, reports.clone().recipient());
+    world.send(&["a@example.com"]).await;
+    assert!(world.outcome().await.contains(" deferred 451 4.7.5 "));
+    assert_eq!(ticked(&reports, 1).await, 1);
+    let report = taken.recv().await.expect("a mail");
+    let head = String::from_utf8(report.content.head.to_vec()).expect("text");
+    assert!(head.contains("\r\nTLS-Required: No\r\n"), "{head}");
+    let mut message = world.message(&["tls@example.com"]);
+    message.envelope.reverse_path.clear();
+    world.wake(message, Some(report.content)).await;
+    let (message, attempt) = world.heard().await;
+    let text = crate::world::text(&message, &attempt);
+    assert_eq!(text, "tls@example.com delivered 250 2.0.0 Ok: queued");
+    assert!(attempt.tls.ends_with(" unverified"), "{}", attempt.tls);
+    world.end().await;
+    assert_eq!(ticked(&reports, 1).await, 0);
 }

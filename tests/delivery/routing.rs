@@ -11,7 +11,7 @@ use chapar::lab::{Act, DnsServer, Mx, MxConfig, Stage};
 use crate::world::{World, free_port, hosts, ip};
 
 /// Two MX hosts for example.com, at preferences 10 and 20.
-async fn two() -> (World, Mx, Mx) {
+pub async fn two() -> (World, Mx, Mx) {
     let mut hosts = hosts(vec![MxConfig::default(), MxConfig::default()]).await;
     let world = World::new(hosts[0].address().port(), |_| {}).await;
     world.dns.mx("example.com", 10, "mx1.example.com");
@@ -303,74 +303,6 @@ async fn a_listener_of_our_own_is_a_loop() {
         "{outcome}"
     );
     assert_eq!(mx.connections(), 0);
-    world.end().await;
-}
-
-#[actix::test]
-async fn domains_with_the_same_hosts_share_a_transaction_and_others_do_not() {
-    let hosts = hosts(vec![MxConfig::default(), MxConfig::default()]).await;
-    let mut world = World::new(hosts[0].address().port(), |_| {}).await;
-    for (domain, host, preference) in [
-        ("one.example", "mx1", 10),
-        ("two.example", "mx1", 50),
-        ("three.example", "mx2", 10),
-    ] {
-        world.dns.mx(domain, preference, &format!("{host}.example"));
-    }
-    world.dns.a("mx1.example", ip(&hosts[0]));
-    world.dns.a("mx2.example", ip(&hosts[1]));
-    let to = [
-        "a@one.example",
-        "b@two.example",
-        "c@three.example",
-        "d@one.example",
-        "e@x.example",
-    ];
-    world.send(&to).await;
-    assert_eq!(
-        world.outcomes(5).await,
-        [
-            "a@one.example delivered 250 2.0.0 Ok: queued",
-            "b@two.example delivered 250 2.0.0 Ok: queued",
-            "c@three.example delivered 250 2.0.0 Ok: queued",
-            "d@one.example delivered 250 2.0.0 Ok: queued",
-            "e@x.example failed 550 5.1.2 x.example does not exist in DNS",
-        ]
-    );
-    let recipients = |mx: &Mx| -> Vec<Vec<String>> {
-        mx.received()
-            .into_iter()
-            .map(|received| received.recipients)
-            .collect()
-    };
-    assert_eq!(
-        recipients(&hosts[0]),
-        [["a@one.example", "b@two.example", "d@one.example"]]
-    );
-    assert_eq!(recipients(&hosts[1]), [["c@three.example"]]);
-    world.end().await;
-}
-
-#[actix::test]
-async fn many_recipients_go_in_hundreds() {
-    let (mut world, mx) = World::with_mx(MxConfig::default()).await;
-    let to: Vec<String> = (0..250).map(|n| format!("u{n}@example.com")).collect();
-    world
-        .send(&to.iter().map(String::as_str).collect::<Vec<_>>())
-        .await;
-    let outcomes = world.outcomes(250).await;
-    assert!(
-        outcomes
-            .iter()
-            .all(|line| line.ends_with("delivered 250 2.0.0 Ok: queued"))
-    );
-    let mut sizes: Vec<_> = mx
-        .received()
-        .iter()
-        .map(|one| one.recipients.len())
-        .collect();
-    sizes.sort();
-    assert_eq!(sizes, [50, 100, 100]);
     world.end().await;
 }
 

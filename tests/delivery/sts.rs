@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chapar::config::{Config, Span};
+use chapar::delivery::Resume;
 use chapar::lab::{Act, Ca, DnsServer, Identity, Mx, MxConfig, Page, Site, Stage};
 use queue_schema::Message;
 
@@ -447,4 +448,31 @@ async fn a_policy_is_fetched_again_before_it_ends() {
     let keeper = Policies::new(fetcher(), dir).start();
     let answer = keeper.send(ask()).await.expect("an answer");
     assert!(answer.policy.is_none(), "it has ended");
+}
+
+/// A queue full of mail for a host that fails its policy costs it one handshake in a while.
+#[actix::test]
+async fn a_host_that_failed_a_policy_is_not_asked_again_for_every_message() {
+    let lab = Lab::new(policy("enforce", HOST), |ca| {
+        with(ca.issue_expired(HOST).expect("a certificate"))
+    })
+    .await;
+    lab.dns.mx("other.example", 10, HOST);
+    let mut world = lab.world();
+    let (first, _) = sent(&mut world, "a@example.com").await;
+    assert!(first.contains("certificate expired"), "{first}");
+    for _ in 0..5 {
+        let (outcome, _) = sent(&mut world, "a@example.com").await;
+        assert_eq!(outcome, first);
+    }
+    assert_eq!(lab.mx.connections(), 1);
+    // Who demands less gets more.
+    let (outcome, _) = sent(&mut world, "b@other.example").await;
+    assert_eq!(outcome, "b@other.example delivered 250 2.0.0 Ok: queued");
+    // An operator who has mended it says so.
+    world.dispatcher.send(Resume).await.expect("a dispatcher");
+    let before = lab.mx.connections();
+    sent(&mut world, "a@example.com").await;
+    assert_eq!(lab.mx.connections(), before + 1);
+    world.end().await;
 }

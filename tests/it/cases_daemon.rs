@@ -556,3 +556,96 @@ async fn c168_no_name_that_is_none_is_ever_said() {
     assert_eq!(came[0].hello, HOST);
     world.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn c187_a_backlog_is_held_sifted_and_let_go() {
+    let place = Mx::start(MxConfig::default()).await.expect("MX");
+    let address = place.address();
+    let config = format!(
+        "[delivery]\n[retry]\nsteps = \"300ms\"\n\
+         [[route]]\nto = \"*\"\nvia = \"smtp://{address}\"\n"
+    );
+    let mut world = World::new(address.port(), &config).await;
+    drop(place);
+    world.start().await;
+    let mut client = world.user().await;
+    for number in 0..50 {
+        let from = if number < 10 {
+            "news@example.org"
+        } else {
+            USER
+        };
+        let to = match number % 10 {
+            9 => format!("gone{number}@box.example"),
+            _ => format!("you{number}@box.example"),
+        };
+        let sent = client.send(from, &[&to], MESSAGE).await;
+        assert_eq!(sent.expect("accepted").code, 250);
+    }
+    world
+        .wait_queue("fifty wait", |queue| queue.len() == 50)
+        .await;
+    let done = |arguments: &[&str]| {
+        let (code, out, error) = world.run(arguments);
+        assert_eq!(code, 0, "{arguments:?}: {out}{error}");
+        out
+    };
+    assert_eq!(done(&["queue", "hold", "all"]), "50 recipients held\n");
+    // The relay is there again, and also a new daemon leaves what is held alone.
+    let config = MxConfig {
+        address,
+        ..MxConfig::default()
+    };
+    let relay = Mx::start(config).await.expect("MX");
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(relay.connections(), 0, "nothing is tried");
+    world.stop().await;
+    world.start().await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(relay.connections(), 0, "nor after a restart");
+    let queue = world.queue();
+    assert_eq!(queue.len(), 50);
+    assert!(queue.iter().all(|item| item["state"] == "held"));
+
+    let done = |arguments: &[&str]| {
+        let (code, out, error) = world.run(arguments);
+        assert_eq!(code, 0, "{arguments:?}: {out}{error}");
+        out
+    };
+    let released = done(&["queue", "release", "--from", "news@example.org"]);
+    assert_eq!(released, "10 recipients released\n");
+    // Each is due when it would have been; the relay is known to be there.
+    done(&["queue", "replay", "all"]);
+    arrived(&relay, 10).await;
+    let all_news = relay
+        .received()
+        .iter()
+        .all(|one| one.reverse_path == "news@example.org");
+    assert!(all_news, "only what the filter means");
+    // One of the five is gone already.
+    let removed = done(&["queue", "remove", "--to", "gone*"]);
+    assert_eq!(removed, "4 recipients removed\n");
+    let (code, out, error) = world.run(&["queue", "release", "--from", "nobody@example.org"]);
+    assert_eq!(
+        (code, out.as_str()),
+        (0, "0 recipients released\n"),
+        "{error}"
+    );
+    assert_eq!(
+        done(&["queue", "release", "all"]),
+        "36 recipients released\n"
+    );
+    done(&["queue", "replay", "all"]);
+    world
+        .wait_queue("the queue is empty", |queue| queue.is_empty())
+        .await;
+    let received = relay.received();
+    let to: BTreeSet<String> = received
+        .iter()
+        .flat_map(|one| one.recipients.clone())
+        .collect();
+    let recipients: usize = received.iter().map(|one| one.recipients.len()).sum();
+    assert_eq!((to.len(), recipients), (46, 46), "each once");
+    assert!(to.contains("gone9@box.example") && !to.contains("gone19@box.example"));
+    world.stop().await;
+}

@@ -71,10 +71,10 @@ struct Tally {
     delivered: Vec<u32>,
     /// Notices to the sender of each message.
     notices: Vec<u32>,
-    /// Milliseconds from the reply to the client to the delivery, of good domains.
+    /// Milliseconds from MAIL of the client to the delivery, of good domains.
     delays: Vec<u64>,
-    /// When each message was accepted.
-    accepted: Vec<Option<Instant>>,
+    /// When its client began with each message.
+    begun: Vec<Option<Instant>>,
     good: usize,
     /// Recipients that were asked for: good, deferring, refusing, hanging.
     asked: [u64; 4],
@@ -118,7 +118,7 @@ impl Site {
                 let tally = Tally {
                     delivered: vec![0; messages],
                     notices: vec![0; messages],
-                    accepted: vec![None; messages],
+                    begun: vec![None; messages],
                     ..Tally::default()
                 };
                 let site = Site {
@@ -226,8 +226,7 @@ impl Site {
         if kind(message % self.domains, self.domains) == Kind::Good {
             tally.good += 1;
             tally.last_good = Some(Instant::now());
-            // It may be delivered before the client has read its reply.
-            let delay = tally.accepted[message].map_or(Duration::ZERO, |at| at.elapsed());
+            let delay = tally.begun[message].expect("it was sent").elapsed();
             tally.delays.push(delay.as_millis() as u64);
         }
     }
@@ -299,9 +298,9 @@ async fn submit(world: &World, site: &Site, load: &Load, all: bool, start: Insta
                 let from = format!("s{message}@senders.example");
                 let to = format!("m{message}@d{domain}.example");
                 let data = format!("From: {from}\r\nTo: {to}\r\nSubject: {message}\r\n\r\n{text}");
+                site.tally().begun[message] = Some(Instant::now());
                 let sent = client.send(&from, &[&to], data.as_bytes()).await;
                 assert_eq!(sent.expect("a reply").code, 250, "{message}");
-                site.tally().accepted[message] = Some(Instant::now());
             }
         }
     };

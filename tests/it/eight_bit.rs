@@ -1,14 +1,29 @@
 //! 8-bit mail to a server that takes none: encoded, signed again, and verified there by the code of
 //! others.
 
-use chapar::lab::{Mx, MxConfig};
+use chapar::lab::{Client, Mx, MxConfig};
 
 use crate::journey::records;
 use crate::oracle;
 use crate::world::{USER, World};
 
+/// Submits with BODY=8BITMIME.
+async fn eight_bit(user: &mut Client, message: &str) {
+    let mail = format!("MAIL FROM:<{USER}> BODY=8BITMIME");
+    for (line, code) in [
+        (mail.as_str(), 250),
+        ("RCPT TO:<you@box.example>", 250),
+        ("DATA", 354),
+    ] {
+        user.expect(line, code).await.expect(line);
+    }
+    let data = format!("{message}.\r\n");
+    user.write(data.as_bytes()).await.expect("written");
+    assert_eq!(user.reply().await.expect("a reply").code, 250);
+}
+
 #[tokio::test]
-async fn i12_a_hop_without_8bitmime_gets_seven_bits_and_signatures_that_hold() {
+async fn c044_i12_a_hop_without_8bitmime_gets_seven_bits_and_signatures_that_hold() {
     let mx = Mx::start(MxConfig {
         eight_bit: false,
         ..MxConfig::default()
@@ -42,6 +57,27 @@ async fn i12_a_hop_without_8bitmime_gets_seven_bits_and_signatures_that_hold() {
         // Both of ours hold; that of somebody else, who signed nothing like it, is left as it was.
         assert_eq!(oracle::dkimpy(&message.data, &records(&world)), (2, 3));
     }
+    // Only the parts that need it.
+    let mixed = "From: me@example.org\r\nSubject: two\r\nMIME-Version: 1.0\r\n\
+                 Content-Type: multipart/mixed; boundary=b\r\n\r\n--b\r\n\r\nplain\r\n--b\r\n\
+                 Content-Type: text/plain; charset=utf-8\r\nContent-Transfer-Encoding: 8bit\r\n\r\n\
+                 gr\u{fc}\u{df}e\r\n--b--\r\n";
+    let mut user = world.user().await;
+    eight_bit(&mut user, mixed).await;
+    let message = mx.wait(3).await.remove(2);
+    assert!(message.data.is_ascii());
+    let text = String::from_utf8_lossy(&message.data);
+    assert!(text.contains("--b\r\n\r\nplain\r\n--b\r\n"), "{text}");
+    assert!(text.contains("\r\ngr=C3=BC=C3=9Fe\r\n--b--\r\n"), "{text}");
+    assert_eq!(oracle::dkimpy(&message.data, &records(&world)), (2, 2));
+    // A signed part would not be what was signed: its sender hears of it at once.
+    let signed = mixed.replace("multipart/mixed", "multipart/signed");
+    eight_bit(&mut user, &signed).await;
+    let notice = mx.wait(4).await.remove(3);
+    assert_eq!(notice.reverse_path, "");
+    assert!(notice.data.is_ascii());
+    let text = String::from_utf8_lossy(&notice.data);
+    assert!(text.contains("Status: 5.6.3\r\n"), "{text}");
     world
         .wait_queue("the queue is empty", |queue| queue.is_empty())
         .await;

@@ -138,6 +138,7 @@ fn sealed(keys: &Keys, message: &[u8]) -> Vec<u8> {
             head: head.to_vec().into(),
             body: Body::Memory(body.to_vec().into()),
         },
+        replaces: None,
         state: chapar::signing::arc::ChainState::None,
         results: "src.example; spf=pass".to_owned(),
         now: chapar::time::now() / 1000,

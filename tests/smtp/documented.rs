@@ -2,11 +2,22 @@
 
 use std::path::Path;
 
-/// Every dialogue and every test of this suite that `docs/attacks.md` names.
+/// Every dialogue and every test that `docs/attacks.md` names.
 #[test]
 fn the_table_of_attacks_names_tests_that_exist() {
+    assert!(named_in("attacks.md") > 70);
+}
+
+/// The same for what is known of other servers' faults.
+#[test]
+fn the_table_of_faults_names_tests_that_exist() {
+    assert!(named_in("peer-faults.md") > 40);
+}
+
+/// How many tests a page names; all of them must exist.
+fn named_in(page: &str) -> usize {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let table = std::fs::read_to_string(root.join("docs/attacks.md")).expect("docs/attacks.md");
+    let table = std::fs::read_to_string(root.join("docs").join(page)).expect("a page");
     let resources = include_str!("resources.rs");
     let mut named = 0;
     let mut missing = Vec::new();
@@ -31,24 +42,26 @@ fn the_table_of_attacks_names_tests_that_exist() {
             missing.push(word);
         }
     }
-    assert!(named > 70, "{named} tests are named");
-    assert!(missing.is_empty(), "{missing:?}");
+    assert!(missing.is_empty(), "{page}: {missing:?}");
+    named
 }
 
-/// Whether a test of `tests/it` or `tests/corpora` exists; none: `word` names no module of those.
+/// Whether a test of these suites exists; none: `word` names no module of them.
 fn in_tests(tests: &Path, word: &str) -> Option<bool> {
-    let (file, test) = match word.strip_prefix("corpora::") {
-        Some(rest) => {
-            let (module, test) = rest.split_once("::").unwrap_or((rest, ""));
-            (tests.join("corpora").join(module), test)
-        }
-        None => {
-            let (module, test) = word.split_once("::")?;
-            (tests.join("it").join(module), test)
-        }
+    let (suites, rest): (&[&str], &str) = match word.strip_prefix("corpora::") {
+        Some(rest) => (&["corpora"], rest),
+        None if word.contains("::") => (&["it", "delivery", "queue", "store"], word),
+        None => return None,
     };
-    let text = std::fs::read_to_string(file.with_extension("rs")).ok()?;
-    Some(test.is_empty() || text.contains(&format!("fn {test}(")))
+    let (module, test) = rest.split_once("::").unwrap_or((rest, ""));
+    let files = suites
+        .iter()
+        .map(|suite| tests.join(suite).join(module).with_extension("rs"));
+    let texts: Vec<String> = files
+        .filter_map(|file| std::fs::read_to_string(file).ok())
+        .collect();
+    let has = |text: &String| test.is_empty() || text.contains(&format!("fn {test}("));
+    (!texts.is_empty()).then(|| texts.iter().any(has))
 }
 
 /// Whether the module at `path` exists and has the test; a module alone may be named, too.

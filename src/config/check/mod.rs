@@ -237,6 +237,7 @@ impl Checker<'_> {
             ("timeouts.command", timeouts.command),
             ("timeouts.data", timeouts.data),
             ("timeouts.final_dot", timeouts.final_dot),
+            ("timeouts.transaction", timeouts.transaction),
             ("timeouts.pipe", timeouts.pipe),
         ] {
             self.bounded(key, span);

@@ -1,8 +1,8 @@
 //! Maildir: written to `tmp`, synced, linked into `new`, both directories synced.
 //!
 //! The name is that of the message and recipient, so that a delivery that is repeated after a crash
-//! finds its own file in `new` and adds no second one. Its size is part of it (`S=`), which
-//! Dovecot and others read in place of asking the file system.
+//! finds its own file in `new`, or in `cur` where a reader has put it, and adds no second one. Its
+//! size is part of it (`S=`), which Dovecot and others read in place of asking the file system.
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, ErrorKind, Write as _};
@@ -31,7 +31,12 @@ pub(super) async fn deliver(path: PathBuf, errand: &Errand<'_>) -> Verdict {
     let name = name(errand);
     let source = Source::new(errand);
     let shown = path.display().to_string();
-    let done = tokio::task::spawn_blocking(move || store(&path, &name, source)).await;
+    let repeated = errand.repeated;
+    let work = move || match repeated && was_seen(&path, &name)? {
+        true => Ok(()),
+        false => store(&path, &name, source),
+    };
+    let done = tokio::task::spawn_blocking(work).await;
     let panicked = |_| Err(Trouble::Mailbox(io::Error::other("the delivery panicked")));
     match done.unwrap_or_else(panicked) {
         Ok(()) => Verdict::delivered("2.0.0", "stored"),
@@ -51,6 +56,22 @@ fn name(errand: &Errand<'_>) -> String {
     let message = errand.message;
     let seconds = message.arrived / 1000;
     format!("{seconds}.Q{}R{}.{host}", message.id, errand.at)
+}
+
+/// Whether a reader has moved it to `cur` already.
+fn was_seen(maildir: &Path, name: &str) -> io::Result<bool> {
+    let entries = match std::fs::read_dir(maildir.join("cur")) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
+        other => other?,
+    };
+    let front = format!("{name},S=");
+    for entry in entries {
+        let name = entry?.file_name();
+        if name.as_encoded_bytes().starts_with(front.as_bytes()) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 fn store(maildir: &Path, name: &str, source: Source) -> Result<(), Trouble> {

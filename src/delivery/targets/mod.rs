@@ -29,6 +29,8 @@ pub(super) struct Errand<'a> {
     pub(super) hostname: &'a str,
     /// How long a program may take.
     pub(super) patience: Duration,
+    /// The message arrived before this process began: it may have been delivered.
+    pub(super) repeated: bool,
 }
 
 impl Errand<'_> {

@@ -41,6 +41,7 @@ async fn go(via: &str, message: &Message, content: &Content, patience: u64) -> V
         content,
         hostname: "mx.example.org",
         patience: Duration::from_secs(patience),
+        repeated: true,
     };
     deliver(&Via::parse(via).expect(via), &errand).await
 }
@@ -99,6 +100,13 @@ async fn a_maildir_gets_the_message_once_and_for_its_owner_only() {
     let expected = "Return-Path: <sender@example.org>\nDelivered-To: Me@Example.com\n\
                     Subject: x\n\none\n.two\nthree";
     assert_eq!(String::from_utf8_lossy(&stored), expected);
+    // Nor when a reader has marked it.
+    let seen = maildir.join("cur").join(format!("{name}:2,S"));
+    std::fs::rename(maildir.join("new").join(name), &seen).expect("moved");
+    let verdict = go(&via, &message, &content, 5).await;
+    assert_eq!(verdict.outcome, Outcome::Delivered, "{:?}", verdict.reply);
+    assert_eq!(files(&maildir.join("new")), [""; 0]);
+    std::fs::rename(&seen, maildir.join("new").join(name)).expect("moved");
     let unique = format!("5.Q{}R0.mx.example.org,S={}", message.id, stored.len());
     assert_eq!(name, &unique);
     for (path, mode) in [
@@ -266,6 +274,7 @@ async fn a_large_message_passes_in_pieces_and_arrives_whole() {
         content: &content,
         hostname: "mx.example.org",
         patience: Duration::from_secs(20),
+        repeated: false,
     };
     let (mut source, mut piece, mut whole) = (Source::new(&errand), Vec::new(), Vec::new());
     while source.fill(&mut piece).expect("read") {

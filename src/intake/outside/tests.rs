@@ -445,7 +445,7 @@ async fn c138_c139_seals_hold_for_the_next_hop_or_say_that_they_do_not() {
             .await
             .expect("passed");
         let before = passed.content.head.clone();
-        let seal = passed.seal.expect("a seal");
+        let mut seal = passed.seal.expect("a seal");
         let state = if hop == 1 {
             ChainState::None
         } else {
@@ -459,6 +459,14 @@ async fn c138_c139_seals_hold_for_the_next_hop_or_say_that_they_do_not() {
         };
         let fields = headers::fields(&message.head).expect("fields");
         assert_eq!(fields.iter().filter(|f| f.is("ARC-Seal")).count(), hop);
+        // Once more in the place of that: the same, and nothing where somebody wrote words into it.
+        seal.replaces = Some(message.head.clone());
+        assert_eq!(ours.seal(&seal).expect("a set"), set, "hop {hop}");
+        let text = String::from_utf8(message.head.to_vec()).expect("UTF-8");
+        let forged = text.replacen("dmarc=pass", "dmarc=none", 1);
+        assert_ne!(forged, text);
+        seal.replaces = Some(forged.into());
+        assert_eq!(ours.seal(&seal).expect("no set").len(), 0, "hop {hop}");
     }
     // The body was changed after the third seal: our fourth set says so, over itself alone, and
     // nobody adds a fifth.

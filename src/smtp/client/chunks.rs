@@ -80,7 +80,9 @@ impl Client {
         }
         self.chunks.due += 1;
         let word = if last { " LAST" } else { "" };
-        self.say(&["BDAT ", &size.to_string(), word]);
+        // Part of the reply to an earlier one may be here already.
+        let command = format!("BDAT {size}{word}\r\n");
+        self.output.extend_from_slice(command.as_bytes());
         true
     }
 

@@ -43,7 +43,9 @@ pub enum Stage {
     Recipient,
     /// The DATA command.
     Data,
-    /// The message and its final dot.
+    /// The message, before its final dot was written: the server does not have it.
+    Content,
+    /// The final dot.
     FinalDot,
 }
 
@@ -59,6 +61,7 @@ impl std::fmt::Display for Stage {
             Stage::Mail => "MAIL FROM",
             Stage::Recipient => "RCPT TO",
             Stage::Data => "DATA",
+            Stage::Content => "sending the message",
             Stage::FinalDot => "the end of data",
         })
     }
@@ -156,6 +159,8 @@ pub struct Finished {
     pub untouched: bool,
     /// The server offers CHUNKING and does not know BDAT: the message may go again with DATA.
     pub no_chunks: bool,
+    /// How many recipients the server accepted at RCPT.
+    pub accepted: usize,
 }
 
 #[derive(Debug)]
@@ -296,16 +301,10 @@ impl Client {
             // A server that refuses a message half way says so and closes.
             State::Data => {
                 self.hear_chunks();
-                let refusal = match self.replies.poll() {
-                    Ok(Some(raw)) if raw.code >= 400 => Some(raw.to_reply()),
-                    _ => None,
-                };
-                let refusal = self.chunks.refusal.take().or(refusal);
-                let said = refusal.map_or(Said::Nothing(loss), Said::Reply);
-                self.end_transaction(Answer {
-                    stage: Stage::FinalDot,
-                    said,
-                });
+                let refusal = self.chunks.refusal.take();
+                let refusal = refusal.map(|reply| said(Stage::FinalDot, reply));
+                let answer = refusal.or_else(|| self.early_refusal());
+                self.end_transaction(answer.unwrap_or_else(|| nothing(Stage::Content, loss)));
             }
             _ => self.fail(loss),
         }
@@ -354,9 +353,10 @@ impl Client {
     pub fn data_sent(&mut self) {
         self.state = State::FinalDot;
         if let Some(refusal) = self.chunks.refusal.take() {
+            let over = self.chunks.unknown || refusal.code == 421;
             let answer = said(Stage::FinalDot, refusal);
             self.transaction.answer_rest(&answer);
-            if self.chunks.unknown {
+            if over {
                 self.finish(Some(answer));
             } else if self.chunks.due == 0 {
                 self.finish(None);
@@ -401,6 +401,14 @@ impl Client {
                 Ok(Some(reply)) => self.hear(reply),
                 Err(error) => self.fail(Loss::Malformed(error)),
             }
+        }
+    }
+
+    /// What the server said against a message that it has not got whole.
+    fn early_refusal(&mut self) -> Option<Answer> {
+        match self.replies.poll() {
+            Ok(Some(raw)) if raw.code >= 400 => Some(said(Stage::FinalDot, raw.to_reply())),
+            _ => None,
         }
     }
 
@@ -522,11 +530,23 @@ impl Client {
         match self.transaction.hear(reply) {
             Turn::Next => {
                 if !self.extensions.pipelining {
+                    // An answer to a command that was not given yet.
+                    if self.replies.has_more() {
+                        return self.fail(Loss::OutOfStep);
+                    }
                     self.transaction.write_next(&mut self.output);
                 }
                 if expected == Some(Expect::Reset) {
                     self.needs_reset = false;
                 }
+            }
+            // What is said between the 354 and the message can only be against it; anything else
+            // would be taken for the answer to the final dot.
+            Turn::SendData if self.replies.has_more() => {
+                let answer = self.early_refusal();
+                self.end_transaction(
+                    answer.unwrap_or_else(|| nothing(Stage::Data, Loss::OutOfStep)),
+                );
             }
             Turn::SendData => self.state = State::Data,
             // LMTP has no reply for nobody (RFC 2033 section 4.2).
@@ -568,7 +588,8 @@ impl Client {
                 let answer = nothing(self.transaction.stage(), loss);
                 return self.end_transaction(answer);
             }
-            State::Data | State::FinalDot | State::EmptyDot => {
+            State::Data => return self.end_transaction(nothing(Stage::Content, loss)),
+            State::FinalDot | State::EmptyDot => {
                 return self.end_transaction(nothing(Stage::FinalDot, loss));
             }
             State::Finished(_) | State::Closed(_) => return,
@@ -623,6 +644,10 @@ impl Client {
     }
 
     fn say(&mut self, words: &[&str]) {
+        // An answer that is here before its command belongs to none.
+        if self.replies.has_more() {
+            return self.fail(Loss::OutOfStep);
+        }
         for word in words {
             self.output.extend_from_slice(word.as_bytes());
         }

@@ -420,6 +420,7 @@ impl Transaction {
             answers,
             untouched: !self.touched,
             no_chunks: false,
+            accepted: self.accepted,
         }
     }
 }

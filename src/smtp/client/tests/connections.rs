@@ -16,7 +16,8 @@ fn a_421_anywhere_is_the_end_and_keeps_what_was_said_before() {
     run(
         false,
         &[
-            S("220 hi\r\n421 4.7.0 bye\r\n"),
+            S("220 hi\r\n"),
+            S("421 4.7.0 bye\r\n"),
             Do(Step::Closed(end(Stage::Hello))),
         ],
     );
@@ -30,6 +31,7 @@ fn a_421_anywhere_is_the_end_and_keeps_what_was_said_before() {
                 answers: vec![end(Stage::Mail), end(Stage::Mail)],
                 untouched: true,
                 no_chunks: false,
+                accepted: 0,
             })),
             Do(Step::Closed(end(Stage::Mail))),
         ],
@@ -94,7 +96,8 @@ fn the_end_of_the_connection_anywhere() {
     run(
         false,
         &[
-            S("220 hi\r\n250-a"),
+            S("220 hi\r\n"),
+            S("250-a"),
             Lost(Loss::Closed),
             Do(Step::Closed(closed(Stage::Hello))),
         ],
@@ -108,6 +111,7 @@ fn the_end_of_the_connection_anywhere() {
                 answers: vec![closed(Stage::Mail)],
                 untouched: true,
                 no_chunks: false,
+                accepted: 0,
             })),
             Do(Step::Closed(closed(Stage::Mail))),
         ],
@@ -136,7 +140,7 @@ fn the_end_of_the_connection_anywhere() {
     let mut script = to_data();
     script.extend([
         Lost(Loss::Closed),
-        Do(finished(vec![closed(Stage::FinalDot)])),
+        Do(finished(vec![closed(Stage::Content)])),
     ]);
     after_hello(PIPE, script);
     let mut script = to_data();
@@ -158,7 +162,39 @@ fn the_end_of_the_connection_anywhere() {
     let mut client = after_hello(PIPE, to_data());
     client.receive(b"250 2.0.0 queued\r\n");
     client.lost(Loss::Closed);
-    assert_eq!(client.step(), finished(vec![closed(Stage::FinalDot)]));
+    assert_eq!(client.step(), finished(vec![closed(Stage::Content)]));
+}
+
+/// A reply that is here before its command was given answers nothing, whatever it says.
+#[test]
+fn a_reply_before_its_command_ends_the_connection() {
+    let odd = |stage| nothing(stage, Loss::OutOfStep);
+    let mut client = Client::new("mx.example.org", false);
+    client.receive(b"220 hi\r\n250 mx.example.com\r\n");
+    assert_eq!(client.step(), Step::Closed(odd(Stage::Hello)));
+    assert!(client.output().is_empty());
+    for (said, stage) in [
+        ("250 Ok\r\n250 Ok\r\n", Stage::Recipient),
+        (
+            "250 Ok\r\n250 Ok\r\n354 go\r\n250 queued\r\n",
+            Stage::Recipient,
+        ),
+    ] {
+        let mut client = after_hello(PLAIN, vec![Begin(TO_B)]);
+        client.receive(said.as_bytes());
+        assert_eq!(client.step(), finished(vec![odd(stage)]));
+        assert_eq!(client.step(), Step::Closed(odd(stage)));
+    }
+    // A 250 behind the 354 would be taken for the answer to the final dot.
+    let mut client = after_hello(PIPE, vec![Begin(TO_B)]);
+    client.receive(b"250 Ok\r\n250 Ok\r\n354 go\r\n250 2.0.0 queued\r\n");
+    assert_eq!(client.step(), finished(vec![odd(Stage::Data)]));
+    assert_eq!(client.step(), Step::Closed(odd(Stage::Data)));
+    // A refusal there is one.
+    let mut client = after_hello(PIPE, vec![Begin(TO_B)]);
+    client.receive(b"250 Ok\r\n250 Ok\r\n354 go\r\n552 5.3.4 too big\r\n");
+    let refused = reply(Stage::FinalDot, 552, "5.3.4", "too big");
+    assert_eq!(client.step(), finished(vec![refused]));
 }
 
 #[test]
@@ -185,6 +221,7 @@ fn endless_and_malformed_replies() {
             answers: vec![loss()],
             untouched: true,
             no_chunks: false,
+            accepted: 0,
         })
     );
     assert_eq!(client.step(), Step::Closed(loss()));
@@ -240,14 +277,17 @@ fn helo_where_ehlo_is_unknown() {
     run(
         false,
         &[
-            S("220 hi\r\n500 what\r\n550 5.7.1 go away\r\n"),
+            S("220 hi\r\n"),
+            S("500 what\r\n"),
+            S("550 5.7.1 go away\r\n"),
             Do(Step::Closed(reply(Stage::Hello, 550, "5.7.1", "go away"))),
         ],
     );
     run(
         false,
         &[
-            S("220 hi\r\n451 4.3.0 later\r\n"),
+            S("220 hi\r\n"),
+            S("451 4.3.0 later\r\n"),
             Do(Step::Closed(reply(Stage::Hello, 451, "4.3.0", "later"))),
         ],
     );
@@ -258,7 +298,8 @@ fn starttls_forgets_what_was_said_in_clear() {
     let client = run(
         true,
         &[
-            S("220 hi\r\n250-a\r\n250-STARTTLS\r\n250-PIPELINING\r\n250 SIZE 10\r\n"),
+            S("220 hi\r\n"),
+            S("250-a\r\n250-STARTTLS\r\n250-PIPELINING\r\n250 SIZE 10\r\n"),
             C("EHLO mx.example.org\r\nSTARTTLS\r\n"),
             S("220 go\r\n"),
             Do(Step::Handshake),
@@ -279,12 +320,17 @@ fn starttls_forgets_what_was_said_in_clear() {
     // Not asked for, it is not used; refused, mail goes on in clear.
     run(
         false,
-        &[S("220 hi\r\n250-a\r\n250 STARTTLS\r\n"), Do(Step::Ready)],
+        &[
+            S("220 hi\r\n"),
+            S("250-a\r\n250 STARTTLS\r\n"),
+            Do(Step::Ready),
+        ],
     );
     run(
         true,
         &[
-            S("220 hi\r\n250-a\r\n250 STARTTLS\r\n"),
+            S("220 hi\r\n"),
+            S("250-a\r\n250 STARTTLS\r\n"),
             S("454 4.7.0 not now\r\n"),
             Do(Step::Ready),
         ],
@@ -294,14 +340,21 @@ fn starttls_forgets_what_was_said_in_clear() {
 /// CVE-2011-0411 seen from the client: what follows the 220 in clear is not the server's.
 #[test]
 fn bytes_behind_the_220_of_starttls_end_the_connection() {
-    let mut client = run(true, &[S("220 hi\r\n250-a\r\n250 STARTTLS\r\n")]);
+    let mut client = run(true, &[S("220 hi\r\n"), S("250-a\r\n250 STARTTLS\r\n")]);
     client.receive(b"220 go\r\n250-AUTH PLAIN\r\n");
     assert_eq!(
         client.step(),
         Step::Closed(nothing(Stage::StartTls, Loss::OutOfStep))
     );
     // And if they come after the step was taken, they are dropped.
-    let mut client = run(true, &[S("220 hi\r\n250-a\r\n250 STARTTLS\r\n220 go\r\n")]);
+    let mut client = run(
+        true,
+        &[
+            S("220 hi\r\n"),
+            S("250-a\r\n250 STARTTLS\r\n"),
+            S("220 go\r\n"),
+        ],
+    );
     client.receive(b"250-AUTH PLAIN\r\n250 PIPELINING\r\n");
     client.secured();
     assert_eq!(client.step(), Step::Read(Wait::Command));

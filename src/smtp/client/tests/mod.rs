@@ -110,11 +110,17 @@ fn reply(stage: Stage, code: u16, enhanced: &str, text: &str) -> Answer {
     said(stage, Reply::new(code, enhanced, text))
 }
 
+/// Who was refused at RCPT was not accepted, nor anybody whom MAIL or a break was the answer of;
+/// tests in which that is not so say it.
 fn finished(answers: Vec<Answer>) -> Step {
+    let late =
+        |answer: &&Answer| matches!(answer.stage, Stage::Content | Stage::FinalDot | Stage::Data);
+    let accepted = answers.iter().filter(late).count();
     Step::Finished(Finished {
         answers,
         untouched: false,
         no_chunks: false,
+        accepted,
     })
 }
 

@@ -443,6 +443,7 @@ fn a_refused_reset_leaves_the_message_untouched() {
                 answers: vec![reply(Stage::Reset, 500, "", "what")],
                 untouched: true,
                 no_chunks: false,
+                accepted: 0,
             })),
             Do(Step::Closed(reply(Stage::Reset, 500, "", "what"))),
         ],
