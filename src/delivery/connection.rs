@@ -216,6 +216,10 @@ impl Connection {
                             Again::Elsewhere => {
                                 tried.push(open.address);
                                 sessions += 1;
+                                // The next message asks another one first.
+                                if !open.is_ready() {
+                                    self.learn(open.address, Lesson::Unreachable).await;
+                                }
                                 open.quit().await;
                             }
                             Again::Fewer(most) => {

@@ -22,6 +22,7 @@ use futures_util::stream::FuturesUnordered;
 use tokio::sync::{Semaphore, watch};
 
 use super::connection::Common;
+use super::counts;
 use super::hops::{Found, HopOrVerdict, Hops};
 use super::messages::{Drain, Keeper, Reload, Resume, Wake};
 use super::paces::{Paces, Standing};
@@ -129,6 +130,9 @@ impl Dispatcher {
         let policies = Policies::new(fetcher, sts::directory(&config.data_dir)).start();
         let content = (fetch, SevenBit::new(signer));
         let tally = Arc::default();
+        let mut paces = Paces::default();
+        let now = (crate::time::now(), Instant::now());
+        paces.recount(counts::take(&config.data_dir), now);
         let common = common(&config, resolver, content, connections, policies, tally)?;
         Ok(Dispatcher {
             common,
@@ -140,7 +144,7 @@ impl Dispatcher {
             workers: HashMap::new(),
             last_worker: 0,
             retired: Vec::new(),
-            paces: Paces::default(),
+            paces,
             keeper: None,
             expiry: None,
             stop: watch::Sender::new(false),
@@ -581,7 +585,13 @@ impl Handler<Drain> for Dispatcher {
         let workers = self.workers.values().map(|one| one.address.clone());
         let workers: Vec<_> = workers.chain(self.retired.drain(..)).collect();
         let reporter = self.reporter.clone();
+        let counted = self.paces.counts((crate::time::now(), Instant::now()));
+        let data_dir = self.common.config.data_dir.clone();
+        let keep = tokio::task::spawn_blocking(move || counts::keep(&data_dir, &counted));
         Box::pin(async move {
+            if let Ok(Err(error)) = keep.await {
+                tracing::warn!(%error, "replies that rules count can not be kept in data_dir");
+            }
             // A worker that is gone has nothing under way.
             join_all(workers.iter().map(|worker| worker.send(Drain))).await;
             reporter.settled().await;

@@ -13,6 +13,7 @@
 
 mod again;
 mod connection;
+mod counts;
 mod dispatcher;
 mod hops;
 mod lanes;

@@ -238,6 +238,7 @@ impl Connection {
         })
     }
 
+    /// Something about a host, for this connection and those that come after it.
     pub(super) async fn learn(&mut self, address: IpAddr, lesson: Lesson) {
         self.memory.learn(address, lesson.clone(), Instant::now());
         let _ = self.worker.send(Learned { address, lesson }).await;
