@@ -24,6 +24,7 @@ pub mod intake;
 pub mod lab;
 pub mod listener;
 pub mod message;
+pub mod publish;
 pub mod queue;
 pub mod report;
 pub mod signing;

@@ -5,6 +5,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use hickory_resolver::proto::rr::{RData, RecordType};
@@ -12,13 +13,18 @@ use serde::{Deserialize, Serialize};
 use toml_edit::{Array, DocumentMut, value};
 
 use super::exit::Wrong;
+use super::publish;
 use crate::config::{Config, Span, files};
 use crate::dns::Resolver;
 use crate::identity::Identity;
+use crate::publish::Provider;
+use crate::publish::data::{Data, Record};
 use crate::signing::keys::{self, Algorithm, PrivateKey};
 
 /// Mode of keys and of the note about a rotation.
 const MODE: u32 = 0o600;
+/// How long the zone's servers may take to show a new key.
+const SEEN: Duration = Duration::from_secs(60);
 /// sysexits.h: something is to be waited for.
 const EX_TEMPFAIL: u8 = 75;
 
@@ -28,9 +34,10 @@ pub(super) enum Command {
     /// Replace the keys of a domain: publish, wait, switch, retire
     ///
     /// Each run does the step whose time has come and says what the next one waits for: new keys
-    /// are made and their records printed; once the DNS has had them for --wait, the daemon signs
-    /// with them; --keep later the old ones are removed. Run it as often as you like, also from a
-    /// timer; it never signs with a key that the DNS does not have.
+    /// are made and their records published at dns.provider, or printed; once the DNS has had them
+    /// for --wait, the daemon signs with them; --keep later the old ones are removed, and their
+    /// records at dns.provider, too. Run it as often as you like, also from a timer; it never signs
+    /// with a key that the DNS does not have.
     ///
     /// Exit codes: 0 nothing is left to do, 75 the next step waits.
     #[command(after_help = "Examples:\n  chapar dkim rotate example.org\n  \
@@ -171,7 +178,15 @@ impl Work<'_> {
                 say!("wrote {}", path.display());
             }
         }
-        let missing = self.missing(&rotation.new)?;
+        let mut missing = self.missing(&rotation.new)?;
+        if let (Some(provider), false) = (self.config.dns.provider.0, missing.is_empty()) {
+            self.publish(provider, &missing)?;
+            missing = self.missing(&rotation.new)?;
+            if !missing.is_empty() {
+                say!("our DNS servers do not see them yet: run this again in some minutes");
+                return Ok(EX_TEMPFAIL.into());
+            }
+        }
         if !missing.is_empty() {
             if rotation.published.take().is_some() {
                 self.write(&rotation)?;
@@ -202,6 +217,36 @@ impl Work<'_> {
         self.write(&rotation)?;
         say!("{} signs with {} now", self.domain, rotation.new.join(", "));
         self.retire(&rotation, self.now, args)
+    }
+
+    /// New keys go where the zone is.
+    fn publish(&self, provider: Provider, missing: &[(String, String)]) -> anyhow::Result<()> {
+        let record =
+            |(owner, text): &(String, String)| Record::new(owner, Data::Text(text.clone()));
+        let records: Vec<Record> = missing.iter().map(record).collect();
+        publish::add(self.config, provider, &records)?;
+        for record in &records {
+            say!("published {}. at {}", record.name, provider.name());
+        }
+        if let Err(problem) = publish::visible(self.config, provider, &records, SEEN) {
+            say!("but: {problem:#}");
+        }
+        Ok(())
+    }
+
+    /// The record of an old key goes, if we can do that; true: it has gone.
+    fn unpublish(&self, selector: &str) -> anyhow::Result<bool> {
+        let path = keys::path(&self.config.dir, self.domain, selector);
+        let Some(provider) = self.config.dns.provider.0.filter(|_| path.exists()) else {
+            return Ok(false);
+        };
+        let own = compact(&PrivateKey::load(&self.config.dir, self.domain, selector)?.record());
+        let owner = format!("{selector}._domainkey.{}", self.domain);
+        let removed = publish::remove(self.config, provider, &owner, |text| compact(text) == own)?;
+        if removed > 0 {
+            say!("removed {owner}. at {}", provider.name());
+        }
+        Ok(removed > 0)
     }
 
     /// What is left of a span since `from`, for people.
@@ -275,10 +320,13 @@ impl Work<'_> {
         }
         for selector in &rotation.old {
             let path = keys::path(&self.config.dir, self.domain, selector);
+            // The record first: without the key nobody knows which one it is.
+            let gone = self.unpublish(selector)?;
             match fs::remove_file(&path) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
                     return Err(error).with_context(|| path.display().to_string());
                 }
+                _ if gone => say!("removed {}", path.display()),
                 _ => say!(
                     "removed {}; remove its record {selector}._domainkey.{}. from the DNS",
                     path.display(),

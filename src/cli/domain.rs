@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use serde_json::json;
 
+use super::panel::Format;
 use super::records;
 use super::site::{Did, Leads, Site};
 use crate::config::Config;
@@ -86,7 +87,7 @@ fn add(config: &Config, file: &Path, domain: &str, leads: Leads<'_>) -> anyhow::
     }
     say!("\nDNS records of {domain}:");
     let ips = records::addresses(config, &[]);
-    records::print(&records::of(config, &domain, &ips)?, false);
+    Format::Zone.print(&domain, &records::of(config, &domain, &ips)?);
     super::hint_reload();
     Ok(())
 }

@@ -1,6 +1,5 @@
-//! The DNS records that a domain needs for its mail, as zone-file lines.
+//! The DNS records that a domain needs for its mail, each with why it is needed.
 
-use std::fmt::Write as _;
 use std::net::{IpAddr, UdpSocket};
 
 use anyhow::Context as _;
@@ -10,74 +9,70 @@ use super::exit::Wrong;
 use super::report::COLLECTOR;
 use crate::config::{Config, Service, TlsMode};
 use crate::identity::Identity;
+use crate::publish::data::{self, Data};
+use crate::publish::{self, TTL};
 use crate::signing::keys::PrivateKey;
 use crate::web;
-
-/// Time to live of what is pasted, seconds: short enough to correct a mistake.
-const TTL: u32 = 3600;
-/// Longest character-string of a TXT record (RFC 1035 section 3.3), octets.
-const STRING: usize = 255;
 
 /// One record, or what must be known to write it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Record {
-    /// The owner, with its last dot.
-    name: String,
-    kind: &'static str,
-    data: Data,
+    /// The owner, without its last dot.
+    pub(super) name: String,
+    pub(super) data: Value,
     /// Why it is needed.
-    why: &'static str,
+    pub(super) why: &'static str,
 }
 
+/// What a record says.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Data {
-    Plain(String),
-    Text(String),
-    /// A placeholder for what we can not find out.
+pub(super) enum Value {
+    Known(Data),
+    /// A placeholder for an IPv4 address that we can not find out.
     Unknown(&'static str),
 }
 
 impl Record {
+    fn new(name: &str, data: Data, why: &'static str) -> Record {
+        Record {
+            name: data::name(name),
+            data: Value::Known(data),
+            why,
+        }
+    }
+
     /// A line of a zone file; a comment if the value is not known.
     pub(super) fn line(&self) -> String {
-        let (name, kind) = (&self.name, self.kind);
+        let name = &self.name;
         match &self.data {
-            Data::Plain(data) => format!("{name} {TTL} IN {kind} {data}"),
-            Data::Text(text) => format!("{name} {TTL} IN {kind} {}", quoted(text)),
-            Data::Unknown(what) => format!("; {name} {TTL} IN {kind} ({what}; give it with --ip)"),
+            Value::Known(data) => format!("{name}. {TTL} IN {} {data}", data.kind().name()),
+            Value::Unknown(what) => format!("; {name}. {TTL} IN A ({what}; give it with --ip)"),
         }
     }
 
     /// The same as an object; nothing if the value is not known.
-    fn json(&self) -> Option<serde_json::Value> {
-        let (data, text) = match &self.data {
-            Data::Plain(data) => (data.clone(), None),
-            Data::Text(text) => (quoted(text), Some(text)),
-            Data::Unknown(_) => return None,
-        };
+    pub(super) fn json(&self) -> Option<serde_json::Value> {
+        let data = self.known()?.data;
         let mut object = json!({
-            "name": self.name, "ttl": TTL, "type": self.kind, "data": data, "why": self.why,
+            "name": format!("{}.", self.name), "ttl": TTL, "type": data.kind().name(),
+            "data": data.to_string(), "why": self.why,
         });
-        if let (Some(text), Some(object)) = (text, object.as_object_mut()) {
+        if let (Some(text), Some(object)) = (data.text(), object.as_object_mut()) {
             object.insert("text".into(), json!(text));
         }
         Some(object)
     }
-}
 
-/// `text` as character-strings of at most 255 octets. Our texts are printable ASCII.
-fn quoted(text: &str) -> String {
-    let mut out = String::new();
-    for part in text.as_bytes().chunks(STRING) {
-        if !out.is_empty() {
-            out.push(' ');
+    /// What can be published.
+    pub(super) fn known(&self) -> Option<publish::data::Record> {
+        match &self.data {
+            Value::Known(data) => Some(publish::data::Record {
+                name: self.name.clone(),
+                data: data.clone(),
+            }),
+            Value::Unknown(_) => None,
         }
-        let part = String::from_utf8_lossy(part)
-            .replace('\\', "\\\\")
-            .replace('"', "\\\"");
-        let _ = write!(out, "\"{part}\"");
     }
-    out
 }
 
 /// The records of `domain`, which must be ours. `ips`: the addresses of this host.
@@ -88,42 +83,31 @@ pub(super) fn of(config: &Config, domain: &str, ips: &[IpAddr]) -> anyhow::Resul
             "{domain} is not one of our domains; `chapar domain add {domain}` makes it one"
         ))
     })?;
-    let host = format!("{}.", config.hostname);
-    let name = format!("{domain}.");
+    let host = data::name(&config.hostname);
+    let name = domain;
     let mut records = Vec::new();
-    let mut add = |name: &str, kind, data, why| {
-        records.push(Record {
-            name: name.to_owned(),
-            kind,
-            data,
-            why,
-        });
-    };
     let why = "where this host is";
     for ip in ips {
-        let kind = if ip.is_ipv4() { "A" } else { "AAAA" };
-        add(&host, kind, Data::Plain(ip.to_string()), why);
+        records.push(Record::new(&host, Data::Address(*ip), why));
     }
     if !ips.iter().any(IpAddr::is_ipv4) {
-        add(
-            &host,
-            "A",
-            Data::Unknown("the public IPv4 address of this host"),
+        records.push(Record {
+            name: host.clone(),
+            data: Value::Unknown("the public IPv4 address of this host"),
             why,
-        );
+        });
     }
+    let mut add = |name: &str, data, why| records.push(Record::new(name, data, why));
     if found.mode.takes_mail() {
         add(
-            &name,
-            "MX",
-            Data::Plain(format!("10 {host}")),
+            name,
+            Data::Mx(10, host.clone()),
             "mail to the domain comes here",
         );
     }
     let spf = format!("v=spf1 a:{} ~all", config.hostname);
     add(
-        &name,
-        "TXT",
+        name,
         Data::Text(spf),
         "SPF: this host may send mail of the domain",
     );
@@ -131,7 +115,6 @@ pub(super) fn of(config: &Config, domain: &str, ips: &[IpAddr]) -> anyhow::Resul
     if host != name {
         add(
             &host,
-            "TXT",
             Data::Text("v=spf1 a -all".into()),
             "SPF: for bounces from this host",
         );
@@ -139,12 +122,11 @@ pub(super) fn of(config: &Config, domain: &str, ips: &[IpAddr]) -> anyhow::Resul
     let srs = config.forwarding.srs_domain.as_str();
     if !srs.is_empty() && srs != domain {
         // Its bounces must find us, and its SPF record is what receivers of forwarded mail ask for.
-        let srs = format!("{srs}.");
         let why = "bounces of forwarded mail come here";
-        add(&srs, "MX", Data::Plain(format!("10 {host}")), why);
+        add(srs, Data::Mx(10, host.clone()), why);
         let spf = format!("v=spf1 a:{} -all", config.hostname);
         let why = "SPF: this host forwards under this domain";
-        add(&srs, "TXT", Data::Text(spf), why);
+        add(srs, Data::Text(spf), why);
     }
     for selector in &found.selectors {
         let key = PrivateKey::load(&config.dir, domain, selector)
@@ -152,7 +134,6 @@ pub(super) fn of(config: &Config, domain: &str, ips: &[IpAddr]) -> anyhow::Resul
         let owner = format!("{selector}._domainkey.{name}");
         add(
             &owner,
-            "TXT",
             Data::Text(key.record()),
             "DKIM: the public key of our signatures",
         );
@@ -174,7 +155,6 @@ pub(super) fn of(config: &Config, domain: &str, ips: &[IpAddr]) -> anyhow::Resul
         let dmarc = format!("v=DMARC1; p={policy}; rua=mailto:{reports}@{domain}");
         add(
             &format!("_dmarc.{name}"),
-            "TXT",
             Data::Text(dmarc),
             "DMARC: what to do with forgeries",
         );
@@ -182,12 +162,7 @@ pub(super) fn of(config: &Config, domain: &str, ips: &[IpAddr]) -> anyhow::Resul
     if found.mode.takes_mail() && !domain.starts_with('*') {
         let why = "TLS-RPT: others report how their deliveries to this host fared";
         let report = format!("v=TLSRPTv1; rua=mailto:{reports}@{domain}");
-        add(
-            &format!("_smtp._tls.{name}"),
-            "TXT",
-            Data::Text(report),
-            why,
-        );
+        add(&format!("_smtp._tls.{name}"), Data::Text(report), why);
     }
     // Without a listener for https nobody could fetch the policy; below a wildcard it has no name.
     if !domain.starts_with('*')
@@ -195,15 +170,10 @@ pub(super) fn of(config: &Config, domain: &str, ips: &[IpAddr]) -> anyhow::Resul
         && let Some(policy) = web::policy(config, &identity, domain)
     {
         let why = "MTA-STS: where the policy is";
-        add(
-            &format!("mta-sts.{name}"),
-            "CNAME",
-            Data::Plain(host.clone()),
-            why,
-        );
+        add(&format!("mta-sts.{name}"), Data::Cname(host.clone()), why);
         let id = format!("v=STSv1; id={}", web::policy_id(&policy));
         let why = "MTA-STS: there is a policy; the id changes with it";
-        add(&format!("_mta-sts.{name}"), "TXT", Data::Text(id), why);
+        add(&format!("_mta-sts.{name}"), Data::Text(id), why);
     }
     let whole = !domain.starts_with('*');
     if whole && !config.web.https.is_empty() {
@@ -211,8 +181,7 @@ pub(super) fn of(config: &Config, domain: &str, ips: &[IpAddr]) -> anyhow::Resul
             ("autoconfig", "Thunderbird sets itself up from there"),
             ("autodiscover", "Outlook sets itself up from there"),
         ] {
-            let target = Data::Plain(host.clone());
-            add(&format!("{label}.{name}"), "CNAME", target, why);
+            add(&format!("{label}.{name}"), Data::Cname(host.clone()), why);
         }
     }
     if whole
@@ -222,44 +191,65 @@ pub(super) fn of(config: &Config, domain: &str, ips: &[IpAddr]) -> anyhow::Resul
             .any(|listen| listen.service == Service::Submission && listen.tls == TlsMode::Implicit)
     {
         let why = "mail clients find the submission port (RFC 6186, RFC 8314)";
-        let target = Data::Plain(format!("0 1 465 {host}"));
-        add(&format!("_submissions._tcp.{name}"), "SRV", target, why);
+        let target = Data::Srv {
+            priority: 0,
+            weight: 1,
+            port: 465,
+            host: host.clone(),
+        };
+        add(&format!("_submissions._tcp.{name}"), target, why);
+    }
+    // Below the domain's own name it binds nobody else's certificates (RFC 8659 section 3).
+    if config.acme.enabled
+        && host != *name
+        && let Some(ca) = ca(config.acme.directory.as_str())
+    {
+        let caa = Data::Caa {
+            flags: 0,
+            tag: "issue".to_owned(),
+            value: ca.to_owned(),
+        };
+        add(
+            &host,
+            caa,
+            "CAA: no other CA may issue a certificate for this host",
+        );
     }
     Ok(records)
+}
+
+/// What CAs that speak ACME are called in CAA records, by the host of their directory.
+fn ca(directory: &str) -> Option<&'static str> {
+    let host = directory.strip_prefix("https://")?.split('/').next()?;
+    let known = [
+        ("api.letsencrypt.org", "letsencrypt.org"),
+        ("acme.zerossl.com", "sectigo.com"),
+        ("api.pki.goog", "pki.goog"),
+        ("buypass.com", "buypass.com"),
+        ("acme.ssl.com", "ssl.com"),
+        ("actalis.com", "actalis.it"),
+    ];
+    let found = known.iter().find(|(of, _)| host.ends_with(of));
+    found.map(|(_, name)| *name)
 }
 
 /// A TXT record alone.
 pub(super) fn txt(name: &str, text: String) -> Record {
     Record {
-        name: name.to_owned(),
-        kind: "TXT",
-        data: Data::Text(text),
+        name: data::name(name),
+        data: Value::Known(Data::Text(text)),
         why: "DKIM: the public key of our signatures",
     }
 }
 
 /// Replaces the SPF record of `domain`.
 pub(super) fn set_spf(records: &mut [Record], domain: &str, spf: &str) {
-    let name = format!("{domain}.");
     for record in records {
-        if let Data::Text(text) = &mut record.data
-            && record.name == name
+        if let Value::Known(Data::Text(text)) = &mut record.data
+            && record.name == domain
             && text.starts_with("v=spf1 ")
         {
             *text = spf.to_owned();
-        }
-    }
-}
-
-/// Prints records as zone-file lines, or one JSON object a line.
-pub(super) fn print(records: &[Record], json: bool) {
-    for record in records {
-        if json {
-            if let Some(object) = record.json() {
-                say!("{object}");
-            }
-        } else {
-            say!("{}", record.line());
         }
     }
 }
@@ -312,29 +302,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn long_texts_are_split_at_255_octets() {
-        let record = |text: String| Record {
-            name: "k._domainkey.example.org.".into(),
-            kind: "TXT",
-            data: Data::Text(text),
-            why: "",
-        };
-        let short = record("a".repeat(255));
+    fn cas_are_known_by_their_directories() {
         assert_eq!(
-            short.line(),
-            format!(
-                "k._domainkey.example.org. 3600 IN TXT \"{}\"",
-                "a".repeat(255)
-            )
+            ca("https://acme-v02.api.letsencrypt.org/directory"),
+            Some("letsencrypt.org")
         );
-        let long = record("a".repeat(600));
-        let part = "a".repeat(255);
-        let expected = format!(
-            "k._domainkey.example.org. 3600 IN TXT \"{part}\" \"{part}\" \"{}\"",
-            "a".repeat(90)
+        assert_eq!(
+            ca("https://dv.acme-v02.api.pki.goog/directory"),
+            Some("pki.goog")
         );
-        assert_eq!(long.line(), expected);
-        assert_eq!(quoted("a\"b\\c"), "\"a\\\"b\\\\c\"");
+        assert_eq!(ca("https://ca.example.net/dir"), None);
     }
 
     #[test]

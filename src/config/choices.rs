@@ -2,6 +2,8 @@
 
 use serde::Deserialize;
 
+use crate::publish::Provider;
+
 macro_rules! choices {
     ($(
         $(#[doc = $about:literal])+
@@ -69,6 +71,9 @@ choices! {
         /// A certificate in a TLS handshake (RFC 8737).
         #[serde(rename = "tls-alpn-01")]
         TlsAlpn01,
+        /// A TXT record (RFC 8555 section 8.4), by way of `dns.provider`.
+        #[serde(rename = "dns-01")]
+        Dns01,
     }
 
     /// What our MTA-STS policies ask of others (RFC 8461 section 5).
@@ -137,7 +142,22 @@ impl AcmeChallenge {
         match self {
             AcmeChallenge::Http01 => "http-01",
             AcmeChallenge::TlsAlpn01 => "tls-alpn-01",
+            AcmeChallenge::Dns01 => "dns-01",
         }
+    }
+}
+
+impl std::str::FromStr for AcmeChallenge {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<AcmeChallenge, String> {
+        let known = [
+            AcmeChallenge::Http01,
+            AcmeChallenge::TlsAlpn01,
+            AcmeChallenge::Dns01,
+        ];
+        let found = known.into_iter().find(|known| known.name() == name);
+        found.ok_or_else(|| format!("'{name}' is none of http-01, tls-alpn-01, dns-01"))
     }
 }
 
@@ -290,5 +310,57 @@ impl TryFrom<String> for DomainName {
             crate::identity::address::check_domain(&name)?;
         }
         Ok(DomainName(name))
+    }
+}
+
+/// Who has the zones of our domains; none: records are printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(try_from = "String")]
+pub struct DnsProvider(pub Option<Provider>);
+
+impl TryFrom<String> for DnsProvider {
+    type Error = String;
+
+    fn try_from(name: String) -> Result<DnsProvider, String> {
+        match (name.as_str(), Provider::of(&name)) {
+            ("", _) => Ok(DnsProvider(None)),
+            (_, Some(known)) => Ok(DnsProvider(Some(known))),
+            (_, None) => {
+                let known = Provider::ALL.map(Provider::name).join(", ");
+                Err(format!(
+                    "'{name}' is no DNS provider that is known: {known}"
+                ))
+            }
+        }
+    }
+}
+
+/// A name for a certificate, in lower-case A-labels: a domain, or all names right below one.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct CertificateName(String);
+
+impl CertificateName {
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether it stands for others.
+    pub fn is_wildcard(&self) -> bool {
+        self.0.starts_with("*.")
+    }
+}
+
+impl TryFrom<String> for CertificateName {
+    type Error = String;
+
+    fn try_from(name: String) -> Result<CertificateName, String> {
+        let whole = name.strip_prefix("*.").unwrap_or(&name);
+        crate::identity::address::check_domain(whole)?;
+        if whole.starts_with('*') {
+            return Err(format!("'{name}' has two wildcards; write one"));
+        }
+        Ok(CertificateName(name))
     }
 }

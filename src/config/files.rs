@@ -4,9 +4,25 @@
 //! leave a file that the daemon, which is not root, can not read.
 
 use std::fs::{self, File, Permissions};
-use std::io::{self, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _, fchown};
 use std::path::Path;
+
+/// The text of a file of at most `most` bytes that nobody else may read.
+pub fn secret(path: &Path, most: u64) -> Result<String, String> {
+    let text = |error: io::Error| error.to_string();
+    let file = File::open(path).map_err(text)?;
+    let mode = file.metadata().map_err(text)?.permissions().mode();
+    if mode & 0o077 != 0 {
+        return Err(format!(
+            "others can read it (mode {:o}); chmod 600 it",
+            mode & 0o777
+        ));
+    }
+    let mut bytes = String::new();
+    file.take(most).read_to_string(&mut bytes).map_err(text)?;
+    Ok(bytes)
+}
 
 /// Replaces or creates `path`: a temporary file beside it, synced, renamed, the directory synced.
 /// An existing file keeps its mode, a new one gets `mode`.

@@ -22,8 +22,8 @@ use crate::delivery::providers::{self, Providers};
 use crate::smtp::extension::Extension;
 
 pub use choices::{
-    AcmeChallenge, Dmarc, DnsTrouble, Dnssec, DomainName, Failing, FieldName, HttpsUrl, LogFormat,
-    MilterAddress, MilterChanges, MtaSts, Rewrite, Spam, SpfFail,
+    AcmeChallenge, CertificateName, Dmarc, DnsProvider, DnsTrouble, Dnssec, DomainName, Failing,
+    FieldName, HttpsUrl, LogFormat, MilterAddress, MilterChanges, MtaSts, Rewrite, Spam, SpfFail,
 };
 pub use sections::{
     Acme, Auth, Delivery, Dns, DnsLists, Forwarding, Greylist, Hooks, Incoming, Limits, Log,

@@ -9,9 +9,9 @@ use serde::Deserialize;
 
 use super::table::{Row, Shown};
 use super::{
-    AcmeChallenge, Dmarc, DnsTrouble, Dnssec, DomainName, Failing, Family, FieldName, HttpsUrl,
-    LogFormat, MilterChanges, MtaSts, Rewrite, Size, Spam, Span, SpfFail, Steps, TlsRules,
-    TlsVersion,
+    AcmeChallenge, CertificateName, Dmarc, DnsProvider, DnsTrouble, Dnssec, DomainName, Failing,
+    Family, FieldName, HttpsUrl, LogFormat, MilterChanges, MtaSts, Rewrite, Size, Spam, Span,
+    SpfFail, Steps, TlsRules, TlsVersion,
 };
 use crate::intake::reputation::lists::ListZone;
 use crate::smtp::extension::Extension;
@@ -64,6 +64,10 @@ sections! {
         dnssec: Dnssec = Dnssec::Auto,
         /// DNSKEY records that are trusted instead of the root's (labs); empty: the root's.
         trust_anchor: String = String::new(),
+        /// Who has the zones of our domains: `setup --dns`, `dkim rotate` and dns-01 publish there with `secrets/dns/PROVIDER.toml`; empty: records are printed for you to publish.
+        provider: DnsProvider = DnsProvider(None),
+        /// How long one answer of the provider may take.
+        provider_time: Span = Span::secs(30),
     }
 
     /// `[delivery]`.
@@ -348,12 +352,16 @@ sections! {
         enabled: bool = false,
         /// The CA.
         directory: HttpsUrl = HttpsUrl::fixed("https://acme-v02.api.letsencrypt.org/directory"),
-        /// How the CA is shown that a name is ours: over port 80, or in a handshake on port 443.
+        /// How the CA is shown that a name is ours: over port 80, in a handshake on port 443, or by a TXT record at `dns.provider`.
         challenge: AcmeChallenge = AcmeChallenge::Http01,
-        /// More names for the certificate; the host name and those of MTA-STS policies are in it.
-        names: Vec<DomainName> = Vec::new(),
+        /// More names for the certificate; the host name and those of MTA-STS policies are in it. With dns-01 also wildcards, such as "*.example.org".
+        names: Vec<CertificateName> = Vec::new(),
         /// Where another web server on port 80 takes files from; empty: `web.http` answers.
         webroot: String = String::new(),
+        /// How long the name servers of a zone may take to show an answer to the CA (dns-01).
+        dns_wait: Span = Span::mins(5),
+        /// The port of name servers that are asked for it (labs).
+        dns_port: u16 = 53,
     }
 
     /// `[log]`: where the daemon tells what it does; changes at a restart.

@@ -4,11 +4,12 @@ use std::fmt::Display;
 use std::net::{IpAddr, SocketAddr};
 
 use super::{
-    AcmeChallenge, Dmarc, DnsTrouble, Dnssec, DomainName, Failing, Family, FieldName, HttpsUrl,
-    LogFormat, MilterChanges, MtaSts, Rewrite, Size, Spam, Span, SpfFail, Steps, TlsRules,
-    TlsVersion, sections,
+    AcmeChallenge, CertificateName, Dmarc, DnsProvider, DnsTrouble, Dnssec, DomainName, Failing,
+    Family, FieldName, HttpsUrl, LogFormat, MilterChanges, MtaSts, Rewrite, Size, Spam, Span,
+    SpfFail, Steps, TlsRules, TlsVersion, sections,
 };
 use crate::intake::reputation::lists::ListZone;
+use crate::publish::Provider;
 use crate::smtp::extension::Extension;
 
 /// One key of `chapar.toml`.
@@ -211,6 +212,9 @@ shown! {
         Dnssec::On => "on",
         Dnssec::Off => "off",
     });
+    DnsProvider, "rfc2136 | cloudflare | hetzner | digitalocean | desec | route53 | acme-dns", value => {
+        quoted(value.0.map_or("", Provider::name))
+    };
     DnsTrouble, "defer | accept", value => quoted(match value {
         DnsTrouble::Defer => "defer",
         DnsTrouble::Accept => "accept",
@@ -235,13 +239,13 @@ shown! {
         Rewrite::WithoutDkim => "without-dkim",
         Rewrite::Never => "never",
     });
-    AcmeChallenge, "http-01 | tls-alpn-01", value => quoted(value.name());
+    AcmeChallenge, "http-01 | tls-alpn-01 | dns-01", value => quoted(value.name());
     LogFormat, "auto | human | json", value => quoted(value.name());
     MtaSts, "none | testing | enforce", value => quoted(value.name());
     TlsRules, "{ domain = rule }", value => value.to_string();
     HttpsUrl, "https://...", value => quoted(value.as_str());
-    Vec<DomainName>, "domains", value => {
-        list(&value.iter().map(DomainName::as_str).collect::<Vec<_>>())
+    Vec<CertificateName>, "domains", value => {
+        list(&value.iter().map(CertificateName::as_str).collect::<Vec<_>>())
     };
     TlsVersion, "1.2 | 1.3", value => quoted(match value {
         TlsVersion::V12 => "1.2",

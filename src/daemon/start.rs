@@ -179,7 +179,7 @@ pub async fn start(loaded: Loaded) -> Result<Running, StartError> {
         config: config.clone(),
         identity: identity.clone(),
     };
-    let certificates = Certificates::new(given, resolver.hickory().clone(), challenges).start();
+    let certificates = Certificates::new(given, resolver.clone(), challenges).start();
 
     let greylist = Keeper::open(&config.greylist, &config.data_dir).start();
 

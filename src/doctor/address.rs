@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use super::{Asked, Finding, list};
+use super::{Asked, Finding, hoster, list};
 
 /// What is known of an address.
 #[derive(Debug, Clone)]
@@ -38,7 +38,11 @@ pub fn judge(facts: &Facts) -> Vec<Finding> {
 
 fn ptr(facts: &Facts) -> Finding {
     let (ip, hostname) = (facts.ip.to_string(), &facts.hostname);
-    let remedy = format!("where {ip} is rented, set its reverse DNS (PTR) to {hostname}");
+    let mut remedy = format!("where {ip} is rented, set its reverse DNS (PTR) to {hostname}");
+    let names: Vec<&str> = facts.names.iter().flatten().map(String::as_str).collect();
+    if let Some(hoster) = hoster::detect(&names, "") {
+        remedy = format!("{remedy}. {}", hoster::ptr_advice(Some(hoster)));
+    }
     let why = "Gmail and others refuse mail from such an address (5.7.25)";
     match &facts.names {
         Err(_) => Finding::unasked("ptr", &ip, "its PTR record"),

@@ -7,6 +7,7 @@ pub mod address;
 pub mod dkim;
 pub mod dmarc;
 pub mod host;
+pub mod hoster;
 pub mod machine;
 pub mod mx;
 pub mod policy;

@@ -144,6 +144,7 @@ impl Bind {
             servers: vec![server],
             dnssec: Dnssec::On,
             trust_anchor: self.dir.path().join("anchor").display().to_string(),
+            ..Dns::default()
         }
     }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
-use chapar::lab::Client;
+use chapar::lab::{Client, Named};
 use chapar::tls::certificate::Facts;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -352,6 +352,60 @@ async fn i8_a_ca_that_fails_changes_nothing_and_is_told() {
     assert_eq!(failed["next_try_minutes"], 5);
     assert_eq!(on_disk(&world), before);
     shown(&world).await;
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_and_a_wildcard_come_by_the_dns_and_nothing_stays_there() {
+    let zone = "mx A 127.0.0.1\nmta-sts CNAME mx\n_acme-challenge TXT \"of another\"";
+    let named = Named::start(&[("example.org", zone)])
+        .await
+        .expect("named; tests/run installs it");
+    let mut world = World::new(25, "").await;
+    named
+        .credentials(world.dir.path(), Named::KEY)
+        .expect("written");
+    let pebble = Pebble::start(world.dir.path(), named.address(), 1, 1);
+    pebble.ready().await;
+    let toml = std::fs::read_to_string(world.config()).expect("configuration");
+    let servers = format!("servers = [\"{}\"]", world.dns.address());
+    let ours = format!(
+        "servers = [\"{}\"]\nprovider = \"rfc2136\"",
+        named.address()
+    );
+    let more = format!(
+        "[acme]\nenabled = true\ndirectory = \"https://localhost:{}/dir\"\n\
+         challenge = \"dns-01\"\nnames = [\"example.org\", \"*.example.org\"]\ndns_port = {}\n\
+         [tls]\nca_file = \"ca.pem\"\n",
+        pebble.port,
+        named.address().port()
+    );
+    write(
+        world.config(),
+        &(toml.replace(&servers, &ours) + &more),
+        0o644,
+    );
+    world.start().await;
+    world
+        .daemon()
+        .event("certificate", "a new certificate is in place")
+        .await;
+    // The wildcard stands for the host, too.
+    let facts = on_disk(&world);
+    assert_eq!(facts.names, ["example.org", "*.example.org"]);
+    assert!(facts.covers(HOST) && facts.covers("mta-sts.example.org"));
+    let added = named
+        .log()
+        .matches("adding an RR at '_acme-challenge")
+        .count();
+    assert_eq!(added, 2, "both answers are at one name");
+    let removed = named
+        .log()
+        .matches("deleting an RR at _acme-challenge")
+        .count();
+    assert_eq!(removed, 2, "{}", named.log());
+    let noted = world.dir.path().join("secrets/dns/challenges.json");
+    assert_eq!(std::fs::read_to_string(noted).expect("read"), "[]");
     world.stop().await;
 }
 

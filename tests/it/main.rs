@@ -26,6 +26,7 @@ mod oracle;
 mod pace;
 mod peers;
 mod prove;
+mod publish;
 mod receivers;
 mod reload;
 mod reports;

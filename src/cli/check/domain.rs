@@ -9,7 +9,7 @@ use x509_parser::x509::SubjectPublicKeyInfo;
 
 use super::{Ask, net};
 use crate::delivery::mx::Lookup as MxLookup;
-use crate::dns::Addresses;
+use crate::dns::{Addresses, Resolver};
 use crate::doctor::{Asked, Finding, Level, address, dkim, dmarc, mx, policy, spf};
 use crate::identity::Domain;
 use crate::intake::verify::dmarc as dmarc_record;
@@ -170,7 +170,7 @@ pub(super) async fn spf_of(
 async fn spf_facts(ask: &Ask<'_>, name: &str) -> spf::Facts {
     let (records, results) = spf_of(ask, name, "postmaster").await;
     let lookups = match records.as_deref() {
-        Ok([text]) => count(ask, text).await,
+        Ok([text]) => count(&ask.resolver, text).await,
         _ => None,
     };
     spf::Facts {
@@ -184,8 +184,8 @@ async fn spf_facts(ask: &Ask<'_>, name: &str) -> spf::Facts {
 
 /// Terms that ask the DNS in a record and in all that it includes, whatever the sender; `None`: it
 /// could not be followed.
-async fn count(ask: &Ask<'_>, text: &[u8]) -> Option<usize> {
-    let lookup = Lookup::new(ask.hickory().clone());
+pub(in crate::cli) async fn count(resolver: &Resolver, text: &[u8]) -> Option<usize> {
+    let lookup = Lookup::new(resolver.hickory().clone());
     let mut texts = vec![text.to_vec()];
     let mut count = 0;
     while let Some(text) = texts.pop() {

@@ -11,7 +11,7 @@ use super::{Ask, Host, certificate, domain, net};
 use crate::config::{Config, Service, TlsMode};
 use crate::control::protocol::{AGES, Answer, Request};
 use crate::delivery::mx;
-use crate::dns::Addresses;
+use crate::dns::{Addresses, Resolver};
 use crate::doctor::host::{self, Name, Outbound, Port};
 use crate::doctor::machine::{self, Daemon, File, OLD};
 use crate::doctor::{Finding, address, spf, tlsa};
@@ -69,7 +69,10 @@ pub(super) async fn examine(ask: &Ask<'_>, probe: &str, time_server: &str) -> Ve
         }
         findings.push(host::port(&port, running, leaf.as_deref()));
     }
-    findings.push(host::outbound(probe, &outbound(ask, probe).await));
+    findings.push(host::outbound(
+        probe,
+        &outbound(config, &ask.resolver, &ask.ips, probe).await,
+    ));
     if chain.is_empty() {
         chain.extend(leaf);
     }
@@ -223,17 +226,22 @@ async fn ports(config: &Config) -> Vec<Port> {
     ports
 }
 
-async fn outbound(ask: &Ask<'_>, probe: &str) -> Vec<Outbound> {
-    let config = ask.config;
-    let (records, _) = ask.resolver.mx(probe).await;
+/// Tries the mail host of a domain elsewhere over each family.
+pub(in crate::cli) async fn outbound(
+    config: &Config,
+    resolver: &Resolver,
+    ips: &[IpAddr],
+    probe: &str,
+) -> Vec<Outbound> {
+    let (records, _) = resolver.mx(probe).await;
     let hosts = mx::hosts(probe, records, &config.hostname).unwrap_or_default();
     let Some(host) = hosts.first() else {
         return Vec::new();
     };
     let mut tried = Vec::new();
     let addresses = [
-        ask.resolver.ipv4(&host.name).await,
-        ask.resolver.ipv6(&host.name).await,
+        resolver.ipv4(&host.name).await,
+        resolver.ipv6(&host.name).await,
     ];
     for addresses in addresses {
         let Addresses::Found(found) = addresses else {
@@ -242,7 +250,7 @@ async fn outbound(ask: &Ask<'_>, probe: &str) -> Vec<Outbound> {
         let Some(ip) = found.first().copied() else {
             continue;
         };
-        if ip.is_ipv6() && !tried.is_empty() && !ask.ips.iter().any(IpAddr::is_ipv6) {
+        if ip.is_ipv6() && !tried.is_empty() && !ips.iter().any(IpAddr::is_ipv6) {
             continue;
         }
         let source = config.delivery.source.iter().copied();

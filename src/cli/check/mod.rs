@@ -20,6 +20,8 @@ use anyhow::Context as _;
 use hickory_resolver::TokioResolver;
 
 pub(super) use config::configuration;
+pub(super) use domain::count as lookups;
+pub(super) use host::outbound;
 
 use super::exit::Wrong;
 use super::records;

@@ -2,17 +2,24 @@
 //! what can not be found out is left out.
 
 use std::io;
-use std::net::{IpAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::time::Duration;
 
 use hickory_resolver::proto::rr::{RData, RecordType};
 
-use crate::config::{Config, Dns};
+use super::super::check;
+use crate::config::{Config, Dns, Dnssec};
 use crate::delivery::mx::Lookup;
-use crate::dns::Resolver;
+use crate::dns::{Addresses, Resolver};
+use crate::doctor::host::Outbound;
 
 /// How long all questions together may take.
 const PATIENCE: Duration = Duration::from_secs(6);
+
+/// Servers that answer [`SEEN_NAME`] with the address that asks, one of each family.
+const SEEN_BY: [&str; 2] = ["208.67.222.222:53", "[2620:119:35::35]:53"];
+/// The name that is asked for.
+const SEEN_NAME: &str = "myip.opendns.com";
 
 /// What was found.
 #[derive(Debug, Default)]
@@ -23,6 +30,10 @@ pub(super) struct Found {
     pub spf: Vec<String>,
     /// Names of our addresses that lead back to them.
     pub ptr: Vec<(IpAddr, String)>,
+    /// All names of our addresses.
+    pub reverse: Vec<String>,
+    /// What became of a try to reach a mail host elsewhere.
+    pub outbound: Vec<Outbound>,
 }
 
 /// Asks about `domain` and `ips`.
@@ -36,12 +47,19 @@ pub(super) fn look(dns: &Dns, domain: &str, ips: &[IpAddr]) -> Found {
     runtime.block_on(async {
         let ask = async {
             let (mx, spf) = tokio::join!(mx(&resolver, domain), spf(&resolver, domain));
-            let mut ptr = Vec::new();
+            let (mut ptr, mut reverse) = (Vec::new(), Vec::new());
             for ip in ips {
-                let names = names(&resolver, *ip).await;
-                ptr.extend(names.into_iter().map(|name| (*ip, name)));
+                let (all, good) = names(&resolver, *ip).await;
+                reverse.extend(all);
+                ptr.extend(good.into_iter().map(|name| (*ip, name)));
             }
-            Found { mx, spf, ptr }
+            Found {
+                mx,
+                spf,
+                ptr,
+                reverse,
+                outbound: Vec::new(),
+            }
         };
         tokio::time::timeout(PATIENCE, ask)
             .await
@@ -78,22 +96,71 @@ async fn spf(resolver: &Resolver, domain: &str) -> Vec<String> {
     texts.filter(is_spf).collect()
 }
 
-async fn names(resolver: &Resolver, ip: IpAddr) -> Vec<String> {
+/// The names of an address, and those that lead back to it.
+async fn names(resolver: &Resolver, ip: IpAddr) -> (Vec<String>, Vec<String>) {
     let Ok(found) = resolver.hickory().reverse_lookup(ip).await else {
-        return Vec::new();
+        return (Vec::new(), Vec::new());
     };
-    let mut good = Vec::new();
+    let (mut all, mut good) = (Vec::new(), Vec::new());
     for record in found.answers() {
         let RData::PTR(name) = &record.data else {
             continue;
         };
         let name = name.to_string().trim_end_matches('.').to_ascii_lowercase();
+        all.push(name.clone());
         let back = resolver.hickory().lookup_ip(format!("{name}.")).await;
         if back.is_ok_and(|back| back.iter().any(|address| address == ip)) {
             good.push(name);
         }
     }
-    good
+    (all, good)
+}
+
+/// Tries the mail host of a domain elsewhere, which shows whether port 25 is open on the way out.
+pub(super) fn reach(config: &Config, ips: &[IpAddr], probe: &str) -> Vec<Outbound> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    let (Ok(runtime), Ok(resolver)) = (runtime, Resolver::new(&config.dns)) else {
+        return Vec::new();
+    };
+    runtime.block_on(check::outbound(config, &resolver, ips, probe))
+}
+
+/// The addresses that others see, by the words of a server which answers a name with the address
+/// that asks. `None`: the usual ones.
+pub(super) fn seen_addresses(server: Option<SocketAddr>) -> Vec<IpAddr> {
+    let usual = SEEN_BY.iter().filter_map(|server| server.parse().ok());
+    let servers: Vec<SocketAddr> = server.map_or_else(|| usual.collect(), |one| vec![one]);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    let Ok(runtime) = runtime else {
+        return Vec::new();
+    };
+    let mut seen = Vec::new();
+    for server in servers {
+        let dns = Dns {
+            servers: vec![server],
+            dnssec: Dnssec::Off,
+            ..Dns::default()
+        };
+        let Ok(resolver) = Resolver::new(&dns) else {
+            continue;
+        };
+        let answers = runtime.block_on(async {
+            // It has addresses of the family that it is asked by.
+            match server.is_ipv4() || server.ip().is_loopback() {
+                true => resolver.ipv4(SEEN_NAME).await,
+                false => resolver.ipv6(SEEN_NAME).await,
+            }
+        });
+        if let Addresses::Found(found) = answers {
+            seen.extend(found);
+        }
+    }
+    seen.dedup();
+    seen
 }
 
 /// Words in the names that hosters give to all their addresses.

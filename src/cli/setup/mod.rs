@@ -4,27 +4,32 @@ use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
 
 mod ask;
 mod found;
 mod prove;
-mod spf;
+mod remarks;
+pub(in crate::cli) mod spf;
 
 use super::exit::Wrong;
+use super::panel::Format;
 use super::site::{Did, Leads, NewConfig, Site};
-use super::{password, records};
-use crate::config::{Config, HttpsUrl};
-use crate::control;
-use crate::doctor::Level;
+use super::{password, publish, records};
+use crate::config::{AcmeChallenge, Config, HttpsUrl};
+use crate::doctor::{Level, list};
 use crate::identity::{Mode, address};
 use crate::intake::srs;
+use crate::publish::data::Record;
+use crate::publish::{Provider, Publisher, credentials_file};
 use found::Found;
 
 /// Where the queue lies on a host that runs chapar as its service.
 const DATA_DIR: &str = "/var/lib/chapar";
+/// How long the zone's servers may take to show what was published.
+const SEEN: Duration = Duration::from_secs(120);
 
 /// Write configuration, keys and a first user for a domain, and print its DNS records
 ///
@@ -35,6 +40,7 @@ const DATA_DIR: &str = "/var/lib/chapar";
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
     chapar setup example.org --forward me@gmail.example --acme\n  \
+    chapar setup example.org --acme --dns cloudflare --dns-credentials token.toml\n  \
     chapar setup example.org --dir ~/chapar --hostname mx.example.org\n\n\
     With --dir everything lies below DIR, the queue too: no privilege is needed but for ports below\n\
     1024. --cert and --key are copied; run setup again with them after a renewal.")]
@@ -57,6 +63,13 @@ pub(super) struct Args {
     /// An address of this host for its DNS records (repeat it for more); default: found out.
     #[arg(long, value_name = "ADDRESS", num_args = 1..)]
     ip: Vec<IpAddr>,
+    /// Ask a server elsewhere which addresses it sees (behind NAT nothing else knows them):
+    /// OpenDNS, or this one that answers myip.opendns.com alike.
+    #[arg(long, value_name = "ADDRESS:PORT", num_args = 0..=1, conflicts_with = "ip")]
+    ask_ip: Option<Option<SocketAddr>>,
+    /// A domain whose mail host is tried, to see whether port 25 is open on the way out.
+    #[arg(long, value_name = "DOMAIN", default_value = "gmail.com")]
+    probe: String,
     /// A certificate chain for the host name, PEM; default: self-signed.
     #[arg(long, value_name = "FILE", requires = "key")]
     cert: Option<PathBuf>,
@@ -70,6 +83,16 @@ pub(super) struct Args {
     /// Another CA that speaks ACME.
     #[arg(long, value_name = "URL", requires = "acme")]
     acme_directory: Option<HttpsUrl>,
+    /// How the CA is shown that the name is ours; default: dns-01 with --dns, else http-01.
+    #[arg(long, value_name = "CHALLENGE", requires = "acme")]
+    acme_challenge: Option<AcmeChallenge>,
+    /// Publish the DNS records where the zone is, now and whenever they change (docs/dns.md); it
+    /// takes credentials in secrets/dns/PROVIDER.toml.
+    #[arg(long, value_enum, value_name = "PROVIDER")]
+    dns: Option<Provider>,
+    /// Take these credentials: a file as secrets/dns/PROVIDER.toml, mode 0600; it is copied.
+    #[arg(long, value_name = "FILE", requires = "dns")]
+    dns_credentials: Option<PathBuf>,
     /// Where the queue lives; default: /var/lib/chapar, or DIR/data with --dir.
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
@@ -98,6 +121,9 @@ pub(super) struct Args {
     /// A rehearsal of a setup that would ask the system's DNS servers.
     #[arg(skip)]
     asks: bool,
+    /// A rehearsal.
+    #[arg(skip)]
+    rehearses: bool,
 }
 
 pub(super) fn run(config: &Path, mut args: Args) -> anyhow::Result<ExitCode> {
@@ -106,6 +132,14 @@ pub(super) fn run(config: &Path, mut args: Args) -> anyhow::Result<ExitCode> {
         .as_ref()
         .map_or(config.to_path_buf(), |dir| dir.join("chapar.toml"));
     ask::fill(&file, &mut args);
+    if let Some(server) = args.ask_ip {
+        args.ip = found::seen_addresses(server);
+        match args.ip.is_empty() {
+            true => say!("Nobody could be asked which address this host has; give it with --ip."),
+            false => say!("Others see this host at {}.", list(&args.ip)),
+        }
+        args.ask_ip = None;
+    }
     if args.dry_run {
         return rehearse(config, args);
     }
@@ -137,16 +171,30 @@ pub(super) fn run(config: &Path, mut args: Args) -> anyhow::Result<ExitCode> {
         data_dir,
         postmaster: args.forward.clone().unwrap_or_else(|| user.clone()),
         listeners: NewConfig::usual_listeners(),
-        rest: acme(&args) + &dns(&args.resolver),
+        rest: acme(&args) + &dns(&args),
     };
     let config = site.config(&new)?;
+    let provider = args.dns.or(config.dns.provider.0);
+    if let (Some(provider), Some(from)) = (args.dns, &args.dns_credentials)
+        && !publish::take_credentials(&config.dir, provider, from)?
+    {
+        let kept = credentials_file(&config.dir, provider);
+        say!("{} exists and was kept", kept.display());
+    }
+    if let Some(provider) = provider {
+        // Before anything else is made: without them nothing can be published.
+        Publisher::of(&config, provider)?;
+    }
     let ips = records::addresses(&config, &args.ip);
     // A directory of one's own is a lab until it is told whom to ask.
     let asks = args.asks || args.dir.is_none() || !args.resolver.is_empty();
-    let found = match asks {
+    let mut found = match asks {
         true => found::look(&config.dns, &domain, &ips),
         false => Found::default(),
     };
+    if asks && config.routes.is_empty() {
+        found.outbound = found::reach(&config, &ips, &args.probe);
+    }
     let mode = site.domain(
         &domain,
         Leads {
@@ -193,16 +241,31 @@ pub(super) fn run(config: &Path, mut args: Args) -> anyhow::Result<ExitCode> {
     }
     say!("\nDNS records of {domain}:");
     let mut records = records::of(&config, &domain, &ips)?;
-    if let Some(present) = found.spf.first() {
-        records::set_spf(
-            &mut records,
-            &domain,
-            &spf::merge(present, &config.hostname),
-        );
+    match provider {
+        Some(provider) => {
+            let outcome = publish::publish(&config, provider, &domain, &records, args.rehearses)?;
+            if args.dns.is_some() && config.dns.provider.0 != args.dns {
+                say!(
+                    "{} was kept; so that keys can be rotated later write into its [dns]: provider = \"{}\"",
+                    file.display(),
+                    provider.name()
+                );
+            }
+            if !args.rehearses && !args.no_start {
+                seen(&config, provider, &outcome.changed);
+            }
+        }
+        None => {
+            if let Some(present) = found.spf.first() {
+                let merged = publish::merged_spf(&config, present, &ips);
+                let merged = publish::runtime()?.block_on(merged);
+                records::set_spf(&mut records, &domain, &merged);
+            }
+            Format::Zone.print(&domain, &records);
+        }
     }
-    records::print(&records, false);
     say!("");
-    for remark in remarks(&config, &domain, mode, &found, &ips) {
+    for remark in remarks::of(&config, &domain, mode, &found, &ips, provider.is_some()) {
         say!("{remark}");
     }
     let proof = prove::Proof {
@@ -234,6 +297,13 @@ pub(super) fn run(config: &Path, mut args: Args) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Waits until the zone's servers show the records, which the CA and receivers ask for.
+fn seen(config: &Config, provider: Provider, changed: &[Record]) {
+    if let Err(problem) = publish::visible(config, provider, changed, SEEN) {
+        say!("The records are published, but: {problem:#}");
+    }
+}
+
 /// The name for a new configuration: the one that was given, else that of an address of ours, else
 /// one of the domain.
 fn hostname(file: &Path, args: &Args, domain: &str) -> String {
@@ -260,89 +330,6 @@ fn hostname(file: &Path, args: &Args, domain: &str) -> String {
     own.map_or(usual, |(_, name)| name)
 }
 
-/// What the operator should know of what was found.
-fn remarks(
-    config: &Config,
-    domain: &str,
-    mode: Mode,
-    found: &Found,
-    ips: &[IpAddr],
-) -> Vec<String> {
-    let host = &config.hostname;
-    let mut remarks = Vec::new();
-    let elsewhere: Vec<&str> = found
-        .mx
-        .iter()
-        .map(|mx| mx.trim_end_matches('.'))
-        .filter(|mx| !mx.eq_ignore_ascii_case(host))
-        .collect();
-    if !elsewhere.is_empty() {
-        let mx = elsewhere.join(", ");
-        remarks.push(match mode {
-            Mode::SendOnly => format!(
-                "Mail to {domain} goes to {mx} and goes on doing so: {domain} is send-only here."
-            ),
-            _ => format!(
-                "Mail to {domain} goes to {mx} now. With the MX record above it comes here instead; \
-                 to only send from here, remove domains/{domain} and run setup without --forward."
-            ),
-        });
-    }
-    match found.spf.as_slice() {
-        [] => {}
-        [present] => {
-            let merged = spf::merge(present, host);
-            if merged != *present {
-                remarks.push(format!(
-                    "{domain} has the SPF record \"{present}\": replace it by the one above, which \
-                     contains it."
-                ));
-            }
-            let lookups = spf::lookups(&merged);
-            if lookups > spf::MOST_LOOKUPS {
-                remarks.push(format!(
-                    "It asks the DNS {lookups} times and may {}: receivers take it for an error; \
-                     remove senders that you no longer use.",
-                    spf::MOST_LOOKUPS
-                ));
-            }
-        }
-        several => remarks.push(format!(
-            "{domain} has {} SPF records, which receivers take for an error: leave the one above alone.",
-            several.len()
-        )),
-    }
-    let wrong: Vec<&IpAddr> = ips
-        .iter()
-        .filter(|ip| !found.ptr.iter().any(|(of, name)| of == *ip && name == host))
-        .collect();
-    for ip in &wrong {
-        remarks.push(match found.ptr.iter().find(|(of, _)| of == *ip) {
-            Some((_, name)) => format!(
-                "The PTR record of {ip} is {name}. and must be {host}.: set it at the hoster, or use \
-                 that name: --hostname {name} in a new setup."
-            ),
-            None => format!(
-                "The PTR record of {ip} must be {host}.; the hoster of the address sets it."
-            ),
-        });
-    }
-    if ips.is_empty() {
-        remarks.push(format!(
-            "The PTR record of this host's addresses must be {host}.; their hoster sets it."
-        ));
-    }
-    if !control::socket(&config.data_dir).exists() {
-        for address in found::taken(config) {
-            remarks.push(format!(
-                "{address} is taken by another program (`ss -ltnp` shows which): stop it, or change \
-                 the address in chapar.toml."
-            ));
-        }
-    }
-    remarks
-}
-
 /// Does everything in a copy that is thrown away.
 fn rehearse(config: &Path, mut args: Args) -> anyhow::Result<ExitCode> {
     let file = args
@@ -359,6 +346,7 @@ fn rehearse(config: &Path, mut args: Args) -> anyhow::Result<ExitCode> {
         copy.path().display()
     );
     args.dry_run = false;
+    args.rehearses = true;
     if args.dir.is_none() {
         // As without --dir, but for the place.
         args.data_dir.get_or_insert(PathBuf::from(DATA_DIR));
@@ -382,16 +370,21 @@ fn copy_tree(from: &Path, to: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What `--resolver` adds to the configuration.
-fn dns(servers: &[SocketAddr]) -> String {
-    if servers.is_empty() {
-        return String::new();
+/// What `--resolver` and `--dns` add to the configuration.
+fn dns(args: &Args) -> String {
+    let mut text = String::new();
+    if !args.resolver.is_empty() {
+        let servers = args.resolver.iter().map(|server| format!("\"{server}\""));
+        let servers: Vec<String> = servers.collect();
+        text += &format!("servers = [{}]\n", servers.join(", "));
     }
-    let servers: Vec<String> = servers
-        .iter()
-        .map(|server| format!("\"{server}\""))
-        .collect();
-    format!("\n[dns]\nservers = [{}]\n", servers.join(", "))
+    if let Some(provider) = args.dns {
+        text += &format!("provider = \"{}\"\n", provider.name());
+    }
+    match text.is_empty() {
+        true => text,
+        false => format!("\n[dns]\n{text}"),
+    }
 }
 
 /// What `--acme` adds to the configuration.
@@ -403,11 +396,23 @@ fn acme(args: &Args) -> String {
     let directory = args.acme_directory.as_ref().map_or(String::new(), |url| {
         format!("directory = \"{}\"\n", url.as_str())
     });
+    let usual = match args.dns {
+        Some(_) => AcmeChallenge::Dns01,
+        None => AcmeChallenge::Http01,
+    };
+    let challenge = match args.acme_challenge.unwrap_or(usual) {
+        AcmeChallenge::Http01 => String::new(),
+        other => format!("challenge = \"{}\"\n", other.name()),
+    };
+    let http = match challenge.is_empty() {
+        true => format!(
+            "# The CA looks on port 80; other servers fetch the MTA-STS policy on port 443.\n[web]\nhttp = [\"{any}:80\"]\n"
+        ),
+        false => "# Other servers fetch the MTA-STS policy on port 443.\n[web]\n".to_owned(),
+    };
     format!(
         "\n# The certificate comes from this CA and is renewed by itself.\n\
-         [acme]\nenabled = true\n{directory}\n\
-         # The CA looks on port 80; other servers fetch the MTA-STS policy on port 443.\n\
-         [web]\nhttp = [\"{any}:80\"]\nhttps = [\"{any}:443\"]\n"
+         [acme]\nenabled = true\n{directory}{challenge}\n{http}https = [\"{any}:443\"]\n"
     )
 }
 

@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use toml::de::{DeTable, DeValue};
 
-use super::{Config, ConfigError, Listen, Route, Size, Span, TlsMode, line_of};
+use super::{AcmeChallenge, Config, ConfigError, Listen, Route, Size, Span, TlsMode, line_of};
 use crate::delivery::routes;
 use crate::identity::address;
 
@@ -42,6 +42,7 @@ pub(super) fn check(config: &Config, text: &str, name: &str) -> Vec<ConfigError>
     checker.certificate(config);
     checker.retry(config);
     checker.limits(config);
+    checker.acme(config);
     checker.problems
 }
 
@@ -254,6 +255,26 @@ impl Checker<'_> {
             let problem = "retry.warn_after = 0 would warn of every message; write 4h or never";
             self.blame("retry.warn_after", None, problem.into());
         }
+    }
+
+    fn acme(&mut self, config: &Config) {
+        let acme = &config.acme;
+        let by_dns = acme.challenge == AcmeChallenge::Dns01;
+        if acme.enabled && by_dns && config.dns.provider.0.is_none() {
+            let problem = "acme.challenge = \"dns-01\" takes a DNS provider; write provider = \"...\" into [dns] \
+                           (docs/dns.md), or take http-01 or tls-alpn-01";
+            self.blame("acme.challenge", None, problem.into());
+        }
+        if let (false, Some(name)) = (by_dns, acme.names.iter().find(|name| name.is_wildcard())) {
+            let problem = format!(
+                "acme.names: CAs give certificates for {} by dns-01 alone (RFC 8555 section 7.1.3); set \
+                 acme.challenge = \"dns-01\" and dns.provider, or write whole names",
+                name.as_str()
+            );
+            self.blame("acme.names", None, problem);
+        }
+        self.bounded("acme.dns_wait", acme.dns_wait);
+        self.bounded("dns.provider_time", config.dns.provider_time);
     }
 
     fn limits(&mut self, config: &Config) {

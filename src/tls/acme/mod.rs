@@ -8,6 +8,7 @@
 //! Receives [`Reload`]; sends to nobody.
 
 mod challenge;
+mod dns01;
 mod order;
 mod place;
 mod plan;
@@ -17,9 +18,9 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use actix::prelude::*;
-use hickory_resolver::TokioResolver;
 
 use crate::config::Config;
+use crate::dns::Resolver;
 use crate::identity::Identity;
 use crate::tls::certificate::{Facts, NoFacts};
 
@@ -51,7 +52,7 @@ pub struct Reload(pub Given);
 /// See the module.
 pub struct Certificates {
     given: Given,
-    resolver: TokioResolver,
+    resolver: Resolver,
     challenges: Arc<Challenges>,
     /// This host's share of the jitter.
     chance: f64,
@@ -62,7 +63,7 @@ pub struct Certificates {
 
 impl Certificates {
     /// Not yet started.
-    pub fn new(given: Given, resolver: TokioResolver, challenges: Challenges) -> Certificates {
+    pub fn new(given: Given, resolver: Resolver, challenges: Challenges) -> Certificates {
         Certificates {
             given,
             resolver,
@@ -137,7 +138,7 @@ enum KeepError {
 /// Looks at the certificate and renews it if it is time; when the next one is due.
 async fn keep(
     given: &Given,
-    resolver: &TokioResolver,
+    resolver: &Resolver,
     challenges: &Challenges,
     chance: f64,
 ) -> Result<SystemTime, KeepError> {
@@ -159,7 +160,7 @@ async fn keep(
         return Ok(facts.map_or(now, |facts| plan::due(&facts, chance)));
     };
     tracing::info!(target: "certificate", names = names.join(" "), %reason, "ordering a certificate");
-    let issued = order::order(config, &names, challenges).await?;
+    let issued = order::order(config, &names, challenges, resolver).await?;
     let facts = Facts::of_pem(issued.chain.as_bytes()).map_err(KeepError::Facts)?;
     let place = dir.clone();
     let written = tokio::task::spawn_blocking(move || place::put(&place, &issued)).await;
@@ -171,7 +172,7 @@ async fn keep(
 
 /// What the certificate is for: the host, `acme.names`, and the names of MTA-STS policies that
 /// lead to this host. One that does not would fail the whole order; it is taken in when it does.
-async fn names(given: &Given, resolver: &TokioResolver) -> Vec<String> {
+async fn names(given: &Given, resolver: &Resolver) -> Vec<String> {
     let config = &given.config;
     let mut names = vec![config.hostname.to_ascii_lowercase()];
     names.extend(
@@ -195,11 +196,24 @@ async fn names(given: &Given, resolver: &TokioResolver) -> Vec<String> {
         }
     }
     names.dedup();
-    names
+    without_covered(names)
 }
 
-async fn addresses(resolver: &TokioResolver, name: &str) -> Vec<std::net::IpAddr> {
-    let found = resolver.lookup_ip(format!("{name}.")).await;
+/// Names that no wildcard among them stands for: a CA refuses both in one order.
+fn without_covered(names: Vec<String>) -> Vec<String> {
+    let wild: Vec<String> = names
+        .iter()
+        .filter_map(|name| name.strip_prefix("*.").map(str::to_owned))
+        .collect();
+    let covered = |name: &String| {
+        let above = name.split_once('.').map(|(_, above)| above);
+        !name.starts_with("*.") && wild.iter().any(|wild| above == Some(wild))
+    };
+    names.into_iter().filter(|name| !covered(name)).collect()
+}
+
+async fn addresses(resolver: &Resolver, name: &str) -> Vec<std::net::IpAddr> {
+    let found = resolver.hickory().lookup_ip(format!("{name}.")).await;
     found.map_or(Vec::new(), |found| found.iter().collect())
 }
 
@@ -216,11 +230,42 @@ impl Handler<Reload> for Certificates {
 
     fn handle(&mut self, reload: Reload, ctx: &mut Self::Context) {
         let changed = reload.0.config.acme != self.given.config.acme
-            || reload.0.config.hostname != self.given.config.hostname;
+            || reload.0.config.hostname != self.given.config.hostname
+            || reload.0.config.dns.provider != self.given.config.dns.provider;
         self.given = reload.0;
         if changed {
             self.failures = 0;
             self.check(ctx);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::without_covered;
+
+    #[test]
+    fn a_wildcard_stands_for_the_names_right_below_it() {
+        let names = |list: &[&str]| {
+            list.iter()
+                .map(|name| (*name).to_owned())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(
+            without_covered(names(&[
+                "mx.example.org",
+                "example.org",
+                "*.example.org",
+                "mta-sts.example.org",
+                "a.b.example.org",
+                "mx.example.com",
+            ])),
+            names(&[
+                "example.org",
+                "*.example.org",
+                "a.b.example.org",
+                "mx.example.com"
+            ])
+        );
     }
 }

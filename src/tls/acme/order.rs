@@ -14,7 +14,9 @@ use instant_acme::{
 use rcgen::{CertificateParams, DistinguishedName, KeyPair};
 
 use super::challenge::Challenges;
+use super::dns01::{Dns01, Dns01Error};
 use crate::config::{AcmeChallenge, Config, files};
+use crate::dns::Resolver;
 use crate::tls::client::{self, RootsError};
 
 /// How long the CA may take to look at our answers, and then to issue.
@@ -76,6 +78,9 @@ pub enum OrderError {
         /// What is wrong.
         error: io::Error,
     },
+    /// The answer in the DNS.
+    #[error(transparent)]
+    Dns(#[from] Dns01Error),
     /// A key or request could not be made.
     #[error("no certificate request can be made: {0}")]
     Request(String),
@@ -91,9 +96,17 @@ pub async fn order(
     config: &Config,
     names: &[String],
     challenges: &Challenges,
+    resolver: &Resolver,
 ) -> Result<Issued, OrderError> {
-    let result = issue(config, names, challenges).await;
+    let mut dns = match config.acme.challenge {
+        AcmeChallenge::Dns01 => Some(Dns01::new(config, resolver).await?),
+        _ => None,
+    };
+    let result = issue(config, names, challenges, dns.as_mut()).await;
     challenges.clear();
+    if let Some(dns) = &mut dns {
+        dns.clear().await;
+    }
     result
 }
 
@@ -101,6 +114,7 @@ async fn issue(
     config: &Config,
     names: &[String],
     challenges: &Challenges,
+    dns: Option<&mut Dns01<'_>>,
 ) -> Result<Issued, OrderError> {
     let ca = |error| OrderError::Ca {
         directory: config.acme.directory.as_str().to_owned(),
@@ -115,7 +129,26 @@ async fn issue(
     let kind = match config.acme.challenge {
         AcmeChallenge::Http01 => ChallengeType::Http01,
         AcmeChallenge::TlsAlpn01 => ChallengeType::TlsAlpn01,
+        AcmeChallenge::Dns01 => ChallengeType::Dns01,
     };
+    if let Some(dns) = dns {
+        // All at once: a name and its wildcard are answered at the same place.
+        let mut wanted = Vec::new();
+        let mut authorizations = order.authorizations();
+        while let Some(authorization) = authorizations.next().await {
+            let mut authorization = authorization.map_err(ca)?;
+            if authorization.status == AuthorizationStatus::Valid {
+                continue;
+            }
+            let name = authorization.identifier().to_string();
+            let challenge = authorization.challenge(kind.clone()).ok_or_else(|| {
+                OrderError::NotOffered(config.acme.challenge.name(), name.clone())
+            })?;
+            let text = challenge.key_authorization().dns_value();
+            wanted.push((name.trim_start_matches("*.").to_owned(), text));
+        }
+        dns.answer(&wanted).await?;
+    }
     let mut webroot = Webroot::default();
     let mut authorizations = order.authorizations();
     while let Some(authorization) = authorizations.next().await {
@@ -138,6 +171,8 @@ async fn issue(
             AcmeChallenge::TlsAlpn01 => challenges
                 .certificate(&name, answer.digest().as_ref())
                 .map_err(OrderError::Request)?,
+            // Answered above.
+            AcmeChallenge::Dns01 => {}
         }
         challenge.set_ready().await.map_err(ca)?;
     }
@@ -185,6 +220,10 @@ fn remedy(challenge: AcmeChallenge) -> &'static str {
         }
         AcmeChallenge::TlsAlpn01 => {
             "the name must lead to this host (A and AAAA) and port 443 must reach web.https"
+        }
+        AcmeChallenge::Dns01 => {
+            "the zone's name servers must be those of dns.provider, and its CAA records must allow \
+             this CA"
         }
     }
 }
