@@ -127,6 +127,7 @@ mod tests {
         let finished = Finished {
             answers,
             untouched: false,
+            no_chunks: false,
             accepted,
         };
         let ruled = plan(&finished, &verdicts, true, 0);
