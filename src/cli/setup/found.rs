@@ -31,7 +31,7 @@ pub(super) struct Found {
     /// Names of our addresses that lead back to them.
     pub ptr: Vec<(IpAddr, String)>,
     /// All names of our addresses.
-    pub reverse: Vec<String>,
+    pub reverse: Vec<(IpAddr, String)>,
     /// What became of a try to reach a mail host elsewhere.
     pub outbound: Vec<Outbound>,
 }
@@ -50,7 +50,7 @@ pub(super) fn look(dns: &Dns, domain: &str, ips: &[IpAddr]) -> Found {
             let (mut ptr, mut reverse) = (Vec::new(), Vec::new());
             for ip in ips {
                 let (all, good) = names(&resolver, *ip).await;
-                reverse.extend(all);
+                reverse.extend(all.into_iter().map(|name| (*ip, name)));
                 ptr.extend(good.into_iter().map(|name| (*ip, name)));
             }
             Found {

@@ -61,11 +61,21 @@ pub(super) fn of(
             several.len()
         )),
     }
+    // The record that leads back may be one of those above.
     let wrong: Vec<&IpAddr> = ips
         .iter()
-        .filter(|ip| !found.ptr.iter().any(|(of, name)| of == *ip && name == host))
+        .filter(|ip| {
+            !found
+                .reverse
+                .iter()
+                .any(|(of, name)| of == *ip && name == host)
+        })
         .collect();
-    let reverse: Vec<&str> = found.reverse.iter().map(String::as_str).collect();
+    let reverse: Vec<&str> = found
+        .reverse
+        .iter()
+        .map(|(_, name)| name.as_str())
+        .collect();
     let hoster = hoster::detect(&reverse, &hoster::make());
     for ip in &wrong {
         remarks.push(match found.ptr.iter().find(|(of, _)| of == *ip) {
