@@ -11,6 +11,7 @@ mod sections;
 mod table;
 mod tls_rules;
 mod units;
+mod warmup;
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -32,6 +33,7 @@ pub use sections::{
 pub use table::{Row, defaults};
 pub use tls_rules::{TlsRule, TlsRules};
 pub use units::{Network, Size, Span, Steps};
+pub use warmup::{Day, Warmup};
 
 /// The whole of `chapar.toml`.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -66,6 +68,9 @@ pub struct Config {
     /// Exceptions to the MX lookup; the first match wins.
     #[serde(default, rename = "route")]
     pub routes: Vec<Route>,
+    /// Addresses to send from that are new.
+    #[serde(default, rename = "warmup")]
+    pub warmups: Vec<Warmup>,
     /// When to try again and when to give up.
     #[serde(default)]
     pub retry: Retry,

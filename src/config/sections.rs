@@ -74,7 +74,7 @@ sections! {
     delivery: Delivery {
         /// Port of remote MX hosts.
         port: u16 = 25,
-        /// Addresses to send from, at most one of each family; empty: the kernel's choice.
+        /// Addresses to send from; of several of one family each message keeps to one; empty: the kernel's choice.
         source: Vec<IpAddr> = Vec::new(),
         /// Which address family to use; auto: that of each `source`, or without one IPv4, and IPv6 if this host has a public address of it.
         family: Family = Family::Auto,

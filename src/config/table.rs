@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use super::{
     AcmeChallenge, CertificateName, Dmarc, DnsProvider, DnsTrouble, Dnssec, DomainName, Failing,
     Family, FieldName, HttpsUrl, LogFormat, MilterChanges, MtaSts, Rewrite, Size, Spam, Span,
-    SpfFail, Steps, TlsRules, TlsVersion, sections,
+    SpfFail, Steps, TlsRules, TlsVersion, sections, warmup,
 };
 use crate::intake::reputation::lists::ListZone;
 use crate::publish::Provider;
@@ -15,7 +15,7 @@ use crate::smtp::extension::Extension;
 /// One key of `chapar.toml`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Row {
-    /// `section.key`; for `[[listen]]` and `[[route]]` of each of them.
+    /// `section.key`; for `[[listen]]`, `[[route]]` and `[[warmup]]` of each of them.
     pub key: &'static str,
     /// The default as TOML writes it; none: the key must be given.
     pub value: Option<String>,
@@ -152,7 +152,31 @@ pub fn defaults() -> Vec<Row> {
             "route.source",
             Some(none.shown()),
             "addresses",
-            "Addresses to send from instead of delivery.source, at most one of each family.",
+            "Addresses to send from instead of delivery.source; of several of one family each message keeps to one.",
+        ),
+        Row::of(
+            "warmup.address",
+            None,
+            "address",
+            "An address to send from that is new; it also stands in delivery.source or route.source.",
+        ),
+        Row::of(
+            "warmup.since",
+            None,
+            "YYYY-MM-DD",
+            "Its first day, in UTC; before that it gets nothing.",
+        ),
+        Row::of(
+            "warmup.share",
+            Some(warmup::first_share().shown()),
+            "percent",
+            "How much of the mail of its family leaves from it on the first day.",
+        ),
+        Row::of(
+            "warmup.growth",
+            Some(warmup::growth().shown()),
+            "factor",
+            "Each day's share is the one before times this, until it is as large as that of the others.",
         ),
     ];
     rows.extend(sections::rows());
@@ -282,7 +306,7 @@ mod tests {
     fn known(section: &str) -> BTreeSet<String> {
         let text = match section {
             "" => format!("{NEEDED}no_such_key = 1\n"),
-            "listen" | "route" => format!("{NEEDED}[[{section}]]\nno_such_key = 1\n"),
+            "listen" | "route" | "warmup" => format!("{NEEDED}[[{section}]]\nno_such_key = 1\n"),
             _ => format!("{NEEDED}[{section}]\nno_such_key = 1\n"),
         };
         let problem = parse(&text).expect_err("an unknown key is an error");
@@ -324,7 +348,8 @@ mod tests {
     fn the_defaults_written_out_are_the_defaults() {
         let mut text = String::new();
         for row in defaults() {
-            let each = row.key.starts_with("listen.") || row.key.starts_with("route.");
+            let lists = ["listen.", "route.", "warmup."];
+            let each = lists.iter().any(|list| row.key.starts_with(list));
             if let (Some(value), false) = (&row.value, each) {
                 text.push_str(&format!("{} = {value}\n", row.key));
             }

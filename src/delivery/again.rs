@@ -73,12 +73,11 @@ fn is_too_many(answer: &Answer) -> bool {
     let Said::Reply(reply) = &answer.said else {
         return false;
     };
-    let said = matches!(reply.enhanced.as_str(), "4.5.3" | "5.5.3")
-        || reply
-            .text
-            .to_ascii_lowercase()
-            .contains("too many recipients");
-    answer.stage == Stage::Recipient && matches!(reply.code, 452 | 552) && said
+    let said = || {
+        let text = reply.text.to_ascii_lowercase();
+        matches!(reply.enhanced.as_str(), "4.5.3" | "5.5.3") || text.contains("too many recipients")
+    };
+    answer.stage == Stage::Recipient && matches!(reply.code, 452 | 552) && said()
 }
 
 /// The connection ended before the server had the message.
@@ -128,6 +127,7 @@ mod tests {
         let finished = Finished {
             answers,
             untouched: false,
+            no_chunks: false,
             accepted,
         };
         let ruled = plan(&finished, &verdicts, true, 0);

@@ -18,7 +18,7 @@ use super::opening::Unreached;
 use super::paces::Standing;
 use super::pending::Pending;
 use super::promise::waives;
-use super::reach::{Destination, HostMemory, Reach};
+use super::reach::{Destination, HostMemory, Lesson, Reach};
 use super::session::Session;
 use super::seven_bit::SevenBit;
 use super::targets;
@@ -216,6 +216,10 @@ impl Connection {
                             Again::Elsewhere => {
                                 tried.push(open.address);
                                 sessions += 1;
+                                // The next message asks another one first.
+                                if !open.is_ready() {
+                                    self.learn(open.address, Lesson::Unreachable).await;
+                                }
                                 open.quit().await;
                             }
                             Again::Fewer(most) => {
@@ -285,7 +289,7 @@ impl Connection {
     /// Sends a part over an open session and reports what became of each recipient. A session that
     /// was kept from before may have ended unnoticed.
     async fn deliver(
-        &self,
+        &mut self,
         session: &mut Session,
         kept: bool,
         part: &mut Pending,
@@ -333,6 +337,16 @@ impl Connection {
         let finished = session
             .transact(&content, &self.common.config.timeouts)
             .await;
+        if session.client().is_chunked()
+            && (finished.no_chunks || finished.answers.iter().any(was_lost_in_data))
+        {
+            // Something on the way may not bear what the server offers: the next time with DATA.
+            self.learn(session.address, Lesson::NoChunks).await;
+            if finished.no_chunks {
+                part.content = Some(original);
+                return Sent::Untouched;
+            }
+        }
         if kept && finished.untouched && finished.answers.iter().all(was_closed) {
             part.content = Some(original);
             return Sent::Untouched;
@@ -479,6 +493,12 @@ fn was_closed(answer: &Answer) -> bool {
         Said::Reply(reply) => reply.code == 421 || answer.stage == Stage::Reset,
         Said::Nothing(loss) => matches!(loss, Loss::Closed | Loss::Network(_)),
     }
+}
+
+/// Whether a connection was lost while a message was on its way, or its reply.
+fn was_lost_in_data(answer: &Answer) -> bool {
+    matches!(answer.stage, Stage::Content | Stage::FinalDot)
+        && matches!(answer.said, Said::Nothing(_))
 }
 
 /// Whether an answer says that this destination has enough of us for now.

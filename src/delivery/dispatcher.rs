@@ -2,23 +2,27 @@
 //!
 //! It receives [`Wake`] from the queue, splits each job by next hop and gives the parts to the
 //! worker of that destination, which it starts when there is none. Domains it does not know yet
-//! are looked up by tasks, at most [`super::hops::LOOKUPS`] at a time and each domain once, so that a slow DNS
-//! server holds up nobody else. It reports what can not be routed, and keeps nothing but addresses
+//! are looked up by tasks, each domain once and in lanes ([`super::lanes`]), so that a slow DNS
+//! server holds up nobody else: not other messages, and not the other domains of the same message,
+//! whose recipients leave as soon as their own next hop is known. It reports what can not be routed, and keeps nothing but addresses
 //! of workers and a cache of next hops.
 
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use actix::dev::SendError;
 use actix::{
     Actor, Addr, AsyncContext, Context, Handler, Message, Recipient, ResponseFuture, SpawnHandle,
 };
 use actix_rt::ArbiterHandle;
+use futures_util::StreamExt;
 use futures_util::future::join_all;
+use futures_util::stream::FuturesUnordered;
 use tokio::sync::{Semaphore, watch};
 
 use super::connection::Common;
+use super::counts;
 use super::hops::{Found, HopOrVerdict, Hops};
 use super::messages::{Drain, Keeper, Reload, Resume, Wake};
 use super::paces::{Paces, Standing};
@@ -27,6 +31,7 @@ use super::promise::Promise;
 use super::reach::{Destination, Reach};
 use super::routes::RouteError;
 use super::seven_bit::SevenBit;
+use super::sources::Sources;
 use super::verdict::Verdict;
 use super::worker::{self, Deliver, Worker};
 use super::{CONNECTIONS, RECIPIENTS};
@@ -38,6 +43,8 @@ use crate::signing::{Seal, Sign};
 use crate::tls;
 use crate::tls::sts::{self, Fetcher, Policies};
 
+/// Domains of one message whose lookups end within this time of each other may share a transaction.
+const TOGETHER: Duration = Duration::from_millis(100);
 /// Wakes and answers that may wait in the mailbox.
 const MAILBOX: usize = 256;
 
@@ -88,6 +95,7 @@ pub(super) struct Started {
 pub struct Dispatcher {
     common: Arc<Common>,
     hops: Hops,
+    sources: Sources,
     reporter: Reporter,
     arbiters: Vec<ArbiterHandle>,
     next_arbiter: usize,
@@ -122,17 +130,21 @@ impl Dispatcher {
         let policies = Policies::new(fetcher, sts::directory(&config.data_dir)).start();
         let content = (fetch, SevenBit::new(signer));
         let tally = Arc::default();
+        let mut paces = Paces::default();
+        let now = (crate::time::now(), Instant::now());
+        paces.recount(counts::take(&config.data_dir), now);
         let common = common(&config, resolver, content, connections, policies, tally)?;
         Ok(Dispatcher {
             common,
             hops: Hops::new(&config)?,
+            sources: Sources::new(&config),
             reporter: Reporter::new(record, config.retry.first.0),
             arbiters,
             next_arbiter: 0,
             workers: HashMap::new(),
             last_worker: 0,
             retired: Vec::new(),
-            paces: Paces::default(),
+            paces,
             keeper: None,
             expiry: None,
             stop: watch::Sender::new(false),
@@ -172,46 +184,65 @@ impl Dispatcher {
                 let promise = Arc::clone(promise);
                 drop(domain);
                 part.promise = promise;
-                return batches.add(destination, part);
+                return batches.add(self.sources.settle(destination, &part.message, now), part);
             }
         }
         let mut hops: Vec<(String, Found)> = Vec::new();
-        let mut unknown: Vec<String> = Vec::new();
+        let mut unknown: Vec<(String, Vec<u32>)> = Vec::new();
+        let mut ready = Vec::new();
         for at in part.recipients() {
             let domain = self.hops.key(&part, *at);
-            let seen = hops.iter().any(|(known, _)| *known == domain);
-            if seen || unknown.iter().any(|known| *known == domain) {
-                continue;
-            }
-            match self.hops.known(&domain, now) {
-                Some(found) => {
-                    self.hops.remember(&domain, &found, now);
-                    hops.push((domain.into_owned(), found));
-                }
-                None => unknown.push(domain.into_owned()),
+            if hops.iter().any(|(known, _)| *known == domain) {
+                ready.push(*at);
+            } else if let Some((_, same)) = unknown.iter_mut().find(|(own, _)| *own == domain) {
+                same.push(*at);
+            } else if let Some(found) = self.hops.known(&domain, now) {
+                self.hops.remember(&domain, &found, now);
+                hops.push((domain.into_owned(), found));
+                ready.push(*at);
+            } else {
+                unknown.push((domain.into_owned(), vec![*at]));
             }
         }
         if unknown.is_empty() {
             return self.place(part, &hops, batches);
         }
-        let lookups = unknown.into_iter().map(|domain| {
+        if !ready.is_empty() {
+            let ready = part.split(ready);
+            self.place(ready, &hops, batches);
+        }
+        let lookups = unknown.into_iter().map(|(domain, recipients)| {
             let lookup = self.hops.lookup(&domain, &self.common);
-            async move { (domain, lookup.await) }
+            async move { (domain, recipients, lookup.await) }
         });
-        let lookups = join_all(lookups.collect::<Vec<_>>());
+        let lookups: FuturesUnordered<_> = lookups.collect();
         let mut stop = self.stop.subscribe();
         let myself = context.address();
         actix_rt::spawn(async move {
-            tokio::select! {
-                found = lookups => {
-                    hops.extend(found);
-                    // Without a dispatcher, dropping the part reports it.
+            let mut lookups = lookups;
+            loop {
+                let found = tokio::select! {
+                    found = together(&mut lookups) => found,
+                    _ = stop.wait_for(|stop| *stop) => {
+                        let reporter = part.reporter().clone();
+                        return reporter.send_all(vec![part], &super::draining());
+                    }
+                };
+                let (recipients, hops): (Vec<_>, _) = found
+                    .into_iter()
+                    .map(|(domain, recipients, found)| (recipients, (domain, found)))
+                    .unzip();
+                let last = lookups.is_empty();
+                let ready = match last {
+                    true => None,
+                    false => Some(part.split(recipients.concat())),
+                };
+                // Without a dispatcher, dropping a part reports it.
+                let Some(ready) = ready else {
                     let _ = myself.send(Resolved { part, hops }).await;
-                }
-                _ = stop.wait_for(|stop| *stop) => {
-                    let reporter = part.reporter().clone();
-                    reporter.send_all(vec![part], &super::draining());
-                }
+                    return;
+                };
+                let _ = myself.send(Resolved { part: ready, hops }).await;
             }
         });
     }
@@ -279,6 +310,8 @@ impl Dispatcher {
             match hop {
                 Ok(destination) => {
                     group.promise = promise;
+                    let now = Instant::now();
+                    let destination = self.sources.settle(destination, &group.message, now);
                     batches.add(destination, group);
                 }
                 Err(verdict) => self.reporter.send_one(group, &verdict, ""),
@@ -374,6 +407,19 @@ impl Dispatcher {
                 }
             })
     }
+}
+
+/// The next lookup that ends, and those that end soon after it.
+async fn together<T>(lookups: &mut FuturesUnordered<impl Future<Output = T>>) -> Vec<T> {
+    let mut found: Vec<T> = lookups.next().await.into_iter().collect();
+    let others = async {
+        while let Some(next) = lookups.next().await {
+            found.push(next);
+        }
+    };
+    // Who is not there by then is not waited for.
+    let _ = tokio::time::timeout(TOGETHER, others).await;
+    found
 }
 
 fn common(
@@ -506,6 +552,7 @@ impl Handler<Reload> for Dispatcher {
             let _ = policies.send(sts::Renew(fetcher)).await;
         });
         self.hops = hops;
+        self.sources = Sources::new(&config);
         self.retired.retain(Addr::connected);
         self.retired
             .extend(self.workers.drain().map(|(_, started)| started.address));
@@ -538,7 +585,13 @@ impl Handler<Drain> for Dispatcher {
         let workers = self.workers.values().map(|one| one.address.clone());
         let workers: Vec<_> = workers.chain(self.retired.drain(..)).collect();
         let reporter = self.reporter.clone();
+        let counted = self.paces.counts((crate::time::now(), Instant::now()));
+        let data_dir = self.common.config.data_dir.clone();
+        let keep = tokio::task::spawn_blocking(move || counts::keep(&data_dir, &counted));
         Box::pin(async move {
+            if let Ok(Err(error)) = keep.await {
+                tracing::warn!(%error, "replies that rules count can not be kept in data_dir");
+            }
             // A worker that is gone has nothing under way.
             join_all(workers.iter().map(|worker| worker.send(Drain))).await;
             reporter.settled().await;

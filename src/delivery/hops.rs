@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 use futures_util::future::{LocalBoxFuture, Shared};
-use tokio::sync::Semaphore;
 
 use super::connection::Common;
+use super::lanes::{LONGEST_LOOKUP, Lanes};
 use super::mx::{self, Host};
 use super::pending::Pending;
 use super::promise::Promise;
@@ -19,10 +19,9 @@ use super::reach::Destination;
 use super::routes::{Hop, RouteError, Routes, Via};
 use super::verdict::Verdict;
 use crate::config::Config;
+use crate::identity::address::to_a_labels;
 use crate::tls::sts::Ask;
 
-/// Domains that are looked up at the same time.
-pub(super) const LOOKUPS: usize = 100;
 /// Next hops that are remembered.
 const CACHED: usize = 20_000;
 /// A next hop is looked up again after this time even if its record may be kept for longer.
@@ -35,6 +34,8 @@ pub(super) struct Found {
     /// What its mail demands of connections.
     pub(super) promise: Arc<Promise>,
     pub(super) until: Instant,
+    /// It took long to find out: next time nobody waits behind it.
+    pub(super) slow: bool,
 }
 
 /// Where a domain's mail goes, or why it can go nowhere.
@@ -50,7 +51,7 @@ pub(super) struct Hops {
     port: u16,
     found: HashMap<String, Found>,
     lookups: HashMap<String, Lookup>,
-    slots: Arc<Semaphore>,
+    lanes: Lanes,
     providers: Arc<Providers>,
 }
 
@@ -61,7 +62,7 @@ impl Hops {
             port: config.delivery.port,
             found: HashMap::new(),
             lookups: HashMap::new(),
-            slots: Arc::new(Semaphore::new(LOOKUPS)),
+            lanes: Lanes::default(),
             providers: Arc::clone(&config.providers),
         })
     }
@@ -107,6 +108,7 @@ impl Hops {
                 hop,
                 promise: Arc::default(),
                 until,
+                slow: false,
             });
         }
         let (domain, from) = key.split_once('\n').unwrap_or((key, ""));
@@ -118,6 +120,7 @@ impl Hops {
                     hop: Ok(Arc::new(destination)),
                     promise: Arc::default(),
                     until,
+                    slow: false,
                 });
             }
             source = &way.source;
@@ -145,6 +148,7 @@ impl Hops {
             hop,
             promise: Arc::default(),
             until,
+            slow: false,
         })
     }
 
@@ -167,17 +171,16 @@ impl Hops {
             return lookup.clone();
         }
         let common = Arc::clone(common);
-        let slots = Arc::clone(&self.slots);
+        let lane = self.lanes.of(key, Instant::now());
         let (domain, from) = key.split_once('\n').unwrap_or((key, ""));
         let way = self.routes.find(from, domain);
         let source = way.map(|(_, way)| way.source.clone()).unwrap_or_default();
         let owned = domain.to_owned();
         let lookup = async move {
-            // It is closed never.
-            let slot = slots.acquire_owned().await;
-            let (found, proven) = look_up(&owned, source, &common).await;
+            let (looked, slow) = lane.run(look_up(&owned, source, &common)).await;
+            let (mut found, proven) = looked.unwrap_or_else(|| (unanswered(&owned), false));
+            found.slow = slow;
             // A policy may take long to come; the DNS of others does not wait for it.
-            drop(slot);
             promised(found, &owned, proven, &common).await
         };
         let lookup = lookup.boxed_local().shared();
@@ -187,7 +190,11 @@ impl Hops {
 
     /// A lookup is over: the next one of that domain is a new one.
     pub(super) fn looked_up(&mut self, domain: &str, found: &Found, now: Instant) {
-        self.lookups.remove(domain);
+        // Others who waited for it have said so, or it was begun with an older configuration.
+        if self.lookups.remove(domain).is_none() {
+            return;
+        }
+        self.lanes.learn(domain, found.slow, now);
         self.remember(domain, found, now);
     }
 }
@@ -228,19 +235,35 @@ fn destination(vias: &[Via], source: &[IpAddr]) -> Destination {
 }
 
 /// A key in which the addresses to send from have their part.
-fn sourced(key: String, source: &[IpAddr]) -> Arc<str> {
+pub(super) fn sourced(key: String, source: &[IpAddr]) -> Arc<str> {
     match source.is_empty() {
         true => key.into(),
         false => format!("{key} from {source:?}").into(),
     }
 }
 
-/// The domain of an address, in lower case; empty if there is none, which no DNS server knows.
+/// The domain of an address, in lower case and A-labels (RFC 5891 section 5.5); empty if there is none, which no DNS server knows.
 pub(super) fn domain_of(address: &str) -> Cow<'_, str> {
     let domain = address.rsplit_once('@').map_or("", |(_, domain)| domain);
+    if let Some(labels) = Some(domain).filter(|d| !d.is_ascii()).and_then(to_a_labels) {
+        return Cow::Owned(labels);
+    }
     match domain.bytes().any(|byte| byte.is_ascii_uppercase()) {
         true => Cow::Owned(domain.to_ascii_lowercase()),
         false => Cow::Borrowed(domain),
+    }
+}
+
+/// What holds for a domain that the DNS says nothing about for too long.
+fn unanswered(domain: &str) -> Found {
+    let seconds = LONGEST_LOOKUP.as_secs();
+    let reason = format!("no answer within {seconds} seconds");
+    let hop = mx::hosts(domain, mx::Lookup::Failed(reason), "");
+    Found {
+        hop: hop.map(|_| Arc::default()),
+        promise: Arc::default(),
+        until: Instant::now(),
+        slow: true,
     }
 }
 
@@ -253,6 +276,7 @@ async fn look_up(domain: &str, source: Vec<IpAddr>, common: &Common) -> (Found, 
             hop: Err(verdict),
             promise: Arc::default(),
             until: now,
+            slow: false,
         };
         return (found, false);
     }
@@ -273,6 +297,7 @@ async fn look_up(domain: &str, source: Vec<IpAddr>, common: &Common) -> (Found, 
         hop,
         promise: Arc::default(),
         until: until.min(now + LONGEST_CACHE),
+        slow: false,
     };
     (found, proven)
 }

@@ -13,12 +13,16 @@
 
 mod again;
 mod connection;
+mod counts;
 mod dispatcher;
 mod hops;
+mod lanes;
 pub mod look;
 mod messages;
 pub mod mx;
 mod opening;
+mod outgoing;
+mod own_names;
 mod paces;
 #[cfg(test)]
 mod paces_tests;
@@ -30,12 +34,15 @@ pub mod providers;
 #[cfg(test)]
 mod providers_tests;
 mod reach;
+#[cfg(test)]
+mod reach_tests;
 mod results;
 pub mod routes;
 mod ruling;
 mod security;
 mod session;
 mod seven_bit;
+mod sources;
 mod targets;
 #[cfg(test)]
 mod tests;
@@ -47,6 +54,7 @@ use std::time::Duration;
 
 pub use dispatcher::{Dispatcher, DispatcherError};
 pub use messages::{Drain, Keeper, Reload, Resume, Suspensions, Wake};
+pub use reach::is_local;
 pub use routes::{RouteError, check_routes};
 
 /// Connections to all destinations together; each is one file descriptor.

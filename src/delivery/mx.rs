@@ -73,8 +73,13 @@ pub fn hosts(domain: &str, lookup: Lookup, own_name: &str) -> Result<Vec<Host>, 
     // RFC 7505: a null MX stands alone. Beside others it is no host that could be asked.
     let null = records.iter().any(|record| record.host.is_empty());
     records.retain(|record| !record.host.is_empty());
+    // RFC 5321 section 5.1: an MX record names a host. What it could mean by an address is guesswork.
+    let is_address = |record: &Record| record.host.parse::<IpAddr>().is_ok();
+    let address = records.iter().find(|record| is_address(record)).cloned();
+    records.retain(|record| !is_address(record));
     if records.is_empty() {
         return Err(match null {
+            _ if address.is_some() => names_an_address(domain, address),
             true => Verdict::failed(
                 556,
                 "5.1.10",
@@ -112,6 +117,16 @@ pub fn hosts(domain: &str, lookup: Lookup, own_name: &str) -> Result<Vec<Host>, 
         });
     }
     Ok(hosts)
+}
+
+/// All MX records of a domain hold addresses where names belong.
+fn names_an_address(domain: &str, record: Option<Record>) -> Verdict {
+    let address = record.map(|record| record.host).unwrap_or_default();
+    let text = format!(
+        "the MX record of {domain} names an address ({address}) and not a host: \
+         its owner has to correct it"
+    );
+    Verdict::failed(550, "5.4.4", &text)
 }
 
 /// The mail hosts of a domain lead to ourselves, which is not a domain of ours.
@@ -268,6 +283,13 @@ mod tests {
             (451, "4.4.3".into(), false)
         );
         assert_eq!(names(&[(0, "."), (10, "a")]), [(0, "a".to_owned())]);
+        for only in [&[(10, "192.0.2.10.")][..], &[(0, "."), (10, "2001:db8::1")]] {
+            assert_eq!(verdict(records(only)), (550, "5.4.4".into(), true));
+        }
+        assert_eq!(
+            names(&[(5, "192.0.2.10."), (10, "a")]),
+            [(0, "a".to_owned())]
+        );
     }
 
     #[test]

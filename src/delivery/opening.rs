@@ -15,7 +15,7 @@ use super::session::{Failure, Security, Session, Unopened};
 use super::verdict::Verdict;
 use super::worker::{Connected, Learned};
 use crate::queue::Outcome;
-use crate::smtp::client::{Answer, Said};
+use crate::smtp::client::{Answer, Loss, Said};
 use crate::tls::client::Problem;
 
 /// Why there is no session.
@@ -25,6 +25,8 @@ pub(super) struct Unreached {
     pub(super) remote: String,
     /// Whether it is about what this message or its domain demands: others may get through.
     pub(super) own: bool,
+    /// The host is this one: the others, which are no better, would bring it back.
+    loops: bool,
 }
 
 impl From<Verdict> for Unreached {
@@ -33,6 +35,7 @@ impl From<Verdict> for Unreached {
             verdict,
             remote: String::new(),
             own: false,
+            loops: false,
         }
     }
 }
@@ -91,8 +94,12 @@ impl Connection {
                 (failed && before.verdict.outcome != Outcome::Failed)
                     || (before.own && !unreached.own)
             };
+            let loops = unreached.loops;
             if !last.as_ref().is_some_and(keep) {
                 last = Some(unreached);
+            }
+            if loops {
+                break;
             }
         }
         let none = || Verdict::deferred(451, "4.4.1", "no address could be tried").into();
@@ -159,6 +166,9 @@ impl Connection {
                 if may_use_tls || !security.is_optional() {
                     results.opened(&security, &session, broken);
                 }
+                if !self.memory.may_use_chunks(address, Instant::now()) {
+                    session.client().avoid_chunks();
+                }
                 session.terms = target.hop.is_none().then(|| Terms {
                     host: target.host.clone(),
                     rule: promise.rule,
@@ -224,10 +234,12 @@ impl Connection {
             verdict,
             remote,
             own,
+            loops: answer.said == Said::Nothing(Loss::Ourselves),
         })
     }
 
-    async fn learn(&mut self, address: IpAddr, lesson: Lesson) {
+    /// Something about a host, for this connection and those that come after it.
+    pub(super) async fn learn(&mut self, address: IpAddr, lesson: Lesson) {
         self.memory.learn(address, lesson.clone(), Instant::now());
         let _ = self.worker.send(Learned { address, lesson }).await;
     }

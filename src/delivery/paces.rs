@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use queue_schema::Millis;
 use tokio::sync::Semaphore;
 
+use super::counts::Counts;
 use super::providers::{self, Action, Rule};
 use super::reach::Destination;
 use crate::queue::suspend::{Effect, Rate, Slow, Suspension};
@@ -207,6 +208,41 @@ impl Paces {
             };
         }
         self.scopes.retain(|_, scope| !scope.counted.is_empty());
+    }
+
+    /// When replies came that still count.
+    pub(super) fn counts(&self, (now, at): (Millis, Instant)) -> Counts {
+        let when = |then: &Instant| {
+            let age = at.duration_since(*then);
+            (age < COUNTED).then(|| now.saturating_sub(crate::time::millis(age)))
+        };
+        let mut counts = Counts::new();
+        for (name, scope) in &self.scopes {
+            for (rule, seen) in &scope.counted {
+                let seen: Vec<Millis> = seen.iter().filter_map(when).collect();
+                if !seen.is_empty() {
+                    let rules = counts.entry(name.to_string()).or_default();
+                    rules.insert(rule.clone(), seen);
+                }
+            }
+        }
+        counts
+    }
+
+    /// Goes on counting from these.
+    pub(super) fn recount(&mut self, counts: Counts, (now, at): (Millis, Instant)) {
+        for (name, rules) in counts {
+            let scope = self.scopes.entry(name.into()).or_default();
+            for (rule, seen) in rules {
+                let ages = seen
+                    .into_iter()
+                    .map(|then| Duration::from_millis(now.saturating_sub(then)));
+                let seen = ages
+                    .filter(|age| *age < COUNTED)
+                    .filter_map(|age| at.checked_sub(age));
+                scope.counted.insert(rule, seen.collect());
+            }
+        }
     }
 
     /// A worker ended: what only its destination had is not kept.

@@ -102,6 +102,22 @@ fn said_again_it_is_written_once_and_five_times_it_pauses() {
         paces.renew();
     }
     assert_eq!(stops, 1);
+    // Nor does a restart, in which half of them came before.
+    let mut paces = Paces::default();
+    let mut stops = 0;
+    for second in 0..5 {
+        let now = (second * 1000, at + Duration::from_secs(second));
+        let new = paces.ruled(&gmail(), &unusual(), now, 0.5);
+        stops += new.iter().filter(|one| one.effect == Effect::Stop).count();
+        let counts = paces.counts(now);
+        assert_eq!(counts.is_empty(), second == 4, "{counts:?}");
+        paces = Paces::default();
+        paces.recount(counts, now);
+    }
+    assert_eq!(stops, 1);
+    let later = (4_000_000, at + Duration::from_secs(4000));
+    paces.ruled(&gmail(), &unusual(), (0, at), 0.5);
+    assert!(paces.counts(later).is_empty(), "an hour is over");
     // Replies of long ago do not count.
     let mut paces = Paces::default();
     for n in 0..9u32 {

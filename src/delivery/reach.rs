@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 
 use super::mx::{self, Host, MAX_ADDRESSES};
+use super::own_names::{self, OwnNames};
 use super::providers::{Provider, Providers};
 use super::routes::{Hop, Protocol, Via};
 use super::verdict::Verdict;
@@ -16,6 +17,8 @@ use crate::dns::{Addresses, Resolver};
 
 /// A host that failed a TLS handshake is spoken to in clear for this long.
 pub(super) const NO_TLS_MEMORY: Duration = Duration::from_secs(3600);
+/// A host that offers CHUNKING and does not know BDAT gets DATA for this long.
+pub(super) const NO_CHUNKS_MEMORY: Duration = Duration::from_secs(24 * 3600);
 /// An address that could not be reached is tried after the others for this long.
 pub(super) const UNREACHABLE_MEMORY: Duration = Duration::from_secs(300);
 /// A host that did not prove what was demanded of it is not asked again for this long.
@@ -59,8 +62,9 @@ impl Destination {
         self.hops.get(host.rank)
     }
 
-    fn source(&self, to: IpAddr) -> Option<IpAddr> {
-        let fits = |source: &&IpAddr| source.is_ipv4() == to.is_ipv4();
+    /// The address to send from, if it names one of this family.
+    fn source_of(&self, ipv4: bool) -> Option<IpAddr> {
+        let fits = |source: &&IpAddr| source.is_ipv4() == ipv4;
         self.source.iter().find(fits).copied()
     }
 }
@@ -108,12 +112,12 @@ pub(super) struct Reach {
     /// Our own listeners: a connection to one of them would be a loop.
     own: Vec<SocketAddr>,
     source: Vec<IpAddr>,
+    own_names: Arc<OwnNames>,
 }
 
 impl Reach {
     /// Reads the configuration. With `family = "auto"`, IPv6 is used if a source address is an
-    /// IPv6 one, or if none is given and this machine has a global IPv6 address; whether its PTR
-    /// is right is for `chapar check` to say.
+    /// IPv6 one, or if none is given and this machine has a global IPv6 address.
     pub(super) fn new(config: &Config) -> Reach {
         let delivery = &config.delivery;
         let has = |v6: bool| delivery.source.iter().any(|source| source.is_ipv6() == v6);
@@ -133,15 +137,14 @@ impl Reach {
             private: delivery.private_targets,
             own,
             source: delivery.source.clone(),
+            own_names: Arc::default(),
         }
     }
 
     /// The address to connect from, if one is configured for this family.
-    pub(super) fn source(&self, to: IpAddr) -> Option<IpAddr> {
-        self.source
-            .iter()
-            .copied()
-            .find(|source| source.is_ipv4() == to.is_ipv4())
+    pub(super) fn source_of(&self, ipv4: bool) -> Option<IpAddr> {
+        let fits = |source: &&IpAddr| source.is_ipv4() == ipv4;
+        self.source.iter().find(fits).copied()
     }
 
     fn is_own(&self, address: SocketAddr) -> bool {
@@ -153,17 +156,13 @@ impl Reach {
     }
 }
 
-/// Asks the kernel which address it would use to reach the IPv6 Internet; nothing is sent.
+/// Whether the kernel would send from an address that the IPv6 Internet can answer.
 fn has_global_ipv6() -> bool {
-    let local = UdpSocket::bind("[::]:0").and_then(|socket| {
-        socket.connect("[2001:500:2f::f]:53")?;
-        socket.local_addr()
-    });
-    local.is_ok_and(|address| address.is_ipv6() && mx::is_public(address.ip()))
+    own_names::kernel_ipv6().is_some_and(mx::is_public)
 }
 
 /// Whether an address is one of this machine's: only those can be bound.
-fn is_local(address: IpAddr) -> bool {
+pub fn is_local(address: IpAddr) -> bool {
     UdpSocket::bind((address, 0)).is_ok()
 }
 
@@ -172,6 +171,7 @@ fn is_local(address: IpAddr) -> bool {
 pub(super) struct HostMemory {
     no_tls: HashMap<IpAddr, Instant>,
     unreachable: HashMap<IpAddr, Instant>,
+    no_chunks: HashMap<IpAddr, Instant>,
     distrusted: Vec<(IpAddr, Arc<Distrust>, Instant)>,
 }
 
@@ -190,6 +190,7 @@ pub(super) struct Distrust {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Lesson {
     NoTls,
+    NoChunks,
     Unreachable,
     Reachable,
     Distrusted(Arc<Distrust>),
@@ -200,9 +201,13 @@ impl HostMemory {
         // Hosts change their addresses: what is outdated goes.
         self.no_tls.retain(|_, until| *until > now);
         self.unreachable.retain(|_, until| *until > now);
+        self.no_chunks.retain(|_, until| *until > now);
         match lesson {
             Lesson::NoTls => {
                 self.no_tls.insert(address, now + NO_TLS_MEMORY);
+            }
+            Lesson::NoChunks => {
+                self.no_chunks.insert(address, now + NO_CHUNKS_MEMORY);
             }
             Lesson::Unreachable => {
                 self.unreachable.insert(address, now + UNREACHABLE_MEMORY);
@@ -245,6 +250,12 @@ impl HostMemory {
         self.no_tls.get(&address).is_none_or(|until| *until <= now)
     }
 
+    pub(super) fn may_use_chunks(&self, address: IpAddr, now: Instant) -> bool {
+        self.no_chunks
+            .get(&address)
+            .is_none_or(|until| *until <= now)
+    }
+
     fn was_unreachable(&self, address: IpAddr, now: Instant) -> bool {
         self.unreachable
             .get(&address)
@@ -261,68 +272,108 @@ pub(super) async fn targets(
     memory: &HostMemory,
 ) -> Result<Vec<Target>, Verdict> {
     let hosts = mx::shuffled(&destination.hosts, |n| fastrand::usize(..n));
+    let own_ipv6 = destination.source_of(false);
+    let own_ipv6 = own_ipv6.or_else(|| reach.source_of(false));
+    // A server that finds no name for an IPv6 address of ours trusts it less than IPv4, or not at
+    // all: then IPv6 is for hosts that can not be reached otherwise.
+    let ipv6_first = reach.ipv6 && reach.own_names.are_right(own_ipv6, resolver).await;
     let found = join_all(hosts.iter().map(|host| async {
         match destination.hop(host).map(|hop| hop.protocol) {
             // It has a path, no address.
             Some(Protocol::LmtpSocket) => Ok(vec![Ipv4Addr::UNSPECIFIED.into()]),
-            _ => addresses(&host.name, resolver, reach).await,
+            _ => addresses(&host.name, resolver, reach, ipv6_first).await,
         }
     }))
     .await;
     let mut none = NoTarget::default();
-    let mut targets = Vec::new();
+    // Each with the rank of its host.
+    let mut targets: Vec<(usize, Target)> = Vec::new();
     for (host, found) in hosts.iter().zip(found) {
         let hop = destination.hop(host);
         let port = hop.map_or(destination.port, |hop| hop.port);
-        for address in found.unwrap_or_else(|reason| {
-            none.failed = Some(reason);
+        let found = found.unwrap_or_else(|reason| {
+            // Hosts come best first: the first one that fails counts.
+            none.failed.get_or_insert((host.rank, reason));
             Vec::new()
-        }) {
+        });
+        for address in found {
             let socket = SocketAddr::new(address, port);
             let target = || Target {
                 host: host.name.clone(),
                 address: socket,
                 hop: hop.cloned(),
                 source: destination
-                    .source(address)
-                    .or_else(|| reach.source(address)),
+                    .source_of(address.is_ipv4())
+                    .or_else(|| reach.source_of(address.is_ipv4())),
                 encrypt: destination.provider.require_tls && hop.is_none(),
             };
-            let no_source = !destination.source.is_empty() && destination.source(address).is_none();
+            let no_source = !destination.source.is_empty()
+                && destination.source_of(address.is_ipv4()).is_none();
             if hop.is_some_and(|hop| hop.protocol == Protocol::LmtpSocket) {
-                targets.push(target());
+                targets.push((host.rank, target()));
+            } else if !destination.routed
+                && (reach.is_own(socket) || address.to_canonical().is_unspecified())
+            {
+                none.own.get_or_insert(host.rank);
+            } else if !destination.routed && !reach.private && !mx::is_public(address) {
+                none.private = Some(address);
             } else if no_source
                 || (address.is_ipv4() && !reach.ipv4)
                 || (address.is_ipv6() && !reach.ipv6)
             {
                 none.family = true;
-            } else if destination.routed {
-                targets.push(target());
-            } else if reach.is_own(socket) {
-                none.own = true;
-            } else if !reach.private && !mx::is_public(address) {
-                none.private = Some(address);
             } else {
-                targets.push(target());
+                targets.push((host.rank, target()));
             }
         }
     }
+    // RFC 5321 section 5.1: hosts as good as ourselves or worse might bring it back to us.
+    if let Some(own) = none.own {
+        targets.retain(|(rank, _)| *rank < own);
+    }
+    let mut targets: Vec<Target> = targets.into_iter().map(|(_, target)| target).collect();
     if targets.is_empty() {
         let names: Vec<&str> = hosts.iter().map(|host| host.name.as_str()).collect();
         return Err(none.verdict(&names.join(", ")));
     }
-    targets.truncate(MAX_ADDRESSES);
-    let now = Instant::now();
     // In a chain of hops the first that answers is meant, however long ago it last did.
     if destination.hops.len() < 2 {
-        targets.sort_by_key(|target| memory.was_unreachable(target.address.ip(), now));
+        let now = Instant::now();
+        targets.sort_by_key(|target| {
+            let late = !ipv6_first && target.address.is_ipv6();
+            (memory.was_unreachable(target.address.ip(), now), late)
+        });
     }
+    keep_both_families(&mut targets);
     Ok(targets)
 }
 
-/// The addresses of one host, IPv4 first: that of ours has a PTR and a reputation more often.
-async fn addresses(host: &str, resolver: &Resolver, reach: &Reach) -> Result<Vec<IpAddr>, String> {
-    // An MX record that holds an address is wrong (RFC 5321 section 5.1), but its meaning is plain.
+/// At most [`MAX_ADDRESSES`], among them one of each family that there is.
+fn keep_both_families(targets: &mut Vec<Target>) {
+    if targets.len() <= MAX_ADDRESSES {
+        return;
+    }
+    let is_ipv6 = |target: &Target| target.address.is_ipv6();
+    let first = targets.first().is_some_and(is_ipv6);
+    let other = targets.iter().position(|target| is_ipv6(target) != first);
+    match other.filter(|at| *at >= MAX_ADDRESSES) {
+        Some(at) => {
+            let other = targets.swap_remove(at);
+            targets.truncate(MAX_ADDRESSES - 1);
+            targets.push(other);
+        }
+        None => targets.truncate(MAX_ADDRESSES),
+    }
+}
+
+/// The addresses of one host, those of a family in any order.
+async fn addresses(
+    host: &str,
+    resolver: &Resolver,
+    reach: &Reach,
+    ipv6_first: bool,
+) -> Result<Vec<IpAddr>, String> {
+    // An address literal, or a hop of a route.
     if let Ok(address) = host.parse::<IpAddr>() {
         return Ok(vec![address]);
     }
@@ -335,7 +386,11 @@ async fn addresses(host: &str, resolver: &Resolver, reach: &Reach) -> Result<Vec
     };
     let mut all = Vec::new();
     let mut failure = None;
-    for (found, usable) in [(v4, reach.ipv4), (v6, reach.ipv6)] {
+    let mut both = [(v4, reach.ipv4), (v6, reach.ipv6)];
+    if ipv6_first {
+        both.reverse();
+    }
+    for (found, usable) in both {
         match found {
             Addresses::Found(mut list) => {
                 fastrand::shuffle(&mut list);
@@ -355,19 +410,23 @@ async fn addresses(host: &str, resolver: &Resolver, reach: &Reach) -> Result<Vec
 /// Why a destination has no address that could be used.
 #[derive(Default)]
 struct NoTarget {
-    failed: Option<String>,
-    own: bool,
+    /// The rank of a host whose addresses could not be looked up, and why.
+    failed: Option<(usize, String)>,
+    /// The rank of a host that is this one.
+    own: Option<usize>,
     family: bool,
     private: Option<IpAddr>,
 }
 
 impl NoTarget {
     fn verdict(self, hosts: &str) -> Verdict {
-        if let Some(reason) = self.failed {
+        let own = self.own;
+        let before_own = |rank: &usize| own.is_none_or(|own| *rank < own);
+        if let Some((_, reason)) = self.failed.filter(|(rank, _)| before_own(rank)) {
             let text = format!("addresses of {hosts} can not be looked up: {reason}");
             return Verdict::deferred(451, "4.4.3", &text);
         }
-        if self.own {
+        if own.is_some() {
             return mx::loops_back(hosts);
         }
         if let Some(address) = self.private {

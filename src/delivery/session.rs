@@ -10,20 +10,20 @@ use std::pin::Pin;
 use std::task::Poll;
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpSocket, TcpStream, UnixStream};
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use super::outgoing;
 use super::promise::{Proof, Terms};
 use super::reach::Target;
 use super::routes::Protocol;
 use crate::config::{Config, Span, Timeouts};
-use crate::message::{Body, Content};
+use crate::message::Content;
 use crate::smtp::client::{Answer, Client, Finished, Login, Loss, Said, Stage, Step, Wait};
 use crate::smtp::reply::MAX_BYTES;
-use crate::smtp::stuffing::Stuffer;
 use crate::telemetry::wire::{Peer, Tap};
 use crate::tls::client::{Judge, Problem, describe, flaw, is_untrusted, server_name};
 
@@ -32,9 +32,7 @@ const LAST_WORDS: Duration = Duration::from_secs(5);
 /// Saying goodbye takes no longer.
 const GOODBYE: Duration = Duration::from_secs(2);
 /// Message data is written in blocks of about this many bytes.
-const BLOCK: usize = 64 * 1024;
-/// Bytes that are stuffed at a time, so that little more than a block waits to be written.
-const PIECE: usize = BLOCK / 4;
+pub(super) const BLOCK: usize = 64 * 1024;
 /// Room for output that a connection keeps between messages.
 const KEPT: usize = 8 * 1024;
 /// Replies are read in pieces of at most this many bytes.
@@ -185,7 +183,8 @@ impl Session {
         match target.hop.as_ref().map(|hop| hop.protocol) {
             Some(Protocol::Lmtp | Protocol::LmtpSocket) => client = client.lmtp(),
             Some(Protocol::Smtps) => client = client.implicit_tls(),
-            Some(Protocol::Smtp) | None => {}
+            Some(Protocol::Smtp) => {}
+            None => client = client.never_to_ourselves(),
         }
         if let Some(login) = login {
             client = client.log_in(login);
@@ -320,7 +319,7 @@ impl Session {
         loop {
             match self.client.step() {
                 Step::Read(wait) => self.exchange(wait, timeouts).await,
-                Step::SendData => match self.send(content, timeouts).await {
+                Step::SendData => match outgoing::send(self, content, timeouts).await {
                     Ok(()) => self.client.data_sent(),
                     Err(loss) => self.last_words(loss).await,
                 },
@@ -330,6 +329,7 @@ impl Session {
                     return Finished {
                         answers: Vec::new(),
                         untouched: false,
+                        no_chunks: false,
                         accepted: 0,
                     };
                 }
@@ -345,21 +345,32 @@ impl Session {
     /// Whether the peer has neither closed nor said anything since the last transaction. Costs no
     /// system call while nothing came.
     pub(super) async fn is_quiet(&mut self) -> bool {
-        let read = poll_fn(|context| {
-            let mut buffer = ReadBuf::new(&mut self.input);
-            match Pin::new(&mut self.stream).poll_read(context, &mut buffer) {
-                Poll::Pending => Poll::Ready(None),
-                Poll::Ready(read) => Poll::Ready(Some(read.map(|()| buffer.filled().len()))),
-            }
-        })
-        .await;
-        match read {
+        match self.came().await {
             None => true,
             Some(read) => {
                 self.take(read);
                 self.is_ready()
             }
         }
+    }
+
+    /// Takes what the server has said by now, without waiting for more.
+    pub(super) async fn take_what_came(&mut self) {
+        // That it is closed the next write will tell, after what it said was read.
+        if let Some(read @ Ok(1..)) = self.came().await {
+            self.take(read);
+        }
+    }
+
+    async fn came(&mut self) -> Option<io::Result<usize>> {
+        poll_fn(|context| {
+            let mut buffer = ReadBuf::new(&mut self.input);
+            match Pin::new(&mut self.stream).poll_read(context, &mut buffer) {
+                Poll::Pending => Poll::Ready(None),
+                Poll::Ready(read) => Poll::Ready(Some(read.map(|()| buffer.filled().len()))),
+            }
+        })
+        .await
     }
 
     /// Resolves once the peer closes or speaks; may be dropped at any time.
@@ -432,60 +443,7 @@ impl Session {
         self.stream.flush().await
     }
 
-    /// Sends the message with its final dot, in blocks.
-    async fn send(&mut self, content: &Content, timeouts: &Timeouts) -> Result<(), Loss> {
-        let mut stuffer = Stuffer::default();
-        let size = usize::try_from(content.len()).unwrap_or(usize::MAX);
-        self.client.output().reserve(size.min(BLOCK) + PIECE);
-        self.send_bytes(&content.head, &mut stuffer, timeouts)
-            .await?;
-        match &content.body {
-            Body::Memory(bytes) => self.send_bytes(bytes, &mut stuffer, timeouts).await?,
-            Body::Spool(file) => {
-                let unreadable = |error: io::Error| {
-                    tracing::error!(path = %file.path.display(), %error, "a spooled body can not be read");
-                    Loss::Network("the message could not be read back from disk".to_owned())
-                };
-                let body = tokio::fs::File::open(file.path.as_path()).await;
-                let mut body = body.map_err(unreadable)?.take(file.len);
-                let mut block = vec![0; BLOCK];
-                let (mut length, mut crc) = (0, 0);
-                loop {
-                    let read = body.read(&mut block).await.map_err(unreadable)?;
-                    let piece = block.get(..read).unwrap_or_default();
-                    if piece.is_empty() {
-                        break;
-                    }
-                    length += piece.len() as u64;
-                    crc = crc32c::crc32c_append(crc, piece);
-                    self.send_bytes(piece, &mut stuffer, timeouts).await?;
-                }
-                // Without its final dot the server forgets it: better that than half a message.
-                if (length, crc) != (file.len, file.crc) {
-                    return Err(unreadable(io::ErrorKind::InvalidData.into()));
-                }
-            }
-        }
-        stuffer.finish(self.client.output());
-        self.send_block(timeouts).await
-    }
-
-    async fn send_bytes(
-        &mut self,
-        bytes: &[u8],
-        stuffer: &mut Stuffer,
-        timeouts: &Timeouts,
-    ) -> Result<(), Loss> {
-        for piece in bytes.chunks(PIECE) {
-            if self.client.output().len() >= BLOCK {
-                self.send_block(timeouts).await?;
-            }
-            stuffer.push(piece, self.client.output());
-        }
-        Ok(())
-    }
-
-    async fn send_block(&mut self, timeouts: &Timeouts) -> Result<(), Loss> {
+    pub(super) async fn send_block(&mut self, timeouts: &Timeouts) -> Result<(), Loss> {
         let deadline = (Instant::now() + limit(timeouts.data)).min(self.until);
         match timeout_at(deadline, self.write_output()).await {
             Ok(Ok(())) => Ok(()),
@@ -525,7 +483,13 @@ async fn connect(target: &Target) -> io::Result<Stream> {
                 true => TcpSocket::new_v4()?,
                 false => TcpSocket::new_v6()?,
             };
-            socket.bind((source, 0).into())?;
+            socket.bind((source, 0).into()).map_err(|error| {
+                let text = format!(
+                    "{source} can not be sent from ({error}); add it to an interface, or take it \
+                     out of delivery.source or route.source"
+                );
+                io::Error::new(error.kind(), text)
+            })?;
             socket.connect(address).await?
         }
     };

@@ -117,6 +117,7 @@ pub fn follow(judged: Verdict, rule: &Rule, ours: bool) -> Verdict {
 fn judge_loss(stage: Stage, loss: &Loss) -> Verdict {
     // RFC 3463: X.4.1 no answer from host, X.4.2 bad connection, X.5.0 protocol trouble.
     let enhanced = match loss {
+        Loss::Ourselves => return Verdict::failed(554, "5.4.6", &loss.to_string()),
         Loss::Closed | Loss::Network(_) if stage != Stage::Connect => "4.4.2",
         Loss::Closed | Loss::Network(_) | Loss::TimedOut => "4.4.1",
         Loss::Malformed(_) | Loss::OutOfStep => "4.5.0",

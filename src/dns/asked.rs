@@ -18,10 +18,13 @@ use futures_util::future::{BoxFuture, Shared};
 use hickory_resolver::TokioResolver;
 use hickory_resolver::lookup::Lookup;
 use hickory_resolver::net::{DnsError, NetError};
+use hickory_resolver::proto::op::ResponseCode;
 use hickory_resolver::proto::rr::{Name, Record, RecordType};
 
 use crate::config::Dnssec;
 
+/// What is said of aliases that lead nowhere.
+const ENDLESS_ALIASES: &str = "its aliases (CNAME) lead in a circle or are too many";
 /// How long wrong signatures are remembered.
 pub const BOGUS: Duration = Duration::from_secs(60);
 /// Names with wrong signatures that are remembered.
@@ -144,7 +147,12 @@ impl Asked {
             true => &self.0.validating,
             false => &self.0.plain,
         };
-        let answer = resolver.lookup(name.clone(), kind).await;
+        let mut answer = resolver.lookup(name.clone(), kind).await;
+        if let Some(last) = unsettled(&answer, &name, kind)
+            && resolver.lookup(last, RecordType::CNAME).await.is_ok()
+        {
+            answer = Err(NetError::Message(ENDLESS_ALIASES));
+        }
         if matches!(answer, Err(NetError::Dns(DnsError::DnssecBogus))) {
             let now = Instant::now();
             let mut shared = self.shared();
@@ -157,6 +165,19 @@ impl Asked {
         }
         answer
     }
+}
+
+/// The end of a way over aliases (CNAME) on which nothing was found. If that is an alias too, they
+/// lead in a circle, or too far: nobody knows then what there is.
+fn unsettled(answer: &Answer, asked: &Name, kind: RecordType) -> Option<Name> {
+    let Err(NetError::Dns(DnsError::NoRecordsFound(nothing))) = answer else {
+        return None;
+    };
+    let last = nothing.query.name();
+    // Of a name that simply has no such record the server says so, with an SOA.
+    let plain = last == asked && nothing.soa.is_some();
+    let absent = nothing.response_code == ResponseCode::NoError && kind != RecordType::CNAME;
+    (absent && !plain).then(|| last.clone())
 }
 
 /// Whether DNSSEC proves the records of this type, and the aliases that led to them.

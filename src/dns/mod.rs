@@ -7,6 +7,9 @@
 //! where mail goes must not depend on the machine it leaves from.
 
 mod asked;
+#[cfg(test)]
+mod cache_tests;
+mod confirm;
 mod tlsa;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -34,6 +37,9 @@ pub use tlsa::Tlsa;
 pub const TIMEOUT: Duration = Duration::from_secs(3);
 /// How often a question is asked before it counts as unanswered.
 pub const ATTEMPTS: usize = 2;
+/// That something does not exist is remembered no longer (RFC 2308 section 5 advises 1 to 3 hours):
+/// a domain that was set up a moment too late gets its mail soon.
+pub const LONGEST_ABSENCE: Duration = Duration::from_secs(3600);
 /// Answers kept in memory.
 pub const CACHE_ANSWERS: u64 = 8192;
 
@@ -82,10 +88,10 @@ pub struct Resolver {
 impl Resolver {
     /// Sets up the resolver for these servers, or the system's.
     pub fn new(config: &Dns) -> Result<Resolver, ResolverError> {
-        Resolver::build(config, TIMEOUT)
+        Resolver::build(config, TIMEOUT, CACHE_ANSWERS)
     }
 
-    fn build(config: &Dns, timeout: Duration) -> Result<Resolver, ResolverError> {
+    fn build(config: &Dns, timeout: Duration, cached: u64) -> Result<Resolver, ResolverError> {
         let (servers, mut options) = match config.servers.is_empty() {
             true => {
                 let (system, options) =
@@ -114,7 +120,8 @@ impl Resolver {
         options.timeout = timeout;
         // The resolver counts repetitions.
         options.attempts = ATTEMPTS - 1;
-        options.cache_size = CACHE_ANSWERS;
+        options.cache_size = cached;
+        options.negative_max_ttl = Some(LONGEST_ABSENCE);
         options.use_hosts_file = ResolveHosts::Never;
         options.edns0 = true;
         options.try_tcp_on_error = true;
@@ -366,7 +373,8 @@ mod tests {
             servers: vec![refused.expect("a free port")],
             ..Dns::default()
         };
-        let resolver = Resolver::build(&config, Duration::from_millis(100)).expect("a resolver");
+        let resolver =
+            Resolver::build(&config, Duration::from_millis(100), 100).expect("a resolver");
         assert!(matches!(
             resolver.ipv4("a.example").await,
             Addresses::Failed(_)

@@ -20,8 +20,8 @@ const BIND_ATTEMPTS: u32 = 50;
 /// A DNS server on 127.0.0.1, UDP and TCP on one port the system chose.
 ///
 /// A name it knows nothing of does not exist (NXDOMAIN); one without records of the type asked for
-/// gets an empty answer. Answers have a TTL of 0, so that a change is seen at once, until
-/// [`DnsServer::ttl`] says otherwise. It runs until the last clone is dropped.
+/// gets an empty answer. Answers have a TTL of 0 at first, so that a change is seen at once. It runs until
+/// the last clone is dropped.
 #[derive(Clone)]
 pub struct DnsServer {
     address: SocketAddr,
@@ -38,6 +38,12 @@ struct Data {
     failing: BTreeSet<LowerName>,
     /// Answers SERVFAIL for types it has no record of.
     partly_failing: BTreeSet<LowerName>,
+    /// Answers REFUSED.
+    refusing: BTreeSet<LowerName>,
+    /// Strings of TXT records that stand in every answer about a name.
+    stray: BTreeMap<LowerName, String>,
+    /// Is never answered.
+    silent: BTreeSet<LowerName>,
     queries: u64,
     /// Sets AD, as a resolver that has verified DNSSEC.
     authentic: bool,
@@ -125,6 +131,22 @@ impl DnsServer {
         self.zones.lock().failing.insert(name(owner).into());
     }
 
+    /// Answers REFUSED for a name from now on.
+    pub fn refuse(&self, owner: &str) {
+        self.zones.lock().refusing.insert(name(owner).into());
+    }
+
+    /// Puts a TXT record that nobody asked for into every answer about a name.
+    pub fn stray_txt(&self, owner: &str, text: &str) {
+        let mut data = self.zones.lock();
+        data.stray.insert(name(owner).into(), text.to_owned());
+    }
+
+    /// Never answers questions about a name, or names below it, from now on.
+    pub fn silent(&self, owner: &str) {
+        self.zones.lock().silent.insert(name(owner).into());
+    }
+
     /// Says of every answer that it was verified (AD), or not; at first not.
     pub fn authentic(&self, authentic: bool) {
         self.zones.lock().authentic = authentic;
@@ -173,6 +195,9 @@ impl DnsServer {
         data.records.remove(&owner);
         data.failing.remove(&owner);
         data.partly_failing.remove(&owner);
+        data.silent.remove(&owner);
+        data.refusing.remove(&owner);
+        data.stray.remove(&owner);
     }
 
     fn add(&self, owner: &str, rdata: RData) {
@@ -190,11 +215,26 @@ impl Zones {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn is_silent(&self, owner: &LowerName) -> bool {
+        let mut data = self.lock();
+        let silent = data.silent.iter().any(|silent| silent.zone_of(owner));
+        data.queries += u64::from(silent);
+        silent
+    }
+
     fn answer(&self, owner: &LowerName, kind: RecordType) -> (ResponseCode, Vec<Record>) {
         let mut data = self.lock();
         data.queries += 1;
         let mut answers = Vec::new();
         let mut owner = owner.clone();
+        if data.refusing.contains(&owner) {
+            return (ResponseCode::Refused, Vec::new());
+        }
+        let ttl = data.ttl;
+        if let Some(text) = data.stray.get(&owner) {
+            let stray = RData::TXT(TXT::new(vec![text.clone()]));
+            answers.push(Record::from_rdata(owner.clone().into(), ttl, stray));
+        }
         // A chain of CNAMEs is followed for so long; a loop ends with what was found.
         for _ in 0..8 {
             if data.failing.contains(&owner) {
@@ -219,9 +259,9 @@ impl Zones {
             let mut next = None;
             for rdata in records {
                 if rdata.record_type() == kind || kind == RecordType::ANY {
-                    answers.push(Record::from_rdata(here.clone(), data.ttl, rdata.clone()));
+                    answers.push(Record::from_rdata(here.clone(), ttl, rdata.clone()));
                 } else if let RData::CNAME(target) = rdata {
-                    answers.push(Record::from_rdata(here.clone(), data.ttl, rdata.clone()));
+                    answers.push(Record::from_rdata(here.clone(), ttl, rdata.clone()));
                     next = Some(LowerName::from(target.0.clone()));
                 }
             }
@@ -248,11 +288,16 @@ impl RequestHandler for Zones {
         let mut answers = Vec::new();
         let mut soa = None;
         match request.request_info() {
+            Ok(info) if self.is_silent(info.query.name()) => {
+                let counts = hickory_proto::op::HeaderCounts::default();
+                return hickory_proto::op::Header { metadata, counts }.into();
+            }
             Ok(info) => {
                 let (code, found) = self.answer(info.query.name(), info.query.query_type());
                 metadata.response_code = code;
-                // What does not exist may be remembered for as long as what does.
-                if found.is_empty() && code != ResponseCode::ServFail {
+                // What does not exist may be remembered as long as what does.
+                let said = matches!(code, ResponseCode::NoError | ResponseCode::NXDomain);
+                if found.is_empty() && said {
                     let ttl = self.lock().ttl;
                     let data = SOA::new(Name::root(), Name::root(), 1, 1, 1, 1, ttl);
                     soa = Some(Record::from_rdata(Name::root(), ttl, RData::SOA(data)));

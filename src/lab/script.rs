@@ -25,7 +25,9 @@ pub enum Stage {
     Data,
     /// The first bytes of a message came, its end did not yet.
     Body,
-    /// The final dot came; the line is the accepted recipients, a blank between two. With LMTP it
+    /// A chunk came that is not the last (RFC 3030); its line is the command.
+    Chunk,
+    /// The final dot or the last chunk came; the line is the accepted recipients, a blank between two. With LMTP it
     /// is asked for each.
     Dot,
     /// The final dot was answered; nothing was asked since.

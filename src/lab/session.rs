@@ -63,6 +63,8 @@ struct Session<'a, S> {
     hello: String,
     mail: Option<(String, String)>,
     recipients: Vec<String>,
+    /// What chunks of this message brought.
+    chunks: Vec<u8>,
 }
 
 impl<'a, S: AsyncRead + AsyncWrite + Unpin> Session<'a, S> {
@@ -77,6 +79,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Session<'a, S> {
             hello: String::new(),
             mail: None,
             recipients: Vec::new(),
+            chunks: Vec::new(),
         }
     }
 
@@ -166,6 +169,16 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Session<'a, S> {
                     other => Ok(other),
                 }
             }
+            "BDAT"
+                if self
+                    .shared
+                    .config
+                    .extensions
+                    .iter()
+                    .any(|e| e == "CHUNKING") =>
+            {
+                self.chunk(line, rest).await
+            }
             "RSET" => {
                 self.forget();
                 self.act(Stage::Rset, line, "250 2.0.0 Ok").await
@@ -200,6 +213,43 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Session<'a, S> {
                 }
             }
         };
+        self.came(data).await
+    }
+
+    /// BDAT: takes the chunk, whatever is answered to it.
+    async fn chunk(&mut self, line: &str, rest: &str) -> io::Result<Flow> {
+        let mut words = rest.split(' ');
+        let size = words.next().and_then(|word| word.parse::<usize>().ok());
+        let last = words
+            .next()
+            .is_some_and(|word| word.eq_ignore_ascii_case("LAST"));
+        let Some(size) = size else {
+            return self.say("501 5.5.4 BDAT size [LAST]");
+        };
+        self.flush().await?;
+        while self.input.len() < size {
+            if !self.read().await? {
+                return Ok(Flow::Close);
+            }
+        }
+        self.chunks.extend(self.input.drain(..size));
+        if self.recipients.is_empty() {
+            return self.say("503 5.5.1 no valid recipients");
+        }
+        if last {
+            let data = std::mem::take(&mut self.chunks);
+            return self.came(data).await;
+        }
+        let flow = self.act(Stage::Chunk, line, "250 2.0.0 chunk").await?;
+        if flow == Flow::Go(false) {
+            // The rest of the message has nobody to go to (RFC 3030 section 2).
+            self.recipients.clear();
+        }
+        Ok(flow)
+    }
+
+    /// A whole message came.
+    async fn came(&mut self, data: Vec<u8>) -> io::Result<Flow> {
         let flow = if self.shared.config.lmtp {
             let mut kept = Vec::new();
             for recipient in std::mem::take(&mut self.recipients) {
@@ -288,6 +338,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Session<'a, S> {
     fn forget(&mut self) {
         self.mail = None;
         self.recipients.clear();
+        self.chunks.clear();
     }
 
     fn ehlo(&self) -> String {

@@ -129,7 +129,7 @@ mod tests {
         let other = record("example.org", Kind::Mx, "1 smtp.google.com.");
         let site = record("example.org", Kind::Txt, "site=1");
         assert_eq!(does(&mx, &[], &[]), Does::Add);
-        assert_eq!(does(&mx, &[site.clone()], &[]), Does::Add);
+        assert_eq!(does(&mx, std::slice::from_ref(&site), &[]), Does::Add);
         assert_eq!(does(&mx, &[mx.clone(), other.clone()], &[]), Does::Nothing);
         let here = [other.clone()];
         assert_eq!(does(&mx, &here, &[]), Does::Keep(vec![other.data.clone()]));
@@ -167,13 +167,13 @@ mod tests {
         let dmarc = record("_dmarc.example.org", Kind::Txt, "v=DMARC1; p=quarantine");
         let theirs = record("_dmarc.example.org", Kind::Txt, "v=DMARC1; p=reject");
         assert_eq!(
-            does(&dmarc, &[theirs.clone()], &[]),
+            does(&dmarc, std::slice::from_ref(&theirs), &[]),
             Does::Keep(vec![theirs.data])
         );
         let key = record("k._domainkey.example.org", Kind::Txt, "v=DKIM1; p=AA");
         let other = record("k._domainkey.example.org", Kind::Txt, "p=BB");
         assert_eq!(
-            does(&key, &[other.clone()], &[]),
+            does(&key, std::slice::from_ref(&other), &[]),
             Does::Keep(vec![other.data])
         );
     }
@@ -183,11 +183,11 @@ mod tests {
         let alias = record("mta-sts.example.org", Kind::Cname, "mx.example.org.");
         let address = record("mta-sts.example.org", Kind::A, "192.0.2.1");
         assert!(matches!(
-            does(&alias, &[address.clone()], &[]),
+            does(&alias, std::slice::from_ref(&address), &[]),
             Does::Keep(_)
         ));
         assert!(matches!(
-            does(&address, &[alias.clone()], &[]),
+            does(&address, std::slice::from_ref(&alias), &[]),
             Does::Keep(_)
         ));
         // Unless it is ours.

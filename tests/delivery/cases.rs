@@ -100,15 +100,31 @@ async fn c061_a_host_without_room_leaves_the_next_one() {
     );
     assert_eq!((first.connections(), second.connections()), (1, 1));
     world.end().await;
+    // Who broke off is asked after the others for a while.
+    let (mut world, first, second) = two_and(true, |config| {
+        config.delivery.keep_idle = span("0ms");
+    })
+    .await;
+    first.on(Stage::Mail, |_| Act::Close);
+    for _ in 0..3 {
+        world.send(&["a@example.com"]).await;
+        assert_eq!(world.outcome().await, DELIVERED);
+    }
+    assert_eq!((first.connections(), second.taken()), (1, 3));
+    world.end().await;
 }
 
 async fn two_with(pipelining: bool) -> (World, Mx, Mx) {
+    two_and(pipelining, |_| {}).await
+}
+
+async fn two_and(pipelining: bool, change: impl FnOnce(&mut Config)) -> (World, Mx, Mx) {
     let config = MxConfig {
         pipelining,
         ..MxConfig::default()
     };
     let mut hosts = hosts(vec![config.clone(), config]).await;
-    let world = World::new(hosts[0].address().port(), |_| {}).await;
+    let world = World::new(hosts[0].address().port(), change).await;
     for (at, mx) in hosts.iter().enumerate() {
         let name = format!("mx{at}.example.com");
         world.dns.mx("example.com", at as u16, &name);

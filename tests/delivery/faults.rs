@@ -498,3 +498,62 @@ async fn many_messages_through_unreliable_hosts() {
     hosts.clear();
     world.end().await;
 }
+
+/// The same with five recipients each, over their limit now and then, cut off in between: nobody
+/// gets two copies, nobody is forgotten, and who was delivered has it.
+#[actix::test]
+async fn many_recipients_through_unreliable_hosts() {
+    let hosts = hosts(vec![MxConfig::default(), MxConfig::default()]).await;
+    let mut world = World::new(hosts[0].address().port(), |config| {
+        config.retry.first = "20ms".parse().expect("span");
+    })
+    .await;
+    for (at, mx) in hosts.iter().enumerate() {
+        let name = format!("mx{at}.example.com");
+        world.dns.mx("example.com", 10, &name);
+        world.dns.a(&name, ip(mx));
+        for stage in [
+            Stage::Greeting,
+            Stage::Mail,
+            Stage::Rcpt,
+            Stage::Data,
+            Stage::Dot,
+        ] {
+            let mut random = fastrand::Rng::with_seed(at as u64 * 100 + stage as u64);
+            mx.on(stage, move |_| match random.u32(..100) {
+                0..2 => Act::Close,
+                2..6 => Act::ReplyThenClose("421 4.3.2 busy".to_owned()),
+                6..9 => Act::reply("451 4.3.0 not now"),
+                9..12 if stage == Stage::Rcpt => Act::reply("550 5.1.1 nobody"),
+                12..30 if stage == Stage::Rcpt => Act::reply("452 4.5.3 too many recipients"),
+                _ => Act::Default,
+            });
+        }
+    }
+    let (messages, each) = (400, 5);
+    for n in 0..messages {
+        let to: Vec<String> = (0..each).map(|k| format!("u{n}x{k}@example.com")).collect();
+        world
+            .send(&to.iter().map(String::as_str).collect::<Vec<_>>())
+            .await;
+    }
+    let mut delivered = HashMap::new();
+    for line in world.outcomes(messages * each).await {
+        let (to, rest) = line.split_once(' ').expect("an outcome");
+        let kind = rest.starts_with("delivered");
+        let first = delivered.insert(to.to_owned(), kind).is_none();
+        assert!(first, "{to} was reported twice");
+    }
+    let mut copies: HashMap<String, usize> = HashMap::new();
+    let received = hosts.iter().flat_map(|mx| mx.received());
+    for to in received.flat_map(|one| one.recipients) {
+        *copies.entry(to).or_default() += 1;
+    }
+    for (to, delivered) in &delivered {
+        let copies = copies.get(to).copied().unwrap_or_default();
+        assert_eq!(copies, usize::from(*delivered), "{to}");
+    }
+    let count = delivered.values().filter(|delivered| **delivered).count();
+    assert!(count > messages * each / 3, "{count} were delivered");
+    world.end().await;
+}

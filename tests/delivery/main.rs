@@ -2,9 +2,11 @@
 
 mod bind;
 mod cases;
+mod chunks;
 mod contents;
 mod dane;
 mod faults;
+mod finding;
 mod look;
 mod promises;
 mod providers;

@@ -4,7 +4,7 @@ use std::io::Write;
 
 use chapar::config::{Config, Route};
 use chapar::lab::{DnsServer, Mx, MxConfig};
-use queue_schema::{Message, Notify, Ret};
+use queue_schema::{DeliverBy, Message, Notify, Ret};
 
 use crate::world::{World, ip, small};
 
@@ -42,6 +42,47 @@ async fn what_was_asked_of_dsns_goes_on() {
             .ends_with(" RET=HDRS ENVID=one+2Btwo")
     );
     world.end().await;
+}
+
+/// MT-PRIORITY (RFC 6710) and DELIVERBY (RFC 2852), each where it is offered and asked for.
+#[actix::test]
+async fn priority_and_the_time_left_go_on_where_they_are_offered() {
+    for (offered, priority, by, expected) in [
+        (&["MT-PRIORITY"][..], 3, None, " MT-PRIORITY=3"),
+        (&["MT-PRIORITY MIXER"], -9, None, " MT-PRIORITY=-9"),
+        (&["MT-PRIORITY"], 0, None, ""),
+        (&[], 3, Some((600, true)), ""),
+        (&["DELIVERBY"], 0, Some((600, true)), " BY=600;R"),
+        (&["DELIVERBY 240"], 0, Some((600, false)), " BY=600;N"),
+        // Late already, which is to be told of: how late.
+        (&["DELIVERBY"], 0, Some((-30, false)), " BY=-30;N"),
+        (
+            &["MT-PRIORITY", "DELIVERBY"],
+            -1,
+            Some((90_000, true)),
+            " MT-PRIORITY=-1 BY=90000;R",
+        ),
+    ] {
+        let (mut world, mx) = World::with_mx(MxConfig {
+            extensions: offered.iter().map(|word| (*word).to_owned()).collect(),
+            ..MxConfig::default()
+        })
+        .await;
+        let mut message = world.message(&["a@example.com"]);
+        message.envelope.priority = priority;
+        // Whole seconds are told; less than one is lost on the way.
+        let slack = |seconds: i64| if seconds > 0 { 999 } else { 0 };
+        message.envelope.deliver_by = by.map(|(seconds, give_up)| DeliverBy {
+            at: chapar::time::now().saturating_add_signed(seconds * 1000 + slack(seconds)),
+            give_up,
+        });
+        world.wake(message, Some(small("x"))).await;
+        assert_eq!(world.outcome().await, DELIVERED);
+        let parameters = mx.received().remove(0).parameters;
+        let size = parameters.split(' ').next().unwrap_or_default();
+        assert_eq!(parameters, format!("{size}{expected}"), "{offered:?}");
+        world.end().await;
+    }
 }
 
 /// An MX that is the next hop by a route, and its certificate as the only extra root.

@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use chapar::lab::{Act, Client, Mx, MxConfig, Stage};
+use rustix::process::{Resource, getrlimit, setrlimit};
 use serde_json::Value;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::time::Instant;
@@ -96,6 +97,10 @@ struct Site {
 
 impl Site {
     async fn start(domains: usize, messages: usize) -> (Site, Vec<TcpSocketHeld>) {
+        // A socket for each domain and one for each connection is more than many shells allow.
+        let mut files = getrlimit(Resource::Nofile);
+        files.current = files.maximum;
+        setrlimit(Resource::Nofile, files).expect("the hard limit is allowed");
         // One port must be free at every address.
         for _ in 0..20 {
             let config = MxConfig {

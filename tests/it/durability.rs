@@ -113,3 +113,75 @@ fn check(trace: &str) -> (usize, usize) {
     }
     (accepted, syncs)
 }
+
+/// From a server's 250 until our record of it is on disk: a crash within that time makes a second
+/// copy, and nothing else does. Measured one message at a time, so that each sync is of its outcome.
+#[tokio::test(flavor = "multi_thread")]
+async fn i3_the_time_in_which_a_crash_makes_a_second_copy_is_short() {
+    let remote = Mx::start(MxConfig::default()).await.expect("MX");
+    let mut world = World::new(remote.address().port(), "").await;
+    mx(&world, "box.example", &remote).await;
+    let trace = world.dir.path().join("trace");
+    let mut strace = Command::new("strace");
+    strace
+        .args([
+            "-f",
+            "-qq",
+            "-ttt",
+            "-T",
+            "-e",
+            "trace=fdatasync,recvfrom",
+            "-o",
+        ])
+        .arg(&trace)
+        .arg(crate::world::binary());
+    world.start_with(strace).await;
+    let mut client = world.mx().await;
+    let messages = 10;
+    for _ in 0..messages {
+        let message = b"From: a@c.example.net\r\nSubject: x\r\n\r\nbody\r\n";
+        client
+            .send("", &["any@example.org"], message)
+            .await
+            .expect("accepted");
+        world
+            .wait_queue("it is gone", |queue| queue.is_empty())
+            .await;
+    }
+    world.stop().await;
+    let text = std::fs::read_to_string(&trace).expect("trace");
+    let mut windows = Vec::new();
+    // When the 250 came, and which thread syncs since.
+    let (mut taken, mut syncing) = (None, None);
+    for line in text.lines() {
+        let mut words = line.split_whitespace();
+        let (Some(pid), Some(at)) = (words.next(), words.next()) else {
+            continue;
+        };
+        let at: f64 = at.parse().expect("a time");
+        if line.contains("250 2.0.0 Ok: queued") {
+            taken = Some(at);
+        } else if line.contains("fdatasync(") && taken.is_some() && syncing.is_none() {
+            syncing = Some(pid);
+        }
+        // A call that was not interrupted has the time of its begin, and how long it took.
+        let took = line
+            .rsplit_once('<')
+            .and_then(|(_, took)| took.strip_suffix('>'));
+        let took = took.filter(|_| !line.contains("resumed"));
+        let end = at + took.and_then(|took| took.parse().ok()).unwrap_or(0.0);
+        let done = line.contains("= 0") && line.contains("fdatasync");
+        if let (Some(from), true) = (taken, done && syncing == Some(pid)) {
+            windows.push((end - from) * 1000.0);
+            (taken, syncing) = (None, None);
+        }
+    }
+    assert_eq!(windows.len(), messages, "{windows:?}");
+    windows.sort_by(f64::total_cmp);
+    println!(
+        "from the 250 to its record on disk: median {:.1} ms, longest {:.1} ms",
+        windows[messages / 2],
+        windows[messages - 1]
+    );
+    assert!(windows[messages - 1] < 2000.0, "{windows:?}");
+}

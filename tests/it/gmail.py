@@ -1,6 +1,6 @@
 """A receiver that judges as Gmail does: SPF of the envelope it sees, DKIM, DMARC, ARC.
 
-    gmail.py HOST PORT DNS_PORT OUT
+    gmail.py HOST PORT DNS_PORT OUT [CHAIN KEY]
 
 Writes one JSON file a message into OUT. A file OUT/say makes it answer that once a line, and a
 file OUT/spam makes it refuse everything for its content. With a file OUT/seven it does not offer
@@ -13,6 +13,7 @@ import email.utils
 import itertools
 import json
 import os
+import ssl
 import sys
 
 import dkim
@@ -22,6 +23,10 @@ import spf
 from aiosmtpd.smtp import SMTP
 
 host, port, dns_port, out = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
+tls = None
+if len(sys.argv) > 5:
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    tls.load_cert_chain(sys.argv[5], sys.argv[6])
 resolver = dns.resolver.Resolver(configure=False)
 resolver.nameservers, resolver.port = ["127.0.0.1"], dns_port
 resolver.cache = None
@@ -116,6 +121,7 @@ class Gmail:
                 return lines[0]
         seen, reply = await asyncio.to_thread(judge, session.peer[0], envelope.mail_from or "", data)
         seen |= {"from": envelope.mail_from, "to": envelope.rcpt_tos, "reply": reply}
+        seen |= {"tls": session.ssl is not None, "peer": session.peer[0], "hello": session.host_name}
         self.write(seen, data)
         return reply
 
@@ -130,7 +136,7 @@ class Gmail:
 
 async def main():
     loop = asyncio.get_running_loop()
-    await loop.create_server(lambda: SMTP(Gmail(), data_size_limit=60000000), host, port)
+    await loop.create_server(lambda: SMTP(Gmail(), data_size_limit=60000000, tls_context=tls), host, port)
     print("ready", flush=True)
     await asyncio.Event().wait()
 

@@ -172,3 +172,35 @@ fn holding_all(file: &std::path::Path, world: &World) -> Vec<String> {
         })
         .collect()
 }
+
+#[tokio::test]
+async fn replies_that_a_rule_counts_are_counted_on_after_a_restart() {
+    let mx = Mx::start(MxConfig::default()).await.expect("an MX");
+    let mut world = World::new(mx.address().port(), "").await;
+    world.dns.mx("one.example", 10, "mx.one.example");
+    world.dns.a("mx.one.example", [127, 0, 0, 1].into());
+    let rule = "[[provider]]\nname = \"one\"\nmx = [\"*.one.example\"]\n\n\
+                [[provider.rule]]\nname = \"often\"\ncode = 450\ntext = \"often\"\n\
+                action = \"pause\"\nfor = \"1h\"\nafter = 2\nreason = \"too often\"\n";
+    write(world.config().with_file_name("providers.toml"), rule, 0o644);
+    mx.on(Stage::Rcpt, |_| Act::reply("450 4.7.1 too often"));
+    for n in 1..=2 {
+        world.start().await;
+        assert!(holding(&world).is_empty());
+        send(&world, &format!("u{n}@one.example")).await;
+        let tried = |all: &[Value]| all.iter().filter(|one| one["attempts"] == 1).count() == n;
+        world.wait_queue("it is tried", tried).await;
+        if n == 1 {
+            assert_eq!(world.stop().await, Some(0));
+        }
+    }
+    let log = "chapar::delivery::ruling";
+    world
+        .daemon()
+        .event(log, "a rule pauses a destination")
+        .await;
+    let held = holding(&world);
+    assert_eq!(held.len(), 1, "{held:?}");
+    assert_eq!(held[0]["by"], "rule one/often");
+    assert_eq!(world.stop().await, Some(0));
+}

@@ -13,7 +13,7 @@ use super::super::exit;
 use crate::config::{Config, TlsMode};
 use crate::daemon;
 use crate::delivery::routes::{Via, read};
-use crate::delivery::{check_routes, password};
+use crate::delivery::{check_routes, is_local, password};
 use crate::identity::{Identity, Resolution};
 use crate::publish::Publisher;
 use crate::signing::keys::PrivateKey;
@@ -50,6 +50,7 @@ fn problems(file: &Path) -> Result<String, Vec<String>> {
         let publisher = Publisher::new(&config);
         found.extend(publisher.err().map(|problem| problem.to_string()));
     }
+    found.extend(sources(&config));
     let rules = config.clone().with_providers();
     found.extend(rules.err().map(|error| error.to_string()));
     found.extend(extra_roots(&config));
@@ -81,6 +82,25 @@ fn problems(file: &Path) -> Result<String, Vec<String>> {
     } else {
         Err(found)
     }
+}
+
+/// Addresses to send from that this machine does not have.
+fn sources(config: &Config) -> Vec<String> {
+    let usual = config
+        .delivery
+        .source
+        .iter()
+        .map(|ip| ("delivery.source", *ip));
+    let routes = config.routes.iter();
+    let routed = routes.flat_map(|route| route.source.iter().map(|ip| ("route.source", *ip)));
+    let absent = usual.chain(routed).filter(|(_, ip)| !is_local(*ip));
+    let problem = |(key, ip)| {
+        format!(
+            "{key}: {ip} is not an address of this machine, so nothing can leave from it; add it \
+             to an interface, or take it out"
+        )
+    };
+    absent.map(problem).collect()
 }
 
 /// Passwords of relays that are missing or that others can read.

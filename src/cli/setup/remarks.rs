@@ -89,7 +89,13 @@ pub(super) fn of(
         ));
     }
     if ips.is_empty() || !wrong.is_empty() {
-        remarks.push(hoster::ptr_advice(hoster));
+        remarks.push(match hoster {
+            Some(_) => hoster::ptr_advice(hoster),
+            None => format!(
+                "The hoster of the address sets it (reverse DNS); `chapar dns {domain} --format table` \
+                 says where, hoster by hoster."
+            ),
+        });
     }
     remarks.extend(way_out(&found.outbound, hoster));
     if !control::socket(&config.data_dir).exists() {

@@ -3,11 +3,14 @@
 #[cfg(test)]
 mod tests;
 
+use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
 
 use toml::de::{DeTable, DeValue};
 
-use super::{AcmeChallenge, Config, ConfigError, Listen, Route, Size, Span, TlsMode, line_of};
+use super::{
+    AcmeChallenge, Config, ConfigError, Listen, Route, Size, Span, TlsMode, Warmup, line_of,
+};
 use crate::delivery::routes;
 use crate::identity::address;
 
@@ -37,6 +40,9 @@ pub(super) fn check(config: &Config, text: &str, name: &str) -> Vec<ConfigError>
     }
     for (index, route) in config.routes.iter().enumerate() {
         checker.route(index, route);
+    }
+    for (index, warmup) in config.warmups.iter().enumerate() {
+        checker.warmup(index, warmup, config);
     }
     checker.outbound(config);
     checker.certificate(config);
@@ -157,13 +163,12 @@ impl Checker<'_> {
         self.sources("route.source", Some(index), &route.source);
     }
 
-    /// Addresses to send from: at most one of a family, and such as can be sent from.
+    /// Addresses to send from: each once, and such as can be sent from.
     fn sources(&mut self, key: &str, index: Option<usize>, source: &[IpAddr]) {
-        for v4 in [true, false] {
-            if source.iter().filter(|ip| ip.is_ipv4() == v4).count() > 1 {
-                let problem = format!("{key} has two addresses of one family; keep one");
-                self.blame(key, index, problem);
-            }
+        let mut seen = HashSet::new();
+        if let Some(twice) = source.iter().find(|ip| !seen.insert(*ip)) {
+            let problem = format!("{key} has {twice} twice; keep one");
+            self.blame(key, index, problem);
         }
         if source
             .iter()
@@ -173,6 +178,38 @@ impl Checker<'_> {
                 "{key} is not an address of this host; leave it out to let the kernel choose"
             );
             self.blame(key, index, problem);
+        }
+    }
+
+    fn warmup(&mut self, index: usize, warmup: &Warmup, config: &Config) {
+        let address = warmup.address;
+        let routed = config.routes.iter().flat_map(|route| &route.source);
+        if !config
+            .delivery
+            .source
+            .iter()
+            .chain(routed)
+            .any(|ip| *ip == address)
+        {
+            let problem = format!(
+                "warmup.address = \"{address}\" is nothing that mail leaves from; add it to \
+                 delivery.source or to the source of a route"
+            );
+            self.blame("warmup.address", Some(index), problem);
+        }
+        let others = config.warmups.iter().take(index);
+        if others.into_iter().any(|other| other.address == address) {
+            let problem = format!("warmup.address = \"{address}\" is there twice; keep one");
+            self.blame("warmup.address", Some(index), problem);
+        }
+        let (share, growth) = (warmup.share, warmup.growth);
+        if !(share > 0.0 && share <= 100.0) {
+            let problem = format!("warmup.share = {share} is no share; write 1 for one percent");
+            self.blame("warmup.share", Some(index), problem);
+        }
+        if !(1.0..=10.0).contains(&growth) {
+            let problem = format!("warmup.growth = {growth}; write 1 (none) to 10, such as 1.2");
+            self.blame("warmup.growth", Some(index), problem);
         }
     }
 

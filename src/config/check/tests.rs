@@ -117,9 +117,32 @@ fn each_mistake_names_line_and_remedy() {
         ),
         ("OK\n[delivery]\nport = 0", 3, "write 25"),
         (
-            "OK\n[delivery]\nsource = [\"192.0.2.1\", \"192.0.2.2\"]",
+            "OK\n[delivery]\nsource = [\"192.0.2.1\", \"192.0.2.1\"]",
             3,
-            "keep one",
+            "192.0.2.1 twice; keep one",
+        ),
+        (
+            "OK\n[[warmup]]\naddress = \"192.0.2.1\"\nsince = \"2026-11-25\"",
+            3,
+            "add it to delivery.source",
+        ),
+        (
+            "OK\n[delivery]\nsource = [\"192.0.2.1\"]\n[[warmup]]\naddress = \"192.0.2.1\"\n\
+             since = \"2026-11-25\"\nshare = 0",
+            7,
+            "write 1 for one percent",
+        ),
+        (
+            "OK\n[delivery]\nsource = [\"192.0.2.1\"]\n[[warmup]]\naddress = \"192.0.2.1\"\n\
+             since = \"2026-11-25\"\ngrowth = 0.5",
+            7,
+            "such as 1.2",
+        ),
+        (
+            "OK\n[delivery]\nsource = [\"192.0.2.1\"]\n[[warmup]]\naddress = \"192.0.2.1\"\n\
+             since = \"yesterday\"",
+            6,
+            "is no day; write",
         ),
         (
             "OK\n[delivery]\nsource = [\"::\"]",

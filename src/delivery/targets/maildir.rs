@@ -1,4 +1,4 @@
-//! Maildir: written to `tmp`, synced, linked into `new`, both directories synced.
+//! Maildir: written to `tmp`, synced, linked into `new`, that directory synced.
 //!
 //! The name is that of the message and recipient, so that a delivery that is repeated after a crash
 //! finds its own file in `new`, or in `cur` where a reader has put it, and adds no second one. Its

@@ -13,7 +13,6 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::process::{ChildStdin, Command};
-use tokio::sync::mpsc;
 
 use super::source::Source;
 use super::{Errand, failed};
@@ -23,8 +22,6 @@ use crate::delivery::verdict::Verdict;
 const OUTPUT: usize = 512;
 /// Bytes of it that are read at all; a program that writes more finds its pipe closed.
 const MOST_OUTPUT: u64 = 1024 * 1024;
-/// Pieces of the message that wait for the program.
-const AHEAD: usize = 2;
 /// How long what a program wrote is read once it has ended: its children may keep the pipe open.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
@@ -110,37 +107,33 @@ pub(super) async fn run(argv: &[String], errand: &Errand<'_>) -> Verdict {
     }
 }
 
-/// Gives the program its message.
-async fn feed(source: Source, stdin: Option<ChildStdin>, group: &Group) -> io::Result<()> {
+/// Gives the program its message. A thread is taken for each piece that is read, not for as long as
+/// the program takes: many that hang must not take all threads there are.
+async fn feed(mut source: Source, stdin: Option<ChildStdin>, group: &Group) -> io::Result<()> {
     let Some(mut stdin) = stdin else {
         return Ok(());
     };
-    let (sender, mut pieces) = mpsc::channel(AHEAD);
-    let reading = tokio::task::spawn_blocking(move || read(source, &sender));
-    while let Some(piece) = pieces.recv().await {
+    let mut piece = Vec::new();
+    loop {
+        let read = tokio::task::spawn_blocking(move || {
+            let more = source.fill(&mut piece)?;
+            Ok::<_, io::Error>((source, piece, more))
+        });
+        let read = read.await;
+        match read.unwrap_or_else(|_| Err(io::Error::other("the reader panicked"))) {
+            Ok((_, _, false)) => return Ok(()),
+            Ok((back, filled, true)) => (source, piece) = (back, filled),
+            Err(error) => {
+                // Before its input ends, which would say that this was all.
+                group.kill();
+                return Err(error);
+            }
+        }
         if stdin.write_all(&piece).await.is_err() {
             // A program that does not read all of it knows why.
             return Ok(());
         }
     }
-    let read = reading.await;
-    let read = read.unwrap_or_else(|_| Err(io::Error::other("the reader panicked")));
-    if read.is_err() {
-        // Before its input ends, which would say that this was all.
-        group.kill();
-    }
-    read
-}
-
-/// Reads for [`feed`] until that wants no more. Blocks.
-fn read(mut source: Source, sender: &mpsc::Sender<Vec<u8>>) -> io::Result<()> {
-    let mut piece = Vec::new();
-    while source.fill(&mut piece)? {
-        if sender.blocking_send(std::mem::take(&mut piece)).is_err() {
-            break;
-        }
-    }
-    Ok(())
 }
 
 /// The beginning of what a program writes.

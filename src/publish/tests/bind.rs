@@ -124,7 +124,10 @@ async fn two_answers_for_the_ca_live_at_one_name() {
 async fn each_refusal_says_what_to_do() {
     let (named, dir, mut publisher) = world(Named::READER).await;
     let edit = Edit::add(&record("a.example.org", Kind::A, "192.0.2.1"), TTL);
-    let refused = publisher.apply(&[edit.clone()]).await.expect_err("may not");
+    let refused = publisher
+        .apply(std::slice::from_ref(&edit))
+        .await
+        .expect_err("may not");
     assert!(
         refused
             .to_string()
@@ -143,7 +146,7 @@ async fn each_refusal_says_what_to_do() {
     let config = config(dir.path());
     let mut unknown = Publisher::of(&config, Provider::Rfc2136).expect("credentials");
     let denied = unknown
-        .apply(&[edit.clone()])
+        .apply(std::slice::from_ref(&edit))
         .await
         .expect_err("no such key");
     assert!(
@@ -160,7 +163,7 @@ async fn each_refusal_says_what_to_do() {
     std::fs::write(&file, text.replace(Named::SECRET, "AAAA")).expect("written");
     let mut wrong = Publisher::of(&config, Provider::Rfc2136).expect("credentials");
     let denied = wrong
-        .apply(&[edit.clone()])
+        .apply(std::slice::from_ref(&edit))
         .await
         .expect_err("another secret");
     assert!(
@@ -172,7 +175,10 @@ async fn each_refusal_says_what_to_do() {
     drop(named);
     std::fs::write(&file, text).expect("written");
     let mut gone = Publisher::of(&config, Provider::Rfc2136).expect("credentials");
-    let away = gone.apply(&[edit.clone()]).await.expect_err("nobody there");
+    let away = gone
+        .apply(std::slice::from_ref(&edit))
+        .await
+        .expect_err("nobody there");
     assert!(
         matches!(&away, Problem::Away { why, .. } if why.starts_with(&at)),
         "{away}"

@@ -386,10 +386,11 @@ impl Committer {
         if !self.journal.buffer().is_empty() {
             failpoint("before-write");
             result = self.write();
-            match &result {
-                Ok(()) => self.merge(),
-                Err(StoreError::Failed(reason)) => self.shared.fail(reason.clone()),
-                Err(_) => {}
+            if let Err(error) = &result {
+                self.journal.abandon();
+                self.shared.fail(error.to_string());
+            } else {
+                self.merge();
             }
         }
         self.merges.clear();

@@ -98,6 +98,12 @@ impl Journal {
         Ok(())
     }
 
+    /// Drops what a write or a sync that failed had to make durable: it was refused, and to write it
+    /// again, with a sync that then succeeds, would only look durable.
+    pub fn abandon(&mut self) {
+        self.buffer.clear();
+    }
+
     /// Goes on in a new segment. The buffer must be empty. On an error nothing has changed.
     pub fn rotate(&mut self, shared: &Shared) -> Result<(), StoreError> {
         let number = self.file.stamp.segment + 1;

@@ -20,6 +20,8 @@ pub struct Extensions {
     pub require_tls: bool,
     /// SIZE (RFC 1870): the longest message it takes, 0 if it names no limit.
     pub size: Option<u64>,
+    /// CHUNKING (RFC 3030).
+    pub chunking: bool,
     /// MT-PRIORITY (RFC 6710).
     pub priority: bool,
     /// DELIVERBY (RFC 2852).
@@ -48,6 +50,8 @@ impl Extensions {
                 found.dsn = true;
             } else if keyword.eq_ignore_ascii_case(b"REQUIRETLS") {
                 found.require_tls = true;
+            } else if keyword.eq_ignore_ascii_case(b"CHUNKING") {
+                found.chunking = true;
             } else if keyword.eq_ignore_ascii_case(b"MT-PRIORITY") {
                 found.priority = true;
             } else if keyword.eq_ignore_ascii_case(b"DELIVERBY") {
@@ -81,7 +85,7 @@ mod tests {
     fn keywords_in_any_case_and_none_from_the_name() {
         let found = parse(
             "PIPELINING\nstarttls\nSize 1000\n8BitMime\nX-OTHER a b\nSMTPUTF8\ndsn\nRequireTLS\n\
-             MT-PRIORITY MIXER\nDELIVERBY 240\nAUTH plain LOGIN\nAUTH=LOGIN",
+             Chunking\nMT-PRIORITY MIXER\nDELIVERBY 240\nAUTH plain LOGIN\nAUTH=LOGIN",
         );
         assert_eq!(
             found,
@@ -93,6 +97,7 @@ mod tests {
                 dsn: true,
                 require_tls: true,
                 size: Some(1000),
+                chunking: true,
                 priority: true,
                 deliver_by: true,
                 auth: ["PLAIN", "LOGIN", "LOGIN"].map(str::to_owned).to_vec(),

@@ -9,6 +9,7 @@
 //! It must never send a message whose recipients were all refused, read a reply as the answer to
 //! a command it does not belong to, or use what a server said before TLS once TLS began.
 
+pub mod chunks;
 mod extensions;
 mod login;
 mod transaction;
@@ -18,6 +19,7 @@ pub use login::Login;
 pub use transaction::{Mail, Refusal, To};
 
 use super::reply::{Reply, ReplyError, ReplyReader};
+use chunks::Chunks;
 use transaction::Transaction;
 
 /// Where in a connection something was said or went wrong.
@@ -76,6 +78,8 @@ pub enum Loss {
     Network(String),
     /// Bytes that are no reply, or a reply without end.
     Malformed(ReplyError),
+    /// It greets with our own name.
+    Ourselves,
     /// A reply that does not belong to what was asked: the two sides disagree where they are.
     OutOfStep,
 }
@@ -87,6 +91,10 @@ impl std::fmt::Display for Loss {
             Loss::TimedOut => f.write_str("no answer in time"),
             Loss::Network(what) => f.write_str(what),
             Loss::Malformed(what) => what.fmt(f),
+            Loss::Ourselves => f.write_str(
+                "the host greets with our own name, so the mail would come back to us: \
+                 add the domain here or correct its MX record",
+            ),
             Loss::OutOfStep => f.write_str("the server sent a reply that belongs to no command"),
         }
     }
@@ -130,7 +138,8 @@ pub enum Step {
     Handshake,
     /// A transaction may [`Client::begin`].
     Ready,
-    /// Send the message through a [`super::stuffing::Stuffer`], then call [`Client::data_sent`].
+    /// Send the message, then call [`Client::data_sent`]: through a [`super::stuffing::Stuffer`], or
+    /// as it is in chunks if [`Client::is_chunked`].
     SendData,
     /// The transaction is over; the next step is `Ready` or `Closed`.
     Finished(Finished),
@@ -148,6 +157,8 @@ pub struct Finished {
     /// ended with a 421 in place of the reply to MAIL. On a connection that was used before it is
     /// no attempt.
     pub untouched: bool,
+    /// The server offers CHUNKING and does not know BDAT: the message may go again with DATA.
+    pub no_chunks: bool,
     /// How many recipients the server accepted at RCPT.
     pub accepted: usize,
 }
@@ -185,6 +196,9 @@ pub struct Client {
     lmtp: bool,
     /// The greeting comes after the handshake (RFC 8314).
     implicit: bool,
+    /// A server that greets with our own name is left; and whether it did.
+    no_loop: bool,
+    ourselves: bool,
     /// Who to log in as, until that is done.
     login: Option<Login>,
     state: State,
@@ -192,6 +206,7 @@ pub struct Client {
     output: Vec<u8>,
     extensions: Extensions,
     transaction: Transaction,
+    chunks: Chunks,
     /// A transaction failed: RSET comes before the next one.
     needs_reset: bool,
     transactions: u64,
@@ -208,12 +223,15 @@ impl Client {
             secure: false,
             lmtp: false,
             implicit: false,
+            no_loop: false,
+            ourselves: false,
             login: None,
             state: State::Greeting,
             replies: ReplyReader::default(),
             output: Vec::new(),
             extensions: Extensions::default(),
             transaction: Transaction::default(),
+            chunks: Chunks::default(),
             needs_reset: false,
             transactions: 0,
             heard: 0,
@@ -223,6 +241,12 @@ impl Client {
     /// Speak LMTP instead.
     pub fn lmtp(mut self) -> Client {
         self.lmtp = true;
+        self
+    }
+
+    /// Do not speak to a server that has our own name: it is this one (RFC 5321 section 6.3).
+    pub fn never_to_ourselves(mut self) -> Client {
+        self.no_loop = true;
         self
     }
 
@@ -276,7 +300,10 @@ impl Client {
             State::Finished(None) => self.state = State::Finished(Some(nothing(Stage::Mail, loss))),
             // A server that refuses a message half way says so and closes.
             State::Data => {
-                let answer = self.early_refusal();
+                self.hear_chunks();
+                let refusal = self.chunks.refusal.take();
+                let refusal = refusal.map(|reply| said(Stage::FinalDot, reply));
+                let answer = refusal.or_else(|| self.early_refusal());
                 self.end_transaction(answer.unwrap_or_else(|| nothing(Stage::Content, loss)));
             }
             _ => self.fail(loss),
@@ -308,8 +335,10 @@ impl Client {
         recipients: impl Iterator<Item = To<'a>>,
     ) -> Result<(), Refusal> {
         let reset = self.needs_reset;
+        let chunked = self.chunks.are_useful(mail.size, &self.extensions) && !self.lmtp;
         self.transaction
-            .prepare(mail, recipients, &self.extensions, reset)?;
+            .prepare(mail, recipients, &self.extensions, reset, chunked)?;
+        self.chunks.begin();
         self.transactions += 1;
         self.state = State::Group;
         if self.extensions.pipelining {
@@ -320,9 +349,19 @@ impl Client {
         Ok(())
     }
 
-    /// The message and its final dot were written.
+    /// The message and its final dot, or its last chunk, were written.
     pub fn data_sent(&mut self) {
         self.state = State::FinalDot;
+        if let Some(refusal) = self.chunks.refusal.take() {
+            let over = self.chunks.unknown || refusal.code == 421;
+            let answer = said(Stage::FinalDot, refusal);
+            self.transaction.answer_rest(&answer);
+            if over {
+                self.finish(Some(answer));
+            } else if self.chunks.due == 0 {
+                self.finish(None);
+            }
+        }
     }
 
     /// Says goodbye; the driver writes it and need not wait for the answer.
@@ -344,7 +383,9 @@ impl Client {
                     let end = end.take();
                     self.needs_reset |= self.transaction.failed();
                     self.state = end.map_or(State::Ready, State::Closed);
-                    return Step::Finished(self.transaction.finish());
+                    let mut finished = self.transaction.finish();
+                    finished.no_chunks = std::mem::take(&mut self.chunks.unknown);
+                    return Step::Finished(finished);
                 }
                 // Nobody asked: it closes the connection, or the two of us are out of step.
                 State::Ready if self.replies.has_more() => Wait::Command,
@@ -386,6 +427,11 @@ impl Client {
         if matches!(self.state, State::Ehlo) {
             self.extensions = Extensions::parse(raw.lines());
         }
+        if self.no_loop && matches!(self.state, State::Greeting) {
+            let line = raw.lines().next().unwrap_or_default();
+            let name = line.split(|byte| *byte == b' ').next().unwrap_or_default();
+            self.ourselves = name.eq_ignore_ascii_case(self.hello.as_bytes());
+        }
         self.heard += 1;
         // Nobody ever reads the text of a success but that of the final dot.
         let kept = raw.code >= 400 || matches!(self.state, State::FinalDot | State::Auth(_));
@@ -398,6 +444,7 @@ impl Client {
     fn hear(&mut self, reply: Reply) {
         match self.state {
             State::Greeting => match reply.code {
+                220..=299 if self.ourselves => self.fail(Loss::Ourselves),
                 220..=299 => self.greet_back(),
                 _ => self.refuse(Stage::Greeting, reply),
             },
@@ -447,6 +494,11 @@ impl Client {
                 if self.transaction.answer_next(said(Stage::FinalDot, reply)) {
                     self.finish(None);
                 }
+            }
+            State::FinalDot
+                if self.transaction.is_chunked() && !matches!(reply.code, 300..=399 | 421) =>
+            {
+                self.hear_chunk(reply);
             }
             State::FinalDot => {
                 let closing = matches!(reply.code, 300..=399 | 421);

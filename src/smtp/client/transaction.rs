@@ -152,6 +152,8 @@ pub(super) struct Transaction {
     strange: bool,
     touched: bool,
     completed: bool,
+    /// The message goes in chunks (RFC 3030): there is no DATA.
+    chunked: bool,
 }
 
 impl Transaction {
@@ -161,11 +163,13 @@ impl Transaction {
         recipients: impl Iterator<Item = To<'a>>,
         offered: &Extensions,
         reset: bool,
+        chunked: bool,
     ) -> Result<(), Refusal> {
         *self = Transaction {
             script: std::mem::take(&mut self.script),
             ends: std::mem::take(&mut self.ends),
             reset,
+            chunked,
             ..Transaction::default()
         };
         self.script.clear();
@@ -235,7 +239,9 @@ impl Transaction {
             self.command(&["RCPT TO:<", recipient.address, ">", &parameters]);
             self.answers.push(None);
         }
-        self.command(&["DATA"]);
+        if !chunked {
+            self.command(&["DATA"]);
+        }
         if utf8 {
             if !offered.smtputf8 {
                 return Err(Refusal::Utf8);
@@ -348,6 +354,14 @@ impl Transaction {
                     _ => return out_of_step(),
                 }
                 let last = at + 1 == self.answers.len();
+                if last && self.chunked {
+                    // Nothing was begun that would have to be ended.
+                    return match self.accepted {
+                        _ if self.strange => out_of_step(),
+                        0 => Turn::Finished,
+                        _ => Turn::SendData,
+                    };
+                }
                 if last && !pipelined && self.accepted == 0 {
                     return Turn::Finished;
                 }
@@ -388,6 +402,10 @@ impl Transaction {
             && matches!(&answer.said, Said::Reply(reply) if reply.code / 100 == 2);
     }
 
+    pub(super) fn is_chunked(&self) -> bool {
+        self.chunked
+    }
+
     /// Whether it ended otherwise than by a message that was taken.
     pub(super) fn failed(&self) -> bool {
         !self.completed
@@ -401,6 +419,7 @@ impl Transaction {
         Finished {
             answers,
             untouched: !self.touched,
+            no_chunks: false,
             accepted: self.accepted,
         }
     }

@@ -30,6 +30,7 @@ fn a_421_anywhere_is_the_end_and_keeps_what_was_said_before() {
             Do(Step::Finished(Finished {
                 answers: vec![end(Stage::Mail), end(Stage::Mail)],
                 untouched: true,
+                no_chunks: false,
                 accepted: 0,
             })),
             Do(Step::Closed(end(Stage::Mail))),
@@ -109,6 +110,7 @@ fn the_end_of_the_connection_anywhere() {
             Do(Step::Finished(Finished {
                 answers: vec![closed(Stage::Mail)],
                 untouched: true,
+                no_chunks: false,
                 accepted: 0,
             })),
             Do(Step::Closed(closed(Stage::Mail))),
@@ -218,6 +220,7 @@ fn endless_and_malformed_replies() {
         Step::Finished(Finished {
             answers: vec![loss()],
             untouched: true,
+            no_chunks: false,
             accepted: 0,
         })
     );

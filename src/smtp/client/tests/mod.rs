@@ -119,6 +119,7 @@ fn finished(answers: Vec<Answer>) -> Step {
     Step::Finished(Finished {
         answers,
         untouched: false,
+        no_chunks: false,
         accepted,
     })
 }

@@ -442,6 +442,7 @@ fn a_refused_reset_leaves_the_message_untouched() {
             Do(Step::Finished(Finished {
                 answers: vec![reply(Stage::Reset, 500, "", "what")],
                 untouched: true,
+                no_chunks: false,
                 accepted: 0,
             })),
             Do(Step::Closed(reply(Stage::Reset, 500, "", "what"))),
