@@ -179,7 +179,7 @@ impl Work<'_> {
             }
         }
         let mut missing = self.missing(&rotation.new)?;
-        if let (Some(provider), false) = (self.config.dns.provider.0, missing.is_empty()) {
+        if let (Some(provider), false) = (self.provider(), missing.is_empty()) {
             self.publish(provider, &missing)?;
             missing = self.missing(&rotation.new)?;
             if !missing.is_empty() {
@@ -219,6 +219,11 @@ impl Work<'_> {
         self.retire(&rotation, self.now, args)
     }
 
+    /// Who can publish keys.
+    fn provider(&self) -> Option<Provider> {
+        self.config.dns.provider.0.filter(Provider::keeps_zones)
+    }
+
     /// New keys go where the zone is.
     fn publish(&self, provider: Provider, missing: &[(String, String)]) -> anyhow::Result<()> {
         let record =
@@ -237,7 +242,7 @@ impl Work<'_> {
     /// The record of an old key goes, if we can do that; true: it has gone.
     fn unpublish(&self, selector: &str) -> anyhow::Result<bool> {
         let path = keys::path(&self.config.dir, self.domain, selector);
-        let Some(provider) = self.config.dns.provider.0.filter(|_| path.exists()) else {
+        let Some(provider) = self.provider().filter(|_| path.exists()) else {
             return Ok(false);
         };
         let own = compact(&PrivateKey::load(&self.config.dir, self.domain, selector)?.record());

@@ -8,6 +8,7 @@ use super::exit::Wrong;
 use super::panel::Format;
 use super::{publish, records};
 use crate::config::Config;
+use crate::doctor::hoster;
 use crate::publish::{Problem, Provider};
 
 /// Print the DNS records of a domain, ready to paste into its zone, or publish them
@@ -54,6 +55,14 @@ pub(super) fn run(config: &Path, args: Args) -> anyhow::Result<ExitCode> {
     if !args.publish {
         let format = if args.json { Format::Json } else { args.format };
         format.print(&domain, &records);
+        if format == Format::Table {
+            let hoster = hoster::detect(&[], &hoster::make());
+            say!(
+                "\nThe PTR record of each address must be {}. {}",
+                config.hostname,
+                hoster::ptr_advice(hoster)
+            );
+        }
         return Ok(ExitCode::SUCCESS);
     }
     let provider = args.provider.or(config.dns.provider.0);

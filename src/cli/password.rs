@@ -13,7 +13,13 @@ pub(super) fn read() -> anyhow::Result<Vec<u8>> {
     if !stdin.is_terminal() {
         return line().context("no password on standard input");
     }
-    eprint!("Password: ");
+    silently("Password: ")?.context("no password typed")
+}
+
+/// What is typed at a terminal, which does not show it.
+pub(super) fn silently(prompt: &str) -> io::Result<io::Result<Vec<u8>>> {
+    let stdin = io::stdin();
+    eprint!("{prompt}");
     let before = tcgetattr(&stdin)?;
     let mut silent = before.clone();
     silent.local_modes.remove(LocalModes::ECHO);
@@ -21,7 +27,7 @@ pub(super) fn read() -> anyhow::Result<Vec<u8>> {
     let typed = line();
     tcsetattr(&stdin, OptionalActions::Flush, &before)?;
     eprintln!();
-    typed.context("no password typed")
+    Ok(typed)
 }
 
 fn line() -> io::Result<Vec<u8>> {

@@ -20,8 +20,6 @@ use crate::publish::{Edit, Provider, Publisher, TTL, Visibility, credentials_fil
 const MODE: u32 = 0o600;
 /// Mode of their directory.
 const DIR_MODE: u32 = 0o700;
-/// Bytes of a file of credentials.
-const CREDENTIALS: u64 = 64 * 1024;
 
 /// What became of the records.
 pub(super) struct Outcome {
@@ -38,16 +36,9 @@ pub(super) fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
         .build()
 }
 
-/// Puts credentials where they belong: a file of the operator, whose secrets nobody else may read.
-pub(super) fn take_credentials(
-    dir: &Path,
-    provider: Provider,
-    from: &Path,
-) -> anyhow::Result<bool> {
+/// Puts credentials where they belong. False: there are some, which were kept.
+pub(super) fn take_credentials(dir: &Path, provider: Provider, text: &str) -> anyhow::Result<bool> {
     let to = credentials_file(dir, provider);
-    let text = files::secret(from, CREDENTIALS)
-        .map_err(anyhow::Error::msg)
-        .with_context(|| from.display().to_string())?;
     files::create_dir(to.parent().unwrap_or(dir), DIR_MODE)?;
     files::create(&to, text.as_bytes(), MODE)
         .with_context(|| format!("{} can not be written", to.display()))

@@ -3,15 +3,19 @@
 use std::net::{IpAddr, UdpSocket};
 
 use anyhow::Context as _;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
 use serde_json::json;
 
 use super::exit::Wrong;
 use super::report::COLLECTOR;
 use crate::config::{Config, Service, TlsMode};
+use crate::doctor::tlsa;
 use crate::identity::Identity;
 use crate::publish::data::{self, Data};
 use crate::publish::{self, TTL};
 use crate::signing::keys::PrivateKey;
+use crate::tls::acme;
 use crate::web;
 
 /// One record, or what must be known to write it.
@@ -199,6 +203,19 @@ pub(super) fn of(config: &Config, domain: &str, ips: &[IpAddr]) -> anyhow::Resul
         };
         add(&format!("_submissions._tcp.{name}"), target, why);
     }
+    if config.acme.keep_key
+        && found.mode.takes_mail()
+        && let Some(hex) = certificate_key(config)
+    {
+        let tlsa = Data::Tlsa {
+            usage: 3,
+            selector: 1,
+            matching: 1,
+            hex,
+        };
+        let why = "DANE: the key of this host's certificate (counts in signed zones only)";
+        add(&format!("_25._tcp.{host}"), tlsa, why);
+    }
     // Below the domain's own name it binds nobody else's certificates (RFC 8659 section 3).
     if config.acme.enabled
         && host != *name
@@ -216,6 +233,13 @@ pub(super) fn of(config: &Config, domain: &str, ips: &[IpAddr]) -> anyhow::Resul
         );
     }
     Ok(records)
+}
+
+/// The digest of the public key of our certificate.
+fn certificate_key(config: &Config) -> Option<String> {
+    let pem = std::fs::read(acme::directory(config).join("fullchain.pem")).ok()?;
+    let leaf = CertificateDer::from_pem_slice(&pem).ok()?;
+    tlsa::public_key_hash(&leaf)
 }
 
 /// What CAs that speak ACME are called in CAA records, by the host of their directory.

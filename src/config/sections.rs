@@ -358,6 +358,8 @@ sections! {
         names: Vec<CertificateName> = Vec::new(),
         /// Where another web server on port 80 takes files from; empty: `web.http` answers.
         webroot: String = String::new(),
+        /// Whether a renewal keeps the private key, so that a TLSA record (DANE, RFC 7672) stays true; it is among the records of `chapar dns` then.
+        keep_key: bool = false,
         /// How long the name servers of a zone may take to show an answer to the CA (dns-01).
         dns_wait: Span = Span::mins(5),
         /// The port of name servers that are asked for it (labs).

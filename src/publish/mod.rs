@@ -15,6 +15,7 @@ mod hetzner;
 mod http;
 pub mod ledger;
 pub mod plan;
+mod provider;
 mod rfc2136;
 mod route53;
 mod sigv4;
@@ -33,90 +34,13 @@ use crate::config::Config;
 use data::{Data, Kind, Record};
 
 pub use credentials::file as credentials_file;
+pub use provider::Provider;
 pub use visible::{NotVisible, Visibility};
 
 /// Time to live of what is published, seconds: short enough to correct a mistake.
 pub const TTL: u32 = 3600;
 /// The same for answers to a CA, which are gone after minutes.
 pub const BRIEF_TTL: u32 = 60;
-
-/// Who keeps zones.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, clap::ValueEnum)]
-pub enum Provider {
-    /// A name server of one's own: dynamic updates, signed with TSIG.
-    Rfc2136,
-    /// Cloudflare.
-    Cloudflare,
-    /// Hetzner (DNS in the Hetzner Console; the old DNS Console had another API).
-    Hetzner,
-    /// DigitalOcean.
-    #[value(name = "digitalocean")]
-    DigitalOcean,
-    /// deSEC.
-    #[value(name = "desec")]
-    Desec,
-    /// Amazon Route 53.
-    #[value(name = "route53")]
-    Route53,
-    /// An acme-dns server: it answers the CA and can do nothing else.
-    AcmeDns,
-}
-
-impl Provider {
-    /// All of them.
-    pub const ALL: [Provider; 7] = [
-        Provider::Rfc2136,
-        Provider::Cloudflare,
-        Provider::Hetzner,
-        Provider::DigitalOcean,
-        Provider::Desec,
-        Provider::Route53,
-        Provider::AcmeDns,
-    ];
-
-    /// As it is written in the configuration, and the name of its file.
-    pub fn name(self) -> &'static str {
-        match self {
-            Provider::Rfc2136 => "rfc2136",
-            Provider::Cloudflare => "cloudflare",
-            Provider::Hetzner => "hetzner",
-            Provider::DigitalOcean => "digitalocean",
-            Provider::Desec => "desec",
-            Provider::Route53 => "route53",
-            Provider::AcmeDns => "acme-dns",
-        }
-    }
-
-    /// The one that is written so.
-    pub fn of(name: &str) -> Option<Provider> {
-        Provider::ALL.into_iter().find(|known| known.name() == name)
-    }
-
-    /// What its file holds, for people.
-    pub fn wants(self) -> &'static str {
-        match self {
-            Provider::Rfc2136 => {
-                "server = \"ADDRESS:53\", key = \"NAME\", secret = \"BASE64\" (tsig-keygen makes them), and algorithm = \"hmac-sha256\" if it is another"
-            }
-            Provider::Cloudflare => {
-                "token = \"...\": an API token with Zone:Read and DNS:Edit for the zone (dash.cloudflare.com, My Profile, API Tokens)"
-            }
-            Provider::Hetzner => {
-                "token = \"...\": an API token with Read & Write of the project that has the zone (console.hetzner.com, Security, API Tokens)"
-            }
-            Provider::DigitalOcean => {
-                "token = \"...\": a token with the scope domain (cloud.digitalocean.com, API, Tokens)"
-            }
-            Provider::Desec => "token = \"...\": a token (desec.io, Token Management)",
-            Provider::Route53 => {
-                "access_key_id = \"...\" and secret_access_key = \"...\" of a user that may route53:ListHostedZonesByName, ListResourceRecordSets and ChangeResourceRecordSets"
-            }
-            Provider::AcmeDns => {
-                "url = \"https://...\", username, password, subdomain and fulldomain as its /register answers"
-            }
-        }
-    }
-}
 
 /// Why nothing could be published.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -355,16 +355,17 @@ async fn i8_a_ca_that_fails_changes_nothing_and_is_told() {
     world.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_certificate_and_a_wildcard_come_by_the_dns_and_nothing_stays_there() {
-    let zone = "mx A 127.0.0.1\nmta-sts CNAME mx\n_acme-challenge TXT \"of another\"";
-    let named = Named::start(&[("example.org", zone)])
-        .await
-        .expect("named; tests/run installs it");
-    let mut world = World::new(25, "").await;
-    named
-        .credentials(world.dir.path(), Named::KEY)
-        .expect("written");
+/// A world whose certificate comes by the DNS, from a name server where `key` may change what it
+/// may; not started.
+async fn by_dns(key: &str) -> (World, Named, Pebble) {
+    let zone = "mx A 127.0.0.1\nmta-sts CNAME mx\n_acme-challenge TXT \"of another\"\n\
+                _acme-challenge.mx TXT \"left by a crash\"";
+    let named = Named::start(&[("example.org", zone)]).await;
+    let named = named.expect("named; tests/run installs it");
+    let world = World::new(25, "").await;
+    named.credentials(world.dir.path(), key).expect("written");
+    let left = "[[\"_acme-challenge.mx.example.org\", \"TXT\", \"\\\"left by a crash\\\"\"]]";
+    write(world.dir.path().join(NOTED), left, 0o600);
     let pebble = Pebble::start(world.dir.path(), named.address(), 1, 1);
     pebble.ready().await;
     let toml = std::fs::read_to_string(world.config()).expect("configuration");
@@ -375,37 +376,68 @@ async fn a_certificate_and_a_wildcard_come_by_the_dns_and_nothing_stays_there() 
     );
     let more = format!(
         "[acme]\nenabled = true\ndirectory = \"https://localhost:{}/dir\"\n\
-         challenge = \"dns-01\"\nnames = [\"example.org\", \"*.example.org\"]\ndns_port = {}\n\
+         challenge = \"dns-01\"\nnames = [\"example.org\", \"*.example.org\"]\ndns_port = {}\nkeep_key = true\n\
          [tls]\nca_file = \"ca.pem\"\n",
         pebble.port,
         named.address().port()
     );
-    write(
-        world.config(),
-        &(toml.replace(&servers, &ours) + &more),
-        0o644,
-    );
+    let toml = toml.replace(&servers, &ours) + &more;
+    write(world.config(), &toml, 0o644);
+    (world, named, pebble)
+}
+
+/// Answers to the CA that may have to be removed.
+const NOTED: &str = "secrets/dns/challenges.json";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_and_a_wildcard_come_by_the_dns_and_nothing_stays_there() {
+    let (mut world, named, _pebble) = by_dns(Named::KEY).await;
+    let (_, records, _) = world.run(&["dns", "example.org", "--ip", "192.0.2.1"]);
+    let mut lines = records.lines();
+    let tlsa = lines.find(|line| line.starts_with("_25._tcp.mx.example.org. 3600 IN TLSA 3 1 1 "));
+    let before = tlsa.expect("a record").to_owned();
     world.start().await;
     world
         .daemon()
         .event("certificate", "a new certificate is in place")
         .await;
+    // Before it is renewed.
+    let log = named.log();
+    let noted = std::fs::read_to_string(world.dir.path().join(NOTED));
+    assert_eq!(noted.expect("read"), "[]");
     // The wildcard stands for the host, too.
     let facts = on_disk(&world);
     assert_eq!(facts.names, ["example.org", "*.example.org"]);
     assert!(facts.covers(HOST) && facts.covers("mta-sts.example.org"));
-    let added = named
-        .log()
-        .matches("adding an RR at '_acme-challenge")
-        .count();
+    assert!(!facts.self_signed);
+    let (_, records, _) = world.run(&["dns", "example.org", "--ip", "192.0.2.1"]);
+    assert!(
+        records.contains(&before),
+        "the key is kept: {before} in {records}"
+    );
+    let added = log.matches("adding an RR at '_acme-challenge").count();
     assert_eq!(added, 2, "both answers are at one name");
-    let removed = named
-        .log()
-        .matches("deleting an RR at _acme-challenge")
-        .count();
-    assert_eq!(removed, 2, "{}", named.log());
-    let noted = world.dir.path().join("secrets/dns/challenges.json");
-    assert_eq!(std::fs::read_to_string(noted).expect("read"), "[]");
+    let removed = log.matches("deleting an RR at _acme-challenge").count();
+    assert_eq!(removed, 3, "{log}");
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn i8_a_name_server_that_refuses_changes_nothing_and_is_told() {
+    let (mut world, named, _pebble) = by_dns(Named::READER).await;
+    let before = on_disk(&world);
+    world.start().await;
+    let failed = world
+        .daemon()
+        .event_containing(
+            "certificate",
+            "no new certificate, the old one stays: rfc2136 refuses (REFUSED: the key may not change this; give it update-policy",
+        )
+        .await;
+    assert_eq!(failed["level"], "ERROR");
+    assert_eq!(failed["next_try_minutes"], 5);
+    assert_eq!(on_disk(&world), before);
+    assert_eq!(named.log().matches("adding an RR").count(), 0);
     world.stop().await;
 }
 

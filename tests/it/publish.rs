@@ -328,7 +328,15 @@ fn records_are_printed_as_a_panel_wants_them() {
         .lines()
         .find(|line| line.starts_with("A     mx "));
     assert!(row.expect("a row").ends_with("  192.0.2.1"), "{cloudflare}");
-    assert!(print("table").contains("(SPF: this host may send mail of the domain)\n"));
+    let table = print("table");
+    assert!(
+        table.contains("(SPF: this host may send mail of the domain)\n"),
+        "{table}"
+    );
+    assert!(
+        table.contains("\nThe PTR record of each address must be mx.example.org. "),
+        "{table}"
+    );
     assert!(print("zone").contains("example.org. 3600 IN TXT \"v=spf1 a:mx.example.org ~all\"\n"));
     for line in print("json").lines() {
         let object: serde_json::Value = serde_json::from_str(line).expect("an object");
@@ -344,4 +352,40 @@ fn records_are_printed_as_a_panel_wants_them() {
         "{}",
         text(&none)
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_spf_record_that_would_ask_too_often_gets_addresses() {
+    let dns = chapar::lab::DnsServer::start().await.expect("a DNS server");
+    // Nine of its own and one by way of an include: full.
+    let many: String = (1..9).map(|n| format!("a:h{n}.example.net ")).collect();
+    dns.txt(
+        "example.org",
+        &format!("v=spf1 {many}include:_spf.example.net -all"),
+    );
+    dns.txt("_spf.example.net", "v=spf1 mx:example.net -all");
+    let dir = tempfile::tempdir().expect("a directory");
+    let at = dir.path().display().to_string();
+    let server = dns.address().to_string();
+    let setup = |ip: &[&str]| {
+        let first = [
+            "setup",
+            "example.org",
+            "--dir",
+            &at,
+            "--resolver",
+            &server,
+            "--no-start",
+            "--yes",
+        ];
+        let done = chapar(&[&first, ip].concat());
+        assert!(done.status.success(), "{}", text(&done));
+        text(&done)
+    };
+    let said = setup(&["--ip", "192.0.2.1", "--ip", "2001:db8::1"]);
+    let line = format!(
+        "example.org. 3600 IN TXT \"v=spf1 {many}include:_spf.example.net ip4:192.0.2.1 ip6:2001:db8::1 -all\"\n"
+    );
+    assert!(said.contains(&line), "{said}");
+    assert!(!said.contains("makes receivers ask"), "{said}");
 }

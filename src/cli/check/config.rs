@@ -15,6 +15,7 @@ use crate::daemon;
 use crate::delivery::routes::{Via, read};
 use crate::delivery::{check_routes, is_local, password};
 use crate::identity::{Identity, Resolution};
+use crate::publish::Publisher;
 use crate::signing::keys::PrivateKey;
 use crate::tls;
 
@@ -45,6 +46,10 @@ fn problems(file: &Path) -> Result<String, Vec<String>> {
             .map(|error| error.to_string()),
     );
     found.extend(relays(&config));
+    if config.dns.provider.0.is_some() {
+        let publisher = Publisher::new(&config);
+        found.extend(publisher.err().map(|problem| problem.to_string()));
+    }
     found.extend(sources(&config));
     let rules = config.clone().with_providers();
     found.extend(rules.err().map(|error| error.to_string()));

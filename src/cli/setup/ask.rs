@@ -3,9 +3,13 @@
 use std::io::{self, BufRead as _, IsTerminal as _, Read as _};
 use std::path::Path;
 
+use toml_edit::DocumentMut;
+
+use super::super::password;
 use super::{Args, found};
 use crate::config::Dns;
 use crate::identity::address;
+use crate::publish::{Provider, credentials_file};
 
 /// Bytes of an answer.
 const ANSWER: u64 = 1024;
@@ -35,6 +39,7 @@ pub(super) fn fill(file: &Path, args: &mut Args) -> bool {
              its terms of service? [Y/n] ",
         );
     }
+    asked |= zone(dir, file.exists(), &domain, args);
     if args.test_to.is_none() && !args.no_start && args.dir.is_none() {
         asked = true;
         let proposed = args.forward.as_deref().unwrap_or_default();
@@ -45,6 +50,57 @@ pub(super) fn fill(file: &Path, args: &mut Args) -> bool {
         args.test_to = address_of(&question, proposed);
     }
     asked
+}
+
+/// Credentials for who has the zone; true if anything was asked.
+fn zone(dir: &Path, exists: bool, domain: &str, args: &mut Args) -> bool {
+    if let Some(provider) = args.dns {
+        let there = credentials_file(dir, provider).exists() || args.dns_credentials.is_some();
+        if !there {
+            args.typed = credentials(provider);
+        }
+        return !there;
+    }
+    if exists || args.dir.is_some() {
+        return false;
+    }
+    let dns = Dns {
+        servers: args.resolver.clone(),
+        ..Dns::default()
+    };
+    let servers = found::look(&dns, domain, &[]).servers;
+    let Some(provider) = Provider::of_servers(&servers) else {
+        return false;
+    };
+    eprintln!(
+        "{domain} is at {0}: with credentials setup publishes the DNS records itself.\n{0} wants {1}.\n\
+         An empty answer: you publish them.",
+        provider.name(),
+        provider.wants()
+    );
+    args.typed = credentials(provider);
+    args.dns = args.typed.is_some().then_some(provider);
+    true
+}
+
+/// What belongs into the file of a provider; `None` if an answer is empty.
+fn credentials(provider: Provider) -> Option<String> {
+    let mut text = DocumentMut::new();
+    for (field, secret) in provider.fields() {
+        let question = format!("{field}: ");
+        let answer = match secret {
+            true => {
+                let typed = password::silently(&question).ok()?.ok()?;
+                String::from_utf8(typed).ok()?.trim().to_owned()
+            }
+            false => line(&question)?,
+        };
+        if answer.is_empty() {
+            return None;
+        }
+        text.insert(field, toml_edit::value(answer));
+    }
+    Some(text.to_string())
 }
 
 fn forward(args: &Args, domain: &str) -> Option<String> {

@@ -12,6 +12,7 @@ use crate::config::{Config, Dns, Dnssec};
 use crate::delivery::mx::Lookup;
 use crate::dns::{Addresses, Resolver};
 use crate::doctor::host::Outbound;
+use crate::publish::data;
 
 /// How long all questions together may take.
 const PATIENCE: Duration = Duration::from_secs(6);
@@ -30,6 +31,8 @@ pub(super) struct Found {
     pub spf: Vec<String>,
     /// Names of our addresses that lead back to them.
     pub ptr: Vec<(IpAddr, String)>,
+    /// The name servers of the domain.
+    pub servers: Vec<String>,
     /// All names of our addresses.
     pub reverse: Vec<(IpAddr, String)>,
     /// What became of a try to reach a mail host elsewhere.
@@ -46,7 +49,11 @@ pub(super) fn look(dns: &Dns, domain: &str, ips: &[IpAddr]) -> Found {
     };
     runtime.block_on(async {
         let ask = async {
-            let (mx, spf) = tokio::join!(mx(&resolver, domain), spf(&resolver, domain));
+            let (mx, spf, servers) = tokio::join!(
+                mx(&resolver, domain),
+                spf(&resolver, domain),
+                servers(&resolver, domain)
+            );
             let (mut ptr, mut reverse) = (Vec::new(), Vec::new());
             for ip in ips {
                 let (all, good) = names(&resolver, *ip).await;
@@ -56,6 +63,7 @@ pub(super) fn look(dns: &Dns, domain: &str, ips: &[IpAddr]) -> Found {
             Found {
                 mx,
                 spf,
+                servers,
                 ptr,
                 reverse,
                 outbound: Vec::new(),
@@ -94,6 +102,21 @@ async fn spf(resolver: &Resolver, domain: &str) -> Vec<String> {
         });
     let is_spf = |text: &String| text == "v=spf1" || text.starts_with("v=spf1 ");
     texts.filter(is_spf).collect()
+}
+
+async fn servers(resolver: &Resolver, domain: &str) -> Vec<String> {
+    let hickory = resolver.hickory();
+    let Ok(found) = hickory.lookup(format!("{domain}."), RecordType::NS).await else {
+        return Vec::new();
+    };
+    let names = found
+        .answers()
+        .iter()
+        .filter_map(|record| match &record.data {
+            RData::NS(name) => Some(data::name(&name.0.to_ascii())),
+            _ => None,
+        });
+    names.collect()
 }
 
 /// The names of an address, and those that lead back to it.

@@ -18,7 +18,7 @@ use super::exit::Wrong;
 use super::panel::Format;
 use super::site::{Did, Leads, NewConfig, Site};
 use super::{password, publish, records};
-use crate::config::{AcmeChallenge, Config, HttpsUrl};
+use crate::config::{AcmeChallenge, Config, HttpsUrl, files};
 use crate::doctor::{Level, list};
 use crate::identity::{Mode, address};
 use crate::intake::srs;
@@ -28,6 +28,8 @@ use found::Found;
 
 /// Where the queue lies on a host that runs chapar as its service.
 const DATA_DIR: &str = "/var/lib/chapar";
+/// Bytes of a file of credentials.
+const CREDENTIALS: u64 = 64 * 1024;
 /// How long the zone's servers may take to show what was published.
 const SEEN: Duration = Duration::from_secs(120);
 
@@ -124,6 +126,9 @@ pub(super) struct Args {
     /// A rehearsal.
     #[arg(skip)]
     rehearses: bool,
+    /// Credentials that were typed.
+    #[arg(skip)]
+    typed: Option<String>,
 }
 
 pub(super) fn run(config: &Path, mut args: Args) -> anyhow::Result<ExitCode> {
@@ -175,8 +180,9 @@ pub(super) fn run(config: &Path, mut args: Args) -> anyhow::Result<ExitCode> {
     };
     let config = site.config(&new)?;
     let provider = args.dns.or(config.dns.provider.0);
-    if let (Some(provider), Some(from)) = (args.dns, &args.dns_credentials)
-        && !publish::take_credentials(&config.dir, provider, from)?
+    if let Some(provider) = args.dns
+        && let Some(text) = credentials(&args)?
+        && !publish::take_credentials(&config.dir, provider, &text)?
     {
         let kept = credentials_file(&config.dir, provider);
         say!("{} exists and was kept", kept.display());
@@ -241,7 +247,8 @@ pub(super) fn run(config: &Path, mut args: Args) -> anyhow::Result<ExitCode> {
     }
     say!("\nDNS records of {domain}:");
     let mut records = records::of(&config, &domain, &ips)?;
-    match provider {
+    let publishes = provider.filter(Provider::keeps_zones);
+    match publishes {
         Some(provider) => {
             let outcome = publish::publish(&config, provider, &domain, &records, args.rehearses)?;
             if args.dns.is_some() && config.dns.provider.0 != args.dns {
@@ -265,7 +272,7 @@ pub(super) fn run(config: &Path, mut args: Args) -> anyhow::Result<ExitCode> {
         }
     }
     say!("");
-    for remark in remarks::of(&config, &domain, mode, &found, &ips, provider.is_some()) {
+    for remark in remarks::of(&config, &domain, mode, &found, &ips, publishes.is_some()) {
         say!("{remark}");
     }
     let proof = prove::Proof {
@@ -295,6 +302,15 @@ pub(super) fn run(config: &Path, mut args: Args) -> anyhow::Result<ExitCode> {
         Err(problem) => return Err(anyhow::anyhow!(problem)),
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What belongs into the file of the DNS provider: typed, or in a file that nobody else may read.
+fn credentials(args: &Args) -> anyhow::Result<Option<String>> {
+    let Some(from) = &args.dns_credentials else {
+        return Ok(args.typed.clone());
+    };
+    let read = files::secret(from, CREDENTIALS).map_err(Wrong);
+    Ok(Some(read.with_context(|| from.display().to_string())?))
 }
 
 /// Waits until the zone's servers show the records, which the CA and receivers ask for.

@@ -10,6 +10,7 @@ use crate::control;
 use crate::doctor::host::Outbound;
 use crate::doctor::hoster::{self, Hoster};
 use crate::identity::Mode;
+use crate::publish::Provider;
 
 /// What the operator should know of what was found.
 pub(super) fn of(
@@ -39,6 +40,12 @@ pub(super) fn of(
                  to only send from here, remove domains/{domain} and run setup without --forward."
             ),
         });
+    }
+    if let (false, Some(provider)) = (published, Provider::of_servers(&found.servers)) {
+        remarks.push(format!(
+            "The zone is at {0}: `chapar setup {domain} --dns {0}` publishes these records itself (docs/dns.md).",
+            provider.name()
+        ));
     }
     match found.spf.as_slice() {
         // Then it was said there.
@@ -92,7 +99,13 @@ pub(super) fn of(
         ));
     }
     if ips.is_empty() || !wrong.is_empty() {
-        remarks.push(hoster::ptr_advice(hoster));
+        remarks.push(match hoster {
+            Some(_) => hoster::ptr_advice(hoster),
+            None => format!(
+                "The hoster of the address sets it (reverse DNS); `chapar dns {domain} --format table` \
+                 says where, hoster by hoster."
+            ),
+        });
     }
     remarks.extend(way_out(&found.outbound, hoster));
     if !control::socket(&config.data_dir).exists() {

@@ -1,8 +1,12 @@
 //! RFC 2136 against BIND.
 
+use std::time::Duration;
+
 use super::super::data::{Data, Kind};
-use super::super::{Edit, Problem, Provider, Publisher, TTL};
+use super::super::{Edit, NotVisible, Problem, Provider, Publisher, TTL, Visibility};
 use super::{config, record};
+use crate::config::Dns;
+use crate::dns::Resolver;
 use crate::lab::Named;
 
 const ZONES: [(&str, &str); 2] = [
@@ -233,4 +237,54 @@ fn credentials_must_be_ours_alone_and_whole() {
         0o600,
     );
     assert!(problem().contains("hmac-md5"), "{}", problem());
+}
+
+#[tokio::test]
+async fn it_is_waited_until_the_servers_of_the_zone_show_a_record() {
+    let (named, _dir, mut publisher) = world(Named::KEY).await;
+    let resolver = Resolver::new(&Dns {
+        servers: vec![named.address()],
+        ..Dns::default()
+    });
+    let resolver = resolver.expect("a resolver");
+    let looks = |port, wait| Visibility {
+        resolver: &resolver,
+        port,
+        wait: Duration::from_millis(wait),
+    };
+    let port = named.address().port();
+    let text = record("_acme-challenge.example.org", Kind::Txt, "abc");
+    let wanted = [
+        record("www.example.org", Kind::A, "192.0.2.80"),
+        text.clone(),
+    ];
+    let not_yet = looks(port, 700).wait("example.org", &wanted).await;
+    let not_yet = not_yet.expect_err("it is not published").to_string();
+    assert!(
+        not_yet.ends_with(
+            "ns.example.org (127.0.0.1) does not show _acme-challenge.example.org. TXT \"abc\""
+        ),
+        "{not_yet}"
+    );
+    let later = async {
+        tokio::time::sleep(Duration::from_millis(800)).await;
+        publisher
+            .apply(&[Edit::add(&text, 60)])
+            .await
+            .expect("published");
+    };
+    let long = looks(port, 30_000);
+    let (seen, ()) = tokio::join!(long.wait("example.org", &wanted), later);
+    assert_eq!(seen, Ok(()));
+    // Nobody listens there.
+    let silent = looks(1, 100).wait("example.org", &wanted).await;
+    assert!(
+        matches!(silent, Err(NotVisible::Silent { .. })),
+        "{silent:?}"
+    );
+    let nobody = looks(port, 100).wait("www.example.org", &wanted).await;
+    assert!(
+        matches!(nobody, Err(NotVisible::NoServers { .. })),
+        "{nobody:?}"
+    );
 }

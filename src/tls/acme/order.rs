@@ -193,7 +193,11 @@ async fn issue(
         Err(instant_acme::Error::Api(problem)) => return Err(refused(problem.to_string())),
         Err(error) => return Err(ca(error)),
     }
-    let (request, key) = request(names).map_err(OrderError::Request)?;
+    let key = match config.acme.keep_key {
+        true => kept_key(config).await,
+        false => None,
+    };
+    let (request, key) = request(names, key).map_err(OrderError::Request)?;
     order.finalize_csr(&request).await.map_err(ca)?;
     let chain = order.poll_certificate(&policy).await.map_err(ca)?;
     Ok(Issued { chain, key })
@@ -228,11 +232,32 @@ fn remedy(challenge: AcmeChallenge) -> &'static str {
     }
 }
 
-fn request(names: &[String]) -> Result<(Vec<u8>, String), String> {
+/// The key of the certificate that is in place; `None`: a new one has to be made.
+async fn kept_key(config: &Config) -> Option<KeyPair> {
+    let file = super::directory(config).join("privkey.pem");
+    let pem = match tokio::fs::read_to_string(&file).await {
+        Ok(pem) => pem,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
+        Err(error) => {
+            tracing::warn!(target: "certificate", file = %file.display(), %error, "a new key is made");
+            return None;
+        }
+    };
+    let key = KeyPair::from_pem(&pem);
+    key.inspect_err(
+        |error| tracing::warn!(target: "certificate", file = %file.display(), %error, "a new key is made"),
+    )
+    .ok()
+}
+
+fn request(names: &[String], key: Option<KeyPair>) -> Result<(Vec<u8>, String), String> {
     let text = |error: rcgen::Error| error.to_string();
     let mut params = CertificateParams::new(names).map_err(text)?;
     params.distinguished_name = DistinguishedName::new();
-    let key = KeyPair::generate().map_err(text)?;
+    let key = match key {
+        Some(key) => key,
+        None => KeyPair::generate().map_err(text)?,
+    };
     let request = params.serialize_request(&key).map_err(text)?;
     Ok((request.der().to_vec(), key.serialize_pem()))
 }
