@@ -1,11 +1,10 @@
 //! Cloudflare's API, version 4: each record has an id.
 
 use async_trait::async_trait;
-use hyper::Method;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::credentials::{Read, Token};
+use super::credentials::Read;
 use super::data::{self, Data, Kind, Record};
 use super::http::{Api, escaped};
 use super::{Change, Present, Problem, Service, Zone};
@@ -44,10 +43,7 @@ struct Found {
 
 impl Cloudflare {
     pub(super) fn new(read: Read) -> Result<Cloudflare, Problem> {
-        let with: Token = read.parse()?;
-        let api = Api::new(&read, with.url.as_deref(), URL)?;
-        let bearer = format!("Bearer {}", with.token);
-        Ok(Cloudflare(api.secret(&read, "authorization", &bearer)?))
+        Ok(Cloudflare(Api::with_token(&read, "Bearer", URL)?))
     }
 }
 
@@ -159,22 +155,8 @@ impl Service for Cloudflare {
     async fn change(&self, zone: &Zone, changes: &[Change]) -> Result<(), Problem> {
         let records = format!("/zones/{}/dns_records", zone.id);
         for change in changes {
-            let mut leaving = change.remove.iter();
-            for data in &change.add {
-                let body = body(&change.name, change.ttl, data);
-                let what = Record::new(&change.name, data.clone()).to_string();
-                // In place where one goes, so that no moment is without a record.
-                let (method, path) = match leaving.next() {
-                    Some(old) => (Method::PUT, format!("{records}/{}", old.id)),
-                    None => (Method::POST, records.clone()),
-                };
-                self.0.put(method, &path, Some(&body), &what).await?;
-            }
-            for old in leaving {
-                let path = format!("{records}/{}", old.id);
-                let what = old.record.to_string();
-                self.0.put(Method::DELETE, &path, None, &what).await?;
-            }
+            let body = |data: &Data| Ok(body(&change.name, change.ttl, data));
+            self.0.change_each(&records, change, body).await?;
         }
         Ok(())
     }

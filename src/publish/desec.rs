@@ -7,7 +7,7 @@ use hyper::{Method, StatusCode};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::credentials::{Read, Token};
+use super::credentials::Read;
 use super::data::{Data, Kind, Record};
 use super::http::{Api, escaped};
 use super::{Change, Present, Problem, Service, Zone};
@@ -36,10 +36,7 @@ struct Set {
 
 impl Desec {
     pub(super) fn new(read: Read) -> Result<Desec, Problem> {
-        let with: Token = read.parse()?;
-        let api = Api::new(&read, with.url.as_deref(), URL)?;
-        let token = format!("Token {}", with.token);
-        Ok(Desec(api.secret(&read, "authorization", &token)?))
+        Ok(Desec(Api::with_token(&read, "Token", URL)?))
     }
 }
 

@@ -1,11 +1,10 @@
 //! DigitalOcean's API, version 2: each record has an id, and no TLSA records.
 
 use async_trait::async_trait;
-use hyper::Method;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::credentials::{Read, Token};
+use super::credentials::Read;
 use super::data::{self, Data, Kind, Record};
 use super::http::{Api, escaped};
 use super::{Change, Present, Problem, Provider, Service, Zone};
@@ -50,10 +49,7 @@ struct Found {
 
 impl DigitalOcean {
     pub(super) fn new(read: Read) -> Result<DigitalOcean, Problem> {
-        let with: Token = read.parse()?;
-        let api = Api::new(&read, with.url.as_deref(), URL)?;
-        let bearer = format!("Bearer {}", with.token);
-        Ok(DigitalOcean(api.secret(&read, "authorization", &bearer)?))
+        Ok(DigitalOcean(Api::with_token(&read, "Bearer", URL)?))
     }
 }
 
@@ -164,21 +160,8 @@ impl Service for DigitalOcean {
     async fn change(&self, zone: &Zone, changes: &[Change]) -> Result<(), Problem> {
         let records = format!("/domains/{}/records", escaped(&zone.id));
         for change in changes {
-            let mut leaving = change.remove.iter();
-            for data in &change.add {
-                let body = body(zone, change, data)?;
-                let what = Record::new(&change.name, data.clone()).to_string();
-                let (method, path) = match leaving.next() {
-                    Some(old) => (Method::PUT, format!("{records}/{}", old.id)),
-                    None => (Method::POST, records.clone()),
-                };
-                self.0.put(method, &path, Some(&body), &what).await?;
-            }
-            for old in leaving {
-                let path = format!("{records}/{}", old.id);
-                let what = old.record.to_string();
-                self.0.put(Method::DELETE, &path, None, &what).await?;
-            }
+            let body = |data: &Data| body(zone, change, data);
+            self.0.change_each(&records, change, body).await?;
         }
         Ok(())
     }

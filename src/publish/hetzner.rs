@@ -5,7 +5,7 @@ use hyper::{Method, StatusCode};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::credentials::{Read, Token};
+use super::credentials::Read;
 use super::data::{Data, Kind, Record};
 use super::http::{Api, escaped};
 use super::{Change, Present, Problem, Provider, Service, Zone};
@@ -68,10 +68,7 @@ struct Said {
 
 impl Hetzner {
     pub(super) fn new(read: Read) -> Result<Hetzner, Problem> {
-        let with: Token = read.parse()?;
-        let api = Api::new(&read, with.url.as_deref(), URL)?;
-        let bearer = format!("Bearer {}", with.token);
-        Ok(Hetzner(api.secret(&read, "authorization", &bearer)?))
+        Ok(Hetzner(Api::with_token(&read, "Bearer", URL)?))
     }
 }
 

@@ -19,8 +19,9 @@ use hyper_util::rt::TokioExecutor;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::credentials::Read;
-use super::{Problem, Provider};
+use super::credentials::{Read, Token};
+use super::data::{Data, Record};
+use super::{Change, Problem, Provider};
 
 /// Bytes of an answer: a page of a zone has a few hundred kB at most.
 const ANSWER: usize = 4 * 1024 * 1024;
@@ -77,6 +78,14 @@ impl Api {
         })
     }
 
+    /// At the address that stands with the token, or at the usual one; says `SCHEME TOKEN` with
+    /// each request.
+    pub(super) fn with_token(read: &Read, scheme: &str, usual: &str) -> Result<Api, Problem> {
+        let with: Token = read.parse()?;
+        let said = format!("{scheme} {}", with.token);
+        Api::new(read, with.url.as_deref(), usual)?.secret(read, "authorization", &said)
+    }
+
     /// Sends this with each request; it is never logged.
     pub(super) fn secret(
         mut self,
@@ -120,6 +129,33 @@ impl Api {
             StatusCode::NOT_FOUND => Err(self.refused(what, &answer)),
             _ => Ok(()),
         }
+    }
+
+    /// Changes a set record by record, where each has an id below the path `records`; `body` is one
+    /// as it is written there.
+    pub(super) async fn change_each(
+        &self,
+        records: &str,
+        change: &Change,
+        body: impl Fn(&Data) -> Result<Value, Problem> + Send + Sync,
+    ) -> Result<(), Problem> {
+        let mut leaving = change.remove.iter();
+        for data in &change.add {
+            let body = body(data)?;
+            let what = Record::new(&change.name, data.clone()).to_string();
+            // In place where one goes, so that no moment is without a record.
+            let (method, path) = match leaving.next() {
+                Some(old) => (Method::PUT, format!("{records}/{}", old.id)),
+                None => (Method::POST, records.to_owned()),
+            };
+            self.put(method, &path, Some(&body), &what).await?;
+        }
+        for old in leaving {
+            let path = format!("{records}/{}", old.id);
+            let what = old.record.to_string();
+            self.put(Method::DELETE, &path, None, &what).await?;
+        }
+        Ok(())
     }
 
     /// The answer to a request with JSON: a success, or 404.
