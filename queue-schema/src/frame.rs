@@ -169,16 +169,24 @@ pub fn finish(
     true
 }
 
-/// Reads the frame that begins at `bytes[0]`; what follows it is not looked at.
-pub fn read(bytes: &[u8], stamp: Stamp) -> Result<Frame<'_>, FrameError> {
-    let Some((head, rest)) = bytes.split_first_chunk::<FRAME_HEADER>() else {
-        let blank = bytes.iter().all(|byte| *byte == 0);
-        return Err(if blank {
-            FrameError::Blank
-        } else {
-            FrameError::Truncated
-        });
-    };
+/// What a frame's header says of it. Nothing is known of the payload yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Header {
+    /// The version of the payload, 1 or 2.
+    pub version: u8,
+    /// What the frame holds.
+    pub kind: Kind,
+    /// Whether it was written as part of a group.
+    pub grouped: bool,
+    /// The message it is about.
+    pub id: QueueId,
+    /// Bytes of the payload, which follows.
+    pub length: u32,
+    crc: [u8; 4],
+}
+
+/// Reads the header of a frame alone, to step over its payload.
+pub fn header(head: &[u8; FRAME_HEADER], stamp: Stamp) -> Result<Header, FrameError> {
     if head.iter().all(|byte| *byte == 0) {
         return Err(FrameError::Blank);
     }
@@ -195,22 +203,42 @@ pub fn read(bytes: &[u8], stamp: Stamp) -> Result<Frame<'_>, FrameError> {
     if !(1..=VERSION).contains(&head[8]) || flags & !GROUPED != 0 {
         return Err(newer);
     }
-    let length = u32::from_le_bytes([head[12], head[13], head[14], head[15]]);
-    let payload = usize::try_from(length)
-        .ok()
-        .and_then(|length| rest.get(..length))
-        .ok_or(FrameError::Truncated)?;
-    if head[24..28] != crc32c::crc32c_append(stamp.salt, payload).to_le_bytes() {
-        return Err(FrameError::Payload);
-    }
     let id = [
         head[16], head[17], head[18], head[19], head[20], head[21], head[22], head[23],
     ];
-    Ok(Frame {
+    Ok(Header {
         version: head[8],
         kind,
         grouped: flags & GROUPED != 0,
         id: QueueId(u64::from_le_bytes(id)),
+        length: u32::from_le_bytes([head[12], head[13], head[14], head[15]]),
+        crc: [head[24], head[25], head[26], head[27]],
+    })
+}
+
+/// Reads the frame that begins at `bytes[0]`; what follows it is not looked at.
+pub fn read(bytes: &[u8], stamp: Stamp) -> Result<Frame<'_>, FrameError> {
+    let Some((head, rest)) = bytes.split_first_chunk::<FRAME_HEADER>() else {
+        let blank = bytes.iter().all(|byte| *byte == 0);
+        return Err(if blank {
+            FrameError::Blank
+        } else {
+            FrameError::Truncated
+        });
+    };
+    let header = header(head, stamp)?;
+    let payload = usize::try_from(header.length)
+        .ok()
+        .and_then(|length| rest.get(..length))
+        .ok_or(FrameError::Truncated)?;
+    if header.crc != crc32c::crc32c_append(stamp.salt, payload).to_le_bytes() {
+        return Err(FrameError::Payload);
+    }
+    Ok(Frame {
+        version: header.version,
+        kind: header.kind,
+        grouped: header.grouped,
+        id: header.id,
         payload,
     })
 }

@@ -1,7 +1,9 @@
 //! Space: segments are freed from the oldest, live messages are carried on, and a full disk
 //! refuses mail before it can lose any.
 
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use chapar::queue::store::{Store, StoreError};
 use queue_schema::Status;
@@ -40,6 +42,55 @@ fn segments_are_freed_from_the_oldest_and_never_before_their_messages_ended() {
         "a rebuild brings nothing back that ended"
     );
     assert!(recovered.damage.is_empty());
+    store.close();
+}
+
+#[test]
+fn a_segment_is_not_compacted_while_its_messages_are_just_being_delivered() {
+    let mut place = small();
+    place.options.compact_after = Duration::from_secs(3600);
+    let (store, _) = place.open();
+    let body = [b'x'; 8000];
+    let messages: Vec<_> = (1..=40).map(|id| place.accept(&store, id, &body)).collect();
+    let all = place.segments();
+    // The oldest keeps one of seven; the second ends, but goes only after the oldest.
+    let ends = messages[1..39].iter().map(done).collect();
+    place.apply(&store, ends);
+    until("the end of the others is in the index", || {
+        ids(&store) == [1, 40]
+    });
+    assert_eq!(load(&store, 1).unwrap().location, messages[0].location);
+    place.apply(&store, vec![done(&messages[0])]);
+    until("segments are freed without a copy", || {
+        place.segments().first() == all.last()
+    });
+    store.close();
+}
+
+#[test]
+fn damage_ends_compaction_and_what_is_before_it_was_moved() {
+    let mut place = small();
+    place.options.compact_after = Duration::from_secs(3600);
+    let (store, _) = place.open();
+    let body = [b'x'; 4000];
+    let messages: Vec<_> = (1..=20).map(|id| place.accept(&store, id, &body)).collect();
+    let oldest = place.segments()[0].clone();
+    let file = std::fs::File::options().write(true).open(&oldest).unwrap();
+    file.write_all_at(&[0xff; 8], messages[1].location.offset + 8)
+        .unwrap();
+    let ends = messages[3..19].iter().map(done).collect();
+    place.apply(&store, ends);
+    store.close();
+
+    place.options.compact_after = Duration::ZERO;
+    let (store, _) = place.open();
+    until("message 1 is moved", || {
+        load(&store, 1).unwrap().location != messages[0].location
+    });
+    assert_eq!(fetch(&store, 1), Ok((head(1), body.to_vec())));
+    assert_eq!(load(&store, 3).unwrap().location, messages[2].location);
+    assert_eq!(fetch(&store, 3), Ok((head(3), body.to_vec())));
+    assert!(oldest.exists());
     store.close();
 }
 

@@ -25,6 +25,7 @@ impl Place {
         let mut options = Options::new(&dir.path().join("data"));
         options.flush_every = Duration::from_millis(10);
         options.index_limit = Duration::from_secs(20);
+        options.compact_after = Duration::ZERO;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()

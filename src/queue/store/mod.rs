@@ -14,6 +14,7 @@
 
 mod arrivals;
 mod committer;
+mod compact;
 mod flusher;
 mod index;
 mod journal;
@@ -64,6 +65,9 @@ pub const SEGMENT_SIZE: u64 = 64 << 20;
 pub const FLUSH_EVERY: Duration = Duration::from_millis(500);
 /// How long opening or scanning the index may make no progress before it is put aside.
 pub const INDEX_LIMIT: Duration = Duration::from_secs(60);
+/// How long a segment that could be compacted is left alone: mostly what is in it is just being
+/// delivered.
+pub const COMPACT_AFTER: Duration = Duration::from_secs(30);
 /// Requests that wait for the committer before whoever asks next has to wait too.
 const REQUESTS: usize = 4096;
 /// Threads that read messages for delivery.
@@ -86,6 +90,8 @@ pub struct Options {
     pub flush_every: Duration,
     /// See [`INDEX_LIMIT`].
     pub index_limit: Duration,
+    /// See [`COMPACT_AFTER`].
+    pub compact_after: Duration,
 }
 
 impl Options {
@@ -98,6 +104,7 @@ impl Options {
             segment_size: SEGMENT_SIZE,
             flush_every: FLUSH_EVERY,
             index_limit: INDEX_LIMIT,
+            compact_after: COMPACT_AFTER,
         }
     }
 }
@@ -233,7 +240,7 @@ impl Store {
             shared.clone(),
             index.clone(),
             requests.downgrade(),
-            options.clone(),
+            options,
             opened.applied,
         );
         let (readers, mut reading) =

@@ -310,7 +310,8 @@ impl Reader {
     }
 }
 
-fn read_range(file: &File, location: &Location) -> std::io::Result<Bytes> {
+/// The bytes of a record.
+pub(super) fn read_range(file: &File, location: &Location) -> std::io::Result<Bytes> {
     let end = location.offset.saturating_add(u64::from(location.length));
     if end > file.metadata()?.len() {
         return Err(std::io::ErrorKind::UnexpectedEof.into());
