@@ -31,6 +31,9 @@ const ANSWER: Duration = Duration::from_secs(10);
 /// How long the start waits for the DNS to show whether it hands on signatures.
 const DNS_TIME: Duration = Duration::from_secs(2);
 
+/// Cores that sessions and workers keep busy by themselves.
+const BUSY_CORES: usize = 2;
+
 /// Why the daemon could not start; each says what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -84,13 +87,25 @@ pub struct Running {
     _control: Addr<Control>,
 }
 
-/// Threads for sessions, for workers and for hashing: one of each for a core.
+/// Threads for sessions and workers, and for hashing: one of each for a core.
 fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
+/// Where sessions and workers run, one for a core: neither blocks, and more threads than cores only
+/// take turns.
 fn arbiters() -> Vec<ArbiterHandle> {
     (0..cores()).map(|_| Arbiter::new().handle()).collect()
+}
+
+/// Where the queue runs: on a thread of its own if there is a core for it. Otherwise each of its
+/// answers would wait for a switch between threads.
+fn queue_arbiter() -> ArbiterHandle {
+    if cores() > BUSY_CORES {
+        Arbiter::new().handle()
+    } else {
+        Arbiter::current()
+    }
 }
 
 /// One pool for argon2 and RSA: both keep a core busy, and more threads than cores gain nothing.
@@ -132,7 +147,13 @@ pub async fn start(loaded: Loaded) -> Result<Running, StartError> {
     let files = AuthFiles::open(&config).map_err(StartError::Auth)?;
     let auth = Authenticator::new(config.clone(), identity.clone(), files, pool).start();
     let leads = leads(identity.clone());
-    let mut queue = queue::start(opened, config.clone(), signer.clone().recipient(), leads);
+    let mut queue = queue::start(
+        opened,
+        config.clone(),
+        signer.clone().recipient(),
+        leads,
+        &queue_arbiter(),
+    );
     let reports = Reports::new(report::Means {
         config: config.clone(),
         identity: identity.clone(),
@@ -142,13 +163,14 @@ pub async fn start(loaded: Loaded) -> Result<Running, StartError> {
         ids: queue.ids.clone(),
     })
     .start();
+    let arbiters = arbiters();
     let dispatcher = Dispatcher::new(
         config.clone(),
         resolver.clone(),
         queue.addr.clone().recipient(),
         queue.addr.clone().recipient(),
         signer.clone().recipient(),
-        arbiters(),
+        arbiters.clone(),
     )?
     .reporting(reports.clone().recipient())
     .sealing(signer.clone().recipient())
@@ -209,9 +231,8 @@ pub async fn start(loaded: Loaded) -> Result<Running, StartError> {
         _control: control,
     };
     let shared = running.shared(identity, tls);
-    let sessions = arbiters();
     for (listen, socket) in sockets {
-        let listener = Listener::new(listen, socket, shared.clone(), sessions.clone());
+        let listener = Listener::new(listen, socket, shared.clone(), arbiters.clone());
         running.listeners.push(listener.start());
     }
     for listener in &running.listeners {

@@ -17,7 +17,7 @@ use crate::message::Content;
 const FULL_PAUSE: Duration = Duration::from_secs(2);
 /// How long outcomes gather that come soon after others. A crash may repeat what gathers, so it
 /// is short; it spares most of the syncs that outcomes would need of their own.
-const GROUP: Duration = Duration::from_millis(2);
+const GROUP: Duration = Duration::from_millis(8);
 /// Changes that do not gather any longer.
 const GROUP_FULL: usize = 32;
 

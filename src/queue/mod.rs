@@ -33,6 +33,7 @@ mod view;
 
 use std::sync::Arc;
 
+use actix::ArbiterHandle;
 use actix::prelude::*;
 use queue_schema::Reply;
 
@@ -114,16 +115,21 @@ pub fn open(config: &Config) -> Result<Opened, OpenError> {
     })
 }
 
-/// Starts the actor on an arbiter of its own. Needs a running actix system.
-pub fn start(opened: Opened, config: Arc<Config>, signer: Recipient<Sign>, leads: Leads) -> Handle {
+/// Starts the actor on `arbiter`. Needs a running actix system.
+pub fn start(
+    opened: Opened,
+    config: Arc<Config>,
+    signer: Recipient<Sign>,
+    leads: Leads,
+    arbiter: &ArbiterHandle,
+) -> Handle {
     let (ids, spool) = (opened.ids.clone(), opened.store.spool());
     let arrivals = opened.store.arrivals();
     let view = View::new(opened.store.clone());
     let feed = Feed::default();
-    let arbiter = Arbiter::new();
     let (events, led) = (feed.clone(), leads.clone());
     let signs = signer.clone();
-    let addr = Queue::start_in_arbiter(&arbiter.handle(), move |_| {
+    let addr = Queue::start_in_arbiter(arbiter, move |_| {
         Queue::new(opened, config, signs, led, events)
     });
     Handle {

@@ -108,7 +108,13 @@ impl World {
             found.map_or_else(|| vec![address.to_owned()], |(_, to)| to.clone())
         });
         let config = Arc::new(self.config.clone());
-        self.queue = Some(queue::start(opened.unwrap(), config, signer, leads));
+        self.queue = Some(queue::start(
+            opened.unwrap(),
+            config,
+            signer,
+            leads,
+            &actix::Arbiter::current(),
+        ));
     }
 
     pub async fn connect(&mut self) {

@@ -315,7 +315,13 @@ fn with_queue<T>(
     let config = Arc::new(config.clone());
     System::new().block_on(async move {
         let signer = NoSigner.start().recipient();
-        let queue = queue::start(opened, config, signer, Arc::new(|_: &str| Vec::new()));
+        let queue = queue::start(
+            opened,
+            config,
+            signer,
+            Arc::new(|_: &str| Vec::new()),
+            &actix::Arbiter::current(),
+        );
         let addr = queue.addr.clone();
         let done = work(queue).await;
         let stopped = addr.send(Stop).await;

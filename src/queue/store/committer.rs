@@ -29,8 +29,10 @@ const BATCH_REQUESTS: usize = 1024;
 const SIBLINGS: usize = 4;
 /// How often is looked what has come meanwhile.
 const MOMENT: Duration = Duration::from_micros(150);
-/// How many such moments at most: about a millisecond in all.
-const MOMENTS: usize = 6;
+/// How many such moments at most: about five milliseconds in all, with what a sleep takes besides.
+const MOMENTS: usize = 24;
+/// How many of them in a row without anything new end the wait: the other clients are slow.
+const QUIET: usize = 8;
 /// Changes not yet in the index at which the committer waits for the flusher.
 const MAX_DIRTY: usize = 400_000;
 /// How long the flusher may take before the index counts as hanging.
@@ -140,19 +142,30 @@ impl Committer {
         self.journal.close();
     }
 
-    /// Waits a little where several more messages may be about to come: their sync is spared.
+    /// Waits where several more messages are about to come, as long as they do: their syncs are
+    /// spared. With as many clients as there are transactions nobody is left to wait for.
     fn gather(&self, requests: &mut mpsc::Receiver<Request>, waiting: &mut Vec<Request>) {
         let is_accept = |request: &&Request| matches!(request, Request::Accept { .. });
+        let mut quiet = 0;
         for _ in 0..MOMENTS {
             let accepts = waiting.iter().filter(is_accept).count();
             if accepts == 0 || self.arrivals.count() < accepts + SIBLINGS {
                 return;
             }
             std::thread::sleep(MOMENT);
+            let before = waiting.len();
             while waiting.len() < BATCH_REQUESTS
                 && let Ok(request) = requests.try_recv()
             {
                 waiting.push(request);
+            }
+            quiet = if waiting.len() == before {
+                quiet + 1
+            } else {
+                0
+            };
+            if quiet == QUIET {
+                return;
             }
         }
     }
