@@ -16,6 +16,7 @@ mod connection;
 mod counts;
 mod dispatcher;
 mod hops;
+mod families;
 mod lanes;
 pub mod look;
 mod messages;
