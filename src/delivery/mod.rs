@@ -12,11 +12,12 @@
 //! Nothing here writes to the store. `verdict`, `mx`, `pacing`, `providers` and `routes` are pure.
 
 mod again;
+mod batches;
 mod connection;
 mod counts;
 mod dispatcher;
-mod hops;
 mod families;
+mod hops;
 mod lanes;
 pub mod look;
 mod messages;
