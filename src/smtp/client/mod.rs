@@ -10,6 +10,7 @@
 //! a command it does not belong to, or use what a server said before TLS once TLS began.
 
 pub mod chunks;
+mod deliver_by;
 mod ends;
 mod extensions;
 mod hello;
