@@ -49,21 +49,25 @@ pub(super) async fn addresses(
             (v4, v6)
         }
     };
+    match ipv6_first {
+        true => gathered(v6, v4),
+        false => gathered(v4, v6),
+    }
+}
+
+/// All addresses, those of `first` first. Where there are none and one could not be looked up,
+/// nobody knows whether there are: it is never taken for none, also of a family of no use.
+fn gathered(first: Addresses, second: Addresses) -> Result<Vec<IpAddr>, String> {
     let mut all = Vec::new();
     let mut failure = None;
-    let mut found = [(v4, reach.ipv4), (v6, reach.ipv6)];
-    if ipv6_first {
-        found.reverse();
-    }
-    for (addresses, usable) in found {
+    for addresses in [first, second] {
         match addresses {
             Addresses::Found(mut list) => {
                 fastrand::shuffle(&mut list);
                 all.append(&mut list);
             }
             Addresses::None => {}
-            Addresses::Failed(reason) if usable => failure = Some(reason),
-            Addresses::Failed(_) => {}
+            Addresses::Failed(reason) => failure = Some(reason),
         }
     }
     match failure {
@@ -152,6 +156,20 @@ mod tests {
             case((soon, four.clone()), (LONG, failed)).await,
             ((four, Addresses::None), soon + RESOLUTION_DELAY)
         );
+    }
+
+    #[test]
+    fn what_is_not_known_is_never_taken_for_none() {
+        let failed = || Addresses::Failed("SERVFAIL".to_owned());
+        let (four, six) = (found("192.0.2.1"), found("2001:db8::1"));
+        for (first, second) in [(failed(), Addresses::None), (Addresses::None, failed())] {
+            assert_eq!(gathered(first, second), Err("SERVFAIL".to_owned()));
+        }
+        assert_eq!(gathered(Addresses::None, Addresses::None), Ok(vec![]));
+        let address = |text: &str| text.parse::<IpAddr>().expect("an address");
+        let (v4, v6) = (address("192.0.2.1"), address("2001:db8::1"));
+        assert_eq!(gathered(failed(), four.clone()), Ok(vec![v4]));
+        assert_eq!(gathered(six, four), Ok(vec![v6, v4]));
     }
 
     #[tokio::test(start_paused = true)]
