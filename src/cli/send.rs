@@ -179,7 +179,8 @@ impl Message<'_> {
         each: &mut dyn FnMut(Step<'_>),
     ) -> anyhow::Result<Ended> {
         let to = self.targets(identity)?;
-        let end = Instant::now() + wait;
+        // Without one it goes on for ever: `--wait never`.
+        let end = Instant::now().checked_add(wait);
         let events = watch(config, self.from)?;
         let text = self.text(config);
         let taken = socket::submit(config, self.from, &to, false, text.as_bytes())?;
@@ -187,7 +188,9 @@ impl Message<'_> {
         let mut open: VecDeque<String> = to.into();
         let mut recipients = BTreeMap::new();
         while !open.is_empty() {
-            let left = end.saturating_duration_since(Instant::now());
+            let left = end.map_or(Duration::MAX, |end| {
+                end.saturating_duration_since(Instant::now())
+            });
             let event = match events.recv_timeout(left) {
                 Ok(Ok(event)) => event,
                 Ok(Err(failure)) => return Err(failure.into()),

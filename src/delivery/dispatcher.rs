@@ -21,20 +21,19 @@ use futures_util::future::join_all;
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::{Semaphore, watch};
 
+use super::CONNECTIONS;
+use super::batches::{self, Batches, Group};
 use super::connection::Common;
 use super::counts;
-use super::hops::{Found, HopOrVerdict, Hops};
+use super::hops::{Found, Hops};
 use super::messages::{Drain, Keeper, Reload, Resume, Wake};
 use super::paces::{Paces, Standing};
 use super::pending::{Pending, Reporter};
-use super::promise::Promise;
 use super::reach::{Destination, Reach};
 use super::routes::RouteError;
 use super::seven_bit::SevenBit;
 use super::sources::Sources;
-use super::verdict::Verdict;
 use super::worker::{self, Deliver, Worker};
-use super::{CONNECTIONS, RECIPIENTS};
 use crate::config::Config;
 use crate::dns::Resolver;
 use crate::queue::{Fetch, Record};
@@ -249,46 +248,9 @@ impl Dispatcher {
 
     /// Splits a part whose next hops are known into the batches of their destinations.
     fn place(&mut self, mut part: Pending, hops: &[(String, Found)], batches: &mut Batches) {
-        struct Group {
-            hop: HopOrVerdict,
-            promise: Arc<Promise>,
-            domain: String,
-            recipients: Vec<u32>,
-        }
         let mut groups: Vec<Group> = Vec::new();
         for at in part.recipients() {
-            let domain = self.hops.key(&part, *at);
-            let found = hops.iter().find(|(known, _)| *known == domain);
-            let (hop, promise) = match found {
-                Some((_, found)) => (found.hop.clone(), Arc::clone(&found.promise)),
-                None => {
-                    let verdict = Verdict::deferred(451, "4.4.4", "no next hop was found");
-                    (Err(verdict), Arc::default())
-                }
-            };
-            let same = |group: &HopOrVerdict, demands: &Arc<Promise>| match (group, &hop) {
-                (Ok(one), Ok(other)) => one.key == other.key && demands.is_like(&promise),
-                (one, other) => one == other,
-            };
-            let provider = hop.as_ref().ok().map(|hop| &hop.provider);
-            let most = provider.and_then(|provider| provider.recipients);
-            let most = most.unwrap_or(RECIPIENTS).min(RECIPIENTS);
-            // Some refuse recipients of several domains in a transaction.
-            let alone = provider.is_some_and(|provider| provider.one_domain);
-            let fits = |group: &Group| {
-                same(&group.hop, &group.promise)
-                    && group.recipients.len() < most
-                    && (!alone || *group.domain == domain)
-            };
-            match groups.iter_mut().find(|group| fits(group)) {
-                Some(group) => group.recipients.push(*at),
-                None => groups.push(Group {
-                    hop,
-                    promise,
-                    domain: domain.into_owned(),
-                    recipients: vec![*at],
-                }),
-            }
+            batches::group(&mut groups, *at, self.hops.key(&part, *at), hops);
         }
         let last = groups.len().saturating_sub(1);
         for (at, group) in groups.into_iter().enumerate() {
@@ -444,23 +406,6 @@ fn common(
         judge: tls::client::judge(config)?,
         since: crate::time::now(),
     }))
-}
-
-/// Parts by destination.
-#[derive(Default)]
-struct Batches(Vec<(Arc<Destination>, Vec<Pending>)>);
-
-impl Batches {
-    fn add(&mut self, destination: Arc<Destination>, part: Pending) {
-        match self
-            .0
-            .iter_mut()
-            .find(|(known, _)| known.key == destination.key)
-        {
-            Some((_, parts)) => parts.push(part),
-            None => self.0.push((destination, vec![part])),
-        }
-    }
 }
 
 impl Actor for Dispatcher {

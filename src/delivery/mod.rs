@@ -12,9 +12,11 @@
 //! Nothing here writes to the store. `verdict`, `mx`, `pacing`, `providers` and `routes` are pure.
 
 mod again;
+mod batches;
 mod connection;
 mod counts;
 mod dispatcher;
+mod families;
 mod hops;
 mod lanes;
 pub mod look;

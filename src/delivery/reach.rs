@@ -7,13 +7,14 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 
+use super::families::addresses;
 use super::mx::{self, Host, MAX_ADDRESSES};
 use super::own_names::{self, OwnNames};
 use super::providers::{Provider, Providers};
 use super::routes::{Hop, Protocol, Via};
 use super::verdict::Verdict;
 use crate::config::{Config, Family};
-use crate::dns::{Addresses, Resolver};
+use crate::dns::Resolver;
 
 /// A host that failed a TLS handshake is spoken to in clear for this long.
 pub(super) const NO_TLS_MEMORY: Duration = Duration::from_secs(3600);
@@ -363,47 +364,6 @@ fn keep_both_families(targets: &mut Vec<Target>) {
             targets.push(other);
         }
         None => targets.truncate(MAX_ADDRESSES),
-    }
-}
-
-/// The addresses of one host, those of a family in any order.
-async fn addresses(
-    host: &str,
-    resolver: &Resolver,
-    reach: &Reach,
-    ipv6_first: bool,
-) -> Result<Vec<IpAddr>, String> {
-    // An address literal, or a hop of a route.
-    if let Ok(address) = host.parse::<IpAddr>() {
-        return Ok(vec![address]);
-    }
-    // Without a use for a family it is still asked for if the other one has nothing: to say that
-    // a host has only IPv6 is more help than to say that it has no address.
-    let v4 = resolver.ipv4(host).await;
-    let v6 = match (&v4, reach.ipv6) {
-        (Addresses::Found(_), false) => Addresses::None,
-        _ => resolver.ipv6(host).await,
-    };
-    let mut all = Vec::new();
-    let mut failure = None;
-    let mut both = [(v4, reach.ipv4), (v6, reach.ipv6)];
-    if ipv6_first {
-        both.reverse();
-    }
-    for (found, usable) in both {
-        match found {
-            Addresses::Found(mut list) => {
-                fastrand::shuffle(&mut list);
-                all.append(&mut list);
-            }
-            Addresses::None => {}
-            Addresses::Failed(reason) if usable => failure = Some(reason),
-            Addresses::Failed(_) => {}
-        }
-    }
-    match failure {
-        Some(reason) if all.is_empty() => Err(reason),
-        _ => Ok(all),
     }
 }
 

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Instant;
 
+use super::families::RESOLUTION_DELAY;
 use super::mx::{Host, MAX_ADDRESSES};
 use super::reach::{Destination, HostMemory, Lesson, Reach, targets};
 use crate::config::{Config, Dns};
@@ -108,4 +109,48 @@ async fn ten_addresses_hold_one_of_each_family_and_none_that_was_dead() {
         .collect();
     assert!(found[..2].contains(&v6(11).into()) && found[..2].contains(&v6(12).into()));
     assert!(found[2..5].iter().all(IpAddr::is_ipv4), "{found:?}");
+}
+
+/// DNS servers that answer questions for one type of record only: their hosts are reached over the
+/// family that is known, without the time that two unanswered questions take.
+#[tokio::test]
+async fn a_family_that_nobody_answers_for_does_not_hold_back_the_other() {
+    let (dns, resolver, config, mut destination) = lab().await;
+    dns.a("four.example", Ipv4Addr::new(192, 0, 2, 7));
+    dns.aaaa(
+        "six.example",
+        Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 7),
+    );
+    dns.silent_otherwise("four.example");
+    dns.silent_otherwise("six.example");
+    let reach = Reach::new(&config);
+    // Both are asked about at once.
+    let begun = Instant::now();
+    for (host, (rank, name)) in destination
+        .hosts
+        .iter_mut()
+        .zip([(0, "four.example"), (1, "six.example")])
+    {
+        *host = Host {
+            rank,
+            name: name.to_owned(),
+        };
+    }
+    let found = order(&destination, &resolver, &reach).await;
+    assert_eq!(found, ["192.0.2.7", "2001:db8::7"]);
+    let took = begun.elapsed();
+    let longest = crate::dns::TIMEOUT * u32::try_from(crate::dns::ATTEMPTS).expect("few");
+    assert!(took >= RESOLUTION_DELAY && took < longest, "{took:?}");
+    // With nothing to go on with, that no answer comes is what counts.
+    dns.empty("none.example");
+    dns.silent("none.example");
+    destination.hosts.truncate(1);
+    destination.hosts[0].name = "none.example".to_owned();
+    let memory = HostMemory::default();
+    let verdict = targets(&destination, &resolver, &reach, &memory).await;
+    let verdict = verdict.expect_err("no target");
+    assert_eq!(
+        (verdict.reply.code, verdict.reply.enhanced.as_str()),
+        (451, "4.4.3")
+    );
 }

@@ -137,6 +137,7 @@ pub fn judge_refusal(refusal: &Refusal) -> Verdict {
         Refusal::EightBit => (554, "5.6.3"),
         Refusal::Utf8 => (554, "5.6.7"),
         Refusal::RequireTls => (550, "5.7.30"),
+        Refusal::TooLate { .. } => (550, "5.4.7"),
         Refusal::Address => (553, "5.1.3"),
     };
     Verdict::failed(code, enhanced, &refusal.to_string())

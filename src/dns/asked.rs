@@ -15,12 +15,13 @@ use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared};
-use hickory_resolver::TokioResolver;
 use hickory_resolver::lookup::Lookup;
 use hickory_resolver::net::{DnsError, NetError};
 use hickory_resolver::proto::op::ResponseCode;
 use hickory_resolver::proto::rr::{Name, Record, RecordType};
+use hickory_resolver::{Resolver, TokioResolver};
 
+use super::mended::Mending;
 use crate::config::Dnssec;
 
 /// What is said of aliases that lead nowhere.
@@ -41,9 +42,25 @@ type Key = (Name, RecordType, bool);
 #[derive(Clone)]
 pub(super) struct Asked(Arc<Inner>);
 
+/// Two resolvers: one that validates and one that does not.
+pub(super) struct Pair<T> {
+    pub(super) plain: T,
+    pub(super) validating: T,
+}
+
+impl<T> Pair<T> {
+    fn of(&self, validates: bool) -> &T {
+        match validates {
+            true => &self.validating,
+            false => &self.plain,
+        }
+    }
+}
+
 struct Inner {
-    plain: TokioResolver,
-    validating: TokioResolver,
+    usual: Pair<TokioResolver>,
+    /// For answers that the usual ones can not read.
+    mending: Pair<Resolver<Mending>>,
     mode: Dnssec,
     works: AtomicBool,
     probed: tokio::sync::Mutex<Option<Instant>>,
@@ -57,10 +74,14 @@ struct Pending {
 }
 
 impl Asked {
-    pub(super) fn new(plain: TokioResolver, validating: TokioResolver, mode: Dnssec) -> Asked {
+    pub(super) fn new(
+        usual: Pair<TokioResolver>,
+        mending: Pair<Resolver<Mending>>,
+        mode: Dnssec,
+    ) -> Asked {
         Asked(Arc::new(Inner {
-            plain,
-            validating,
+            usual,
+            mending,
             mode,
             works: AtomicBool::new(mode == Dnssec::On),
             probed: tokio::sync::Mutex::new(None),
@@ -70,10 +91,7 @@ impl Asked {
 
     /// The resolver that is used now.
     pub(super) fn inner(&self) -> &TokioResolver {
-        match self.0.works.load(Ordering::Acquire) {
-            true => &self.0.validating,
-            false => &self.0.plain,
-        }
+        self.0.usual.of(self.0.works.load(Ordering::Acquire))
     }
 
     /// Whether answers are validated, found out if that is not known.
@@ -89,7 +107,8 @@ impl Asked {
             return false;
         }
         let first = probed.is_none();
-        let ask = self.0.validating.lookup(Name::root(), RecordType::DNSKEY);
+        let ask = &self.0.usual.validating;
+        let ask = ask.lookup(Name::root(), RecordType::DNSKEY);
         let answer = tokio::time::timeout(PROBE_TIME, ask).await;
         let works =
             matches!(&answer, Ok(Ok(found)) if is_secure(found.answers(), RecordType::DNSKEY));
@@ -143,11 +162,14 @@ impl Asked {
     }
 
     async fn ask(&self, name: Name, kind: RecordType, validates: bool) -> Answer {
-        let resolver = match validates {
-            true => &self.0.validating,
-            false => &self.0.plain,
-        };
+        let resolver = self.0.usual.of(validates);
         let mut answer = resolver.lookup(name.clone(), kind).await;
+        if kind == RecordType::MX && matches!(answer, Err(NetError::Proto(_))) {
+            let mending = self.0.mending.of(validates);
+            let mended = mending.lookup(name.clone(), kind).await;
+            // What it can not do better stays as it was said first.
+            answer = mended.or(answer);
+        }
         if let Some(last) = unsettled(&answer, &name, kind)
             && resolver.lookup(last, RecordType::CNAME).await.is_ok()
         {

@@ -10,6 +10,7 @@ mod asked;
 #[cfg(test)]
 mod cache_tests;
 mod confirm;
+mod mended;
 mod tlsa;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -20,7 +21,7 @@ use std::time::{Duration, Instant};
 use hickory_resolver::config::{
     ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts,
 };
-use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use hickory_resolver::net::runtime::{RuntimeProvider, TokioRuntimeProvider};
 use hickory_resolver::net::{DnsError, NetError};
 use hickory_resolver::proto::dnssec::TrustAnchors;
 use hickory_resolver::proto::op::ResponseCode;
@@ -29,7 +30,8 @@ use hickory_resolver::{TokioResolver, system_conf};
 
 use crate::config::Dns;
 use crate::delivery::mx;
-use asked::{Asked, is_secure, is_secure_absence};
+use asked::{Asked, Pair, is_secure, is_secure_absence};
+use mended::Mending;
 
 pub use tlsa::Tlsa;
 
@@ -126,16 +128,11 @@ impl Resolver {
         options.edns0 = true;
         options.try_tcp_on_error = true;
         let anchors = anchors(&config.trust_anchor)?;
-        let build = |validate: bool| {
-            let provider = TokioRuntimeProvider::default();
-            let mut builder = TokioResolver::builder_with_config(servers.clone(), provider)
-                .with_options(options.clone());
-            if validate {
-                builder = builder.with_trust_anchor(Arc::clone(&anchors));
-            }
-            builder.build().map_err(ResolverError::Start)
-        };
-        let asked = Asked::new(build(false)?, build(true)?, config.dnssec);
+        let usual = pair::<TokioRuntimeProvider>(&servers, &options, &anchors)?;
+        // Asked so seldom that what it found is not worth keeping.
+        options.cache_size = 0;
+        let mending = pair::<Mending>(&servers, &options, &anchors)?;
+        let asked = Asked::new(usual, mending, config.dnssec);
         Ok(Resolver { asked })
     }
 
@@ -257,6 +254,27 @@ impl Resolver {
             },
         }
     }
+}
+
+/// Two resolvers with the same settings, one of which validates.
+fn pair<P: RuntimeProvider + Default>(
+    servers: &ResolverConfig,
+    options: &ResolverOpts,
+    anchors: &Arc<TrustAnchors>,
+) -> Result<Pair<hickory_resolver::Resolver<P>>, ResolverError> {
+    let build = |validate: bool| {
+        let builder =
+            hickory_resolver::Resolver::builder_with_config(servers.clone(), P::default());
+        let mut builder = builder.with_options(options.clone());
+        if validate {
+            builder = builder.with_trust_anchor(Arc::clone(anchors));
+        }
+        builder.build().map_err(ResolverError::Start)
+    };
+    Ok(Pair {
+        plain: build(false)?,
+        validating: build(true)?,
+    })
 }
 
 /// Whom validation trusts: the root's keys, or those of a file.

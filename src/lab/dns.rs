@@ -44,6 +44,8 @@ struct Data {
     stray: BTreeMap<LowerName, String>,
     /// Is never answered.
     silent: BTreeSet<LowerName>,
+    /// Is never answered for types it has no record of.
+    partly_silent: BTreeSet<LowerName>,
     queries: u64,
     /// Sets AD, as a resolver that has verified DNSSEC.
     authentic: bool,
@@ -188,6 +190,11 @@ impl DnsServer {
         self.zones.lock().partly_failing.insert(name(owner).into());
     }
 
+    /// Never answers questions about a name from now on, but for the types it has records of.
+    pub fn silent_otherwise(&self, owner: &str) {
+        self.zones.lock().partly_silent.insert(name(owner).into());
+    }
+
     /// Forgets everything about a name.
     pub fn remove(&self, owner: &str) {
         let owner = LowerName::from(name(owner));
@@ -196,6 +203,7 @@ impl DnsServer {
         data.failing.remove(&owner);
         data.partly_failing.remove(&owner);
         data.silent.remove(&owner);
+        data.partly_silent.remove(&owner);
         data.refusing.remove(&owner);
         data.stray.remove(&owner);
     }
@@ -215,9 +223,12 @@ impl Zones {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn is_silent(&self, owner: &LowerName) -> bool {
+    fn is_silent(&self, owner: &LowerName, kind: RecordType) -> bool {
         let mut data = self.lock();
-        let silent = data.silent.iter().any(|silent| silent.zone_of(owner));
+        let known = data.records.get(owner).into_iter().flatten();
+        let known = known.into_iter().any(|data| data.record_type() == kind);
+        let silent = data.silent.iter().any(|silent| silent.zone_of(owner))
+            || (data.partly_silent.contains(owner) && !known);
         data.queries += u64::from(silent);
         silent
     }
@@ -288,7 +299,7 @@ impl RequestHandler for Zones {
         let mut answers = Vec::new();
         let mut soa = None;
         match request.request_info() {
-            Ok(info) if self.is_silent(info.query.name()) => {
+            Ok(info) if self.is_silent(info.query.name(), info.query.query_type()) => {
                 let counts = hickory_proto::op::HeaderCounts::default();
                 return hickory_proto::op::Header { metadata, counts }.into();
             }

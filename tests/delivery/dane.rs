@@ -34,7 +34,7 @@ pub fn tlsa(usage: u8, selector: u8, matching: u8, certificate: &[u8]) -> String
     record.text()
 }
 
-fn shows(identity: Identity) -> MxConfig {
+pub fn shows(identity: Identity) -> MxConfig {
     MxConfig {
         starttls: true,
         identity: Some(identity),
@@ -43,7 +43,7 @@ fn shows(identity: Identity) -> MxConfig {
 }
 
 /// Records of `NAME.example` with the mail host `mx.NAME.example`.
-fn domain(name: &str, mx: &Mx, records: &[String]) -> String {
+pub fn domain(name: &str, mx: &Mx, records: &[String]) -> String {
     let mut text = format!("{name} MX 10 mx.{name}\nmx.{name} A {}\n", ip(mx));
     for record in records {
         let port = mx.address().port();
@@ -52,7 +52,7 @@ fn domain(name: &str, mx: &Mx, records: &[String]) -> String {
     text
 }
 
-fn world(bind: &Bind, port: u16, dns: &DnsServer, change: impl FnOnce(&mut Config)) -> World {
+pub fn world(bind: &Bind, port: u16, dns: &DnsServer, change: impl FnOnce(&mut Config)) -> World {
     World::with_dns(dns.clone(), port, Default::default(), |config| {
         bind.configure(config);
         change(config);
@@ -60,14 +60,14 @@ fn world(bind: &Bind, port: u16, dns: &DnsServer, change: impl FnOnce(&mut Confi
 }
 
 /// What became of a message, and what was proven.
-async fn sent(world: &mut World, to: &str) -> (String, String) {
+pub async fn sent(world: &mut World, to: &str) -> (String, String) {
     world.send(&[to]).await;
     let (message, attempt) = world.heard().await;
     let proof = attempt.tls.split(' ').nth(2).unwrap_or("clear").to_owned();
     (text(&message, &attempt), proof)
 }
 
-fn delivered(to: &str) -> String {
+pub fn delivered(to: &str) -> String {
     format!("{to} delivered 250 2.0.0 Ok: queued")
 }
 
@@ -495,69 +495,4 @@ async fn the_level_dane_takes_nothing_less() {
     }
     assert_eq!(mx.taken(), 1);
     world.end().await;
-}
-
-/// Forwards DNS over UDP, but answers questions of one type with a record of so few bytes.
-async fn crippled(server: std::net::SocketAddr, kind: u16, length: u8) -> std::net::SocketAddr {
-    let front = tokio::net::UdpSocket::bind("127.0.0.1:0").await;
-    let front = std::sync::Arc::new(front.expect("a port"));
-    let address = front.local_addr().expect("a port");
-    tokio::spawn(async move {
-        let mut buffer = [0; 4096];
-        while let Ok((read, client)) = front.recv_from(&mut buffer).await {
-            let question = buffer[..read].to_vec();
-            let name = question[12..].iter().position(|byte| *byte == 0);
-            let end = 12 + name.expect("a name") + 5;
-            if question[end - 4..end - 2] == kind.to_be_bytes() {
-                let mut answer = question[..end].to_vec();
-                answer[2..12].copy_from_slice(&[0x81, 0x80, 0, 1, 0, 1, 0, 0, 0, 0]);
-                answer.extend([0xc0, 12]);
-                answer.extend(kind.to_be_bytes());
-                answer.extend([0, 1, 0, 0, 0, 60, 0, length]);
-                answer.extend(vec![3; length.into()]);
-                let _ = front.send_to(&answer, client).await;
-                continue;
-            }
-            let front = front.clone();
-            tokio::spawn(async move {
-                let back = tokio::net::UdpSocket::bind("127.0.0.1:0").await?;
-                back.send_to(&question, server).await?;
-                let mut buffer = [0; 4096];
-                let read = back.recv(&mut buffer).await?;
-                front.send_to(&buffer[..read], client).await
-            });
-        }
-    });
-    address
-}
-
-#[actix::test]
-async fn records_that_can_not_be_read_are_never_taken_for_none() {
-    let own = Identity::self_signed("mx").expect("a certificate");
-    let mx = Mx::start(shows(own.clone())).await.expect("an MX");
-    let right = tlsa(3, 1, 1, &own.chain[0]);
-    let bind = Bind::start(&domain("good", &mx, &[right]), Vec::new()).await;
-    let dns = DnsServer::start().await.expect("a DNS server");
-    for (kind, length, begins) in [
-        (
-            52,
-            0,
-            "451 4.7.5 mx.good.example: whether it has TLSA records (DANE) can not be found out",
-        ),
-        (
-            52,
-            2,
-            "451 4.7.5 mx.good.example: whether it has TLSA records (DANE) can not be found out",
-        ),
-        (15, 1, "451 4.4.3 "),
-    ] {
-        let front = crippled(bind.address(), kind, length).await;
-        let port = mx.address().port();
-        let mut world = world(&bind, port, &dns, |config| config.dns = bind.dns(front));
-        let (outcome, _) = sent(&mut world, "x@good.example").await;
-        let begins = format!("x@good.example deferred {begins}");
-        assert!(outcome.starts_with(&begins), "{outcome}");
-        world.end().await;
-    }
-    assert_eq!(mx.taken(), 0);
 }

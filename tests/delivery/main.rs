@@ -15,5 +15,6 @@ mod reports;
 mod routing;
 mod sts;
 mod transactions;
+mod unreadable;
 mod ways;
 mod world;

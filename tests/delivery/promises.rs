@@ -54,6 +54,9 @@ async fn priority_and_the_time_left_go_on_where_they_are_offered() {
         (&[], 3, Some((600, true)), ""),
         (&["DELIVERBY"], 0, Some((600, true)), " BY=600;R"),
         (&["DELIVERBY 240"], 0, Some((600, false)), " BY=600;N"),
+        // The minimum is for what is to be returned.
+        (&["DELIVERBY 240"], 0, Some((30, false)), " BY=30;N"),
+        (&["DELIVERBY 240,X"], 0, Some((240, true)), " BY=240;R"),
         // Late already, which is to be told of: how late.
         (&["DELIVERBY"], 0, Some((-30, false)), " BY=-30;N"),
         (
@@ -83,6 +86,39 @@ async fn priority_and_the_time_left_go_on_where_they_are_offered() {
         assert_eq!(parameters, format!("{size}{expected}"), "{offered:?}");
         world.end().await;
     }
+}
+
+/// RFC 2852: a server that needs more time than is left is not asked.
+#[actix::test]
+async fn what_is_to_be_returned_in_time_is_not_given_to_a_server_that_needs_longer() {
+    let (mut world, mx) = World::with_mx(MxConfig {
+        extensions: vec!["DELIVERBY 240".to_owned()],
+        ..MxConfig::default()
+    })
+    .await;
+    let mut message = world.message(&["a@example.com"]);
+    message.envelope.deliver_by = Some(DeliverBy {
+        at: chapar::time::now() + 239_999,
+        give_up: true,
+    });
+    world.wake(message, Some(small("x"))).await;
+    let outcome = world.outcome().await;
+    let begins = "a@example.com failed 550 5.4.7 the message is to be delivered within 23";
+    assert!(outcome.starts_with(begins), "{outcome}");
+    let ends = "seconds or returned and the server takes none with less than 240";
+    assert!(outcome.ends_with(ends), "{outcome}");
+    let lines: Vec<_> = mx.log().into_iter().map(|line| line.line).collect();
+    let mail = lines.iter().any(|line| line.starts_with("MAIL"));
+    assert!(!mail && mx.received().is_empty(), "{lines:?}");
+    // One whose sender is only to be told goes.
+    let mut message = world.message(&["a@example.com"]);
+    message.envelope.deliver_by = Some(DeliverBy {
+        at: chapar::time::now(),
+        give_up: false,
+    });
+    world.wake(message, Some(small("x"))).await;
+    assert_eq!(world.outcome().await, DELIVERED);
+    world.end().await;
 }
 
 /// An MX that is the next hop by a route, and its certificate as the only extra root.

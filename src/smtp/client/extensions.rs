@@ -1,5 +1,7 @@
 //! What a server says it can do in its reply to EHLO (RFC 5321 section 4.1.1.1).
 
+use super::deliver_by;
+
 /// AUTH mechanisms that are looked at.
 const MECHANISMS: usize = 32;
 
@@ -24,8 +26,9 @@ pub struct Extensions {
     pub chunking: bool,
     /// MT-PRIORITY (RFC 6710).
     pub priority: bool,
-    /// DELIVERBY (RFC 2852).
-    pub deliver_by: bool,
+    /// DELIVERBY (RFC 2852): the seconds that a message which is to be returned when its time is
+    /// over must have left, 0 if it names no minimum.
+    pub deliver_by: Option<i64>,
     /// AUTH (RFC 4954): the mechanisms, in upper case.
     pub auth: Vec<String>,
 }
@@ -55,7 +58,7 @@ impl Extensions {
             } else if keyword.eq_ignore_ascii_case(b"MT-PRIORITY") {
                 found.priority = true;
             } else if keyword.eq_ignore_ascii_case(b"DELIVERBY") {
-                found.deliver_by = true;
+                found.deliver_by = Some(deliver_by::minimum(words.next()));
             } else if keyword.eq_ignore_ascii_case(b"AUTH") {
                 // Old servers write `AUTH=` beside it: both lists count.
                 let names = words.filter_map(|word| std::str::from_utf8(word).ok());
@@ -99,7 +102,7 @@ mod tests {
                 size: Some(1000),
                 chunking: true,
                 priority: true,
-                deliver_by: true,
+                deliver_by: Some(240),
                 auth: ["PLAIN", "LOGIN", "LOGIN"].map(str::to_owned).to_vec(),
             }
         );

@@ -4,7 +4,7 @@ use queue_schema::{Notify, Ret};
 
 use super::super::params;
 use super::super::reply::Reply;
-use super::{Answer, Extensions, Finished, Loss, Said, Stage, nothing};
+use super::{Answer, Extensions, Finished, Loss, Said, Stage, deliver_by, nothing};
 
 /// What MAIL FROM says about a message.
 #[derive(Debug, Clone, Copy)]
@@ -104,6 +104,17 @@ pub enum Refusal {
         "the sender requires TLS on every hop (REQUIRETLS) and the server does not promise that"
     )]
     RequireTls,
+    /// It is to be returned when its time is over, and the server needs more than what is left
+    /// (RFC 2852).
+    #[error(
+        "the message is to be delivered within {left} seconds or returned and the server takes none with less than {minimum}"
+    )]
+    TooLate {
+        /// The seconds left.
+        left: i64,
+        /// The seconds that the server named.
+        minimum: i64,
+    },
     /// An address holds a control character, which would end its command.
     #[error("an address of the envelope holds a control character")]
     Address,
@@ -208,12 +219,8 @@ impl Transaction {
         if offered.priority && mail.priority != 0 {
             parameters.push_str(&format!(" MT-PRIORITY={}", mail.priority));
         }
-        if let Some((left, give_up)) = mail.deliver_by.filter(|_| offered.deliver_by) {
-            // RFC 2852 section 4: nine digits; what is to be returned has time left.
-            let mode = if give_up { 'R' } else { 'N' };
-            let least = if give_up { 1 } else { -999_999_999 };
-            let left = left.clamp(least, 999_999_999);
-            parameters.push_str(&format!(" BY={left};{mode}"));
+        if let (Some((left, give_up)), Some(minimum)) = (mail.deliver_by, offered.deliver_by) {
+            parameters.push_str(&deliver_by::parameter(left, give_up, minimum)?);
         }
         if offered.dsn {
             parameters.push_str(match mail.ret {
