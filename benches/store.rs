@@ -204,6 +204,7 @@ fn actor(clients: usize, memory: u64) {
             config.clone(),
             NoSigner.start().recipient(),
             Arc::new(|address: &str| vec![address.to_owned()]),
+            &actix::Arbiter::new().handle(),
         );
         let (record, fetch) = (
             handle.addr.clone().recipient(),
@@ -354,7 +355,13 @@ fn million() {
         let begun = Instant::now();
         let opened = queue::open(&config).expect("a store");
         let leads = Arc::new(|address: &str| vec![address.to_owned()]);
-        let handle = queue::start(opened, config.clone(), NoSigner.start().recipient(), leads);
+        let handle = queue::start(
+            opened,
+            config.clone(),
+            NoSigner.start().recipient(),
+            leads,
+            &actix::Arbiter::new().handle(),
+        );
         handle.addr.send(queue::Ping).await.unwrap();
         let more = memory() - before;
         println!(
