@@ -72,7 +72,7 @@ async fn c104_mail_that_can_not_be_delivered_expires_and_its_sender_is_told() {
     let mut world = World::start(|config| {
         config.retry.first = Span::millis(50);
         config.retry.longest = Span::millis(100);
-        config.retry.give_up = Span::millis(700);
+        config.retry.give_up = Span::millis(2000);
         config.retry.warn_after = Span::NEVER;
     })
     .await;

@@ -113,7 +113,7 @@ impl World {
             config,
             signer,
             leads,
-            &actix::Arbiter::current(),
+            &actix::Arbiter::new().handle(),
         ));
     }
 
