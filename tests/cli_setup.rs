@@ -438,6 +438,7 @@ fn nonsense_is_refused_before_anything_is_written() {
     let dir = tempfile::tempdir().expect("directory");
     let site = dir.path().join("site");
     let at = site.to_str().expect("path");
+    let absent = format!("{at}/../absent.toml");
     for (args, code, remedy) in [
         (
             vec!["setup", "example..org", "--dir", at],
@@ -477,6 +478,30 @@ fn nonsense_is_refused_before_anything_is_written() {
             vec!["setup", "example.org", "--dir", at, "--cert", "x"],
             64,
             "--key",
+        ),
+        (
+            vec!["setup", "example.org", "--dir", at, "--dns", "godaddy"],
+            64,
+            "rfc2136, cloudflare, hetzner, digitalocean, desec, route53, acme-dns",
+        ),
+        (
+            vec!["setup", "example.org", "--dir", at, "--dns", "hetzner"],
+            1,
+            "site/secrets/dns/hetzner.toml: No such file or directory (os error 2); write into it: token",
+        ),
+        (
+            vec![
+                "setup",
+                "example.org",
+                "--dir",
+                at,
+                "--dns",
+                "hetzner",
+                "--dns-credentials",
+                &absent,
+            ],
+            65,
+            "absent.toml: No such file or directory (os error 2)",
         ),
         (vec!["setup"], 64, "<DOMAIN>"),
     ] {

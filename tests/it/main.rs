@@ -1,6 +1,7 @@
 //! The real binary against scripted peers, real peers and a real DNS server, all on loopback.
 
 mod acme;
+mod asked;
 mod attacks;
 mod cases;
 mod cases_daemon;
@@ -34,5 +35,6 @@ mod reputation;
 mod rspamd;
 mod service;
 mod targets;
+mod terminal;
 mod top;
 mod world;

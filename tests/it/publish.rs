@@ -20,7 +20,7 @@ fn text(output: &Output) -> String {
 }
 
 /// What the server has at a name, in the order of their text.
-fn dig(named: &Named, name: &str, kind: &str) -> Vec<String> {
+pub fn dig(named: &Named, name: &str, kind: &str) -> Vec<String> {
     let at = named.address();
     let output = Command::new("dig")
         .args([

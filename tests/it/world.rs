@@ -54,12 +54,20 @@ fn secrets() -> &'static Secrets {
 }
 
 impl World {
+    /// An empty directory and a DNS server that knows nothing.
+    pub async fn empty() -> World {
+        World {
+            dir: tempfile::tempdir().expect("directory"),
+            dns: DnsServer::start().await.expect("DNS server"),
+            daemon: None,
+        }
+    }
+
     /// A forward domain with one user, DKIM keys and a certificate; `config` is added to
     /// chapar.toml. `mx_port` is where every MX of this world listens.
     pub async fn new(mx_port: u16, config: &str) -> World {
-        let dir = tempfile::tempdir().expect("directory");
-        let dns = DnsServer::start().await.expect("DNS server");
-        let root = dir.path();
+        let world = World::empty().await;
+        let (root, dns) = (world.dir.path(), &world.dns);
         let toml = format!(
             "hostname = \"{HOST}\"\ndata_dir = \"data\"\npostmaster = \"postmaster@box.example\"\n{}\n\
              {}{}{}\n\
@@ -111,11 +119,7 @@ impl World {
         let tls = root.join("secrets/tls").join(HOST);
         write(tls.join("fullchain.pem"), &made.certificate, 0o644);
         write(tls.join("privkey.pem"), &made.key, 0o600);
-        World {
-            dir,
-            dns,
-            daemon: None,
-        }
+        world
     }
 
     pub fn config(&self) -> PathBuf {
