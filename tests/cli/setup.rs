@@ -4,23 +4,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
 
-fn chapar(args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_chapar"))
-        .args(args)
-        .output()
-        .expect("chapar runs")
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8(bytes.to_vec()).expect("UTF-8")
-}
-
-fn stdout(output: &Output) -> String {
-    assert!(output.status.success(), "{}", text(&output.stderr));
-    text(&output.stdout)
-}
+use crate::site::{chapar, run, stdout, text};
 
 /// Every file below `dir` with its mode and bytes.
 fn snapshot(dir: &Path) -> BTreeMap<PathBuf, (u32, Vec<u8>)> {
@@ -46,26 +31,15 @@ fn password(output: &str) -> Option<&str> {
 }
 
 fn verify(config: &str, address: &str, password: &str) -> Option<i32> {
-    use std::io::Write as _;
-    let mut child = Command::new(env!("CARGO_BIN_EXE_chapar"))
-        .args([
-            "user",
-            "verify",
-            address,
-            "--password-stdin",
-            "--config",
-            config,
-        ])
-        .stdin(std::process::Stdio::piped())
-        .stdout(std::process::Stdio::null())
-        .stderr(std::process::Stdio::null())
-        .spawn()
-        .expect("chapar runs");
-    let mut stdin = child.stdin.take().expect("stdin");
-    // A command that refuses the address has ended without reading.
-    let _ = stdin.write_all(format!("{password}\n").as_bytes());
-    drop(stdin);
-    child.wait().expect("exit").code()
+    let words = [
+        "user",
+        "verify",
+        address,
+        "--password-stdin",
+        "--config",
+        config,
+    ];
+    run(&words, &format!("{password}\n")).status.code()
 }
 
 #[test]
