@@ -6,6 +6,7 @@ mod attacks;
 mod cases;
 mod cases_daemon;
 mod cases_mail;
+mod cases_queue;
 mod cases_smtp;
 mod crash;
 mod disk;

@@ -5,7 +5,7 @@ use std::process::{Command, Output};
 use chapar::lab::{Mx, MxConfig};
 
 use crate::journey::{arrived, head, mx};
-use crate::world::{self, World};
+use crate::world::{self, World, free_port, text};
 
 const HOST: &str = "mx.example.org";
 
@@ -26,16 +26,6 @@ fn setup(world: &World, more: &[&str]) -> Output {
         .stdin(std::process::Stdio::null())
         .output()
         .expect("chapar setup")
-}
-
-fn text(output: &Output) -> String {
-    let both = [output.stdout.clone(), output.stderr.clone()].concat();
-    String::from_utf8(both).expect("UTF-8")
-}
-
-fn free_port() -> u16 {
-    let socket = std::net::TcpListener::bind("127.0.0.1:0").expect("bind");
-    socket.local_addr().expect("address").port()
 }
 
 /// A site that setup made, on ports of its own, with its daemon.

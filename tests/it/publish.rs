@@ -5,18 +5,13 @@ use std::process::{Command, Output};
 
 use chapar::lab::Named;
 
-use crate::world::{binary, write};
+use crate::world::{binary, text, write};
 
 fn chapar(args: &[&str]) -> Output {
     Command::new(binary())
         .args(args)
         .output()
         .expect("chapar runs")
-}
-
-fn text(output: &Output) -> String {
-    let both = [output.stdout.as_slice(), output.stderr.as_slice()].concat();
-    String::from_utf8_lossy(&both).into_owned()
 }
 
 /// What the server has at a name, in the order of their text.
