@@ -412,79 +412,43 @@ fn nonsense_is_refused_before_anything_is_written() {
     let dir = tempfile::tempdir().expect("directory");
     let site = dir.path().join("site");
     let at = site.to_str().expect("path");
-    let absent = format!("{at}/../absent.toml");
-    for (args, code, remedy) in [
+    let absent = format!("example.org|--dns|hetzner|--dns-credentials|{at}/../absent.toml");
+    // Words between bars.
+    for (words, code, remedy) in [
+        ("example..org", 65, "write one such as example.org"),
+        ("../etc", 65, "no domain name"),
+        ("bücher.example", 65, "xn--"),
+        ("example.org|--forward|me", 65, "write user@example.org"),
+        ("example.org|--forward|me@Example.org", 65, "another domain"),
+        ("example.org|--user|a b", 65, "write user@example.org"),
+        ("example.org|--hostname|mx", 78, "such as mx.example.org"),
+        ("example.org|--cert|x", 64, "--key"),
         (
-            vec!["setup", "example..org", "--dir", at],
-            65,
-            "write one such as example.org",
-        ),
-        (vec!["setup", "../etc", "--dir", at], 65, "no domain name"),
-        (vec!["setup", "bücher.example", "--dir", at], 65, "xn--"),
-        (
-            vec!["setup", "example.org", "--dir", at, "--forward", "me"],
-            65,
-            "write user@example.org",
-        ),
-        (
-            vec![
-                "setup",
-                "example.org",
-                "--dir",
-                at,
-                "--forward",
-                "me@Example.org",
-            ],
-            65,
-            "another domain",
-        ),
-        (
-            vec!["setup", "example.org", "--dir", at, "--user", "a b"],
-            65,
-            "write user@example.org",
-        ),
-        (
-            vec!["setup", "example.org", "--dir", at, "--hostname", "mx"],
-            78,
-            "such as mx.example.org",
-        ),
-        (
-            vec!["setup", "example.org", "--dir", at, "--cert", "x"],
-            64,
-            "--key",
-        ),
-        (
-            vec!["setup", "example.org", "--dir", at, "--dns", "godaddy"],
+            "example.org|--dns|godaddy",
             64,
             "rfc2136, cloudflare, hetzner, digitalocean, desec, route53, acme-dns",
         ),
         (
-            vec!["setup", "example.org", "--dir", at, "--dns", "hetzner"],
+            "example.org|--dns|hetzner",
             1,
             "site/secrets/dns/hetzner.toml: No such file or directory (os error 2); write into it: token",
         ),
         (
-            vec![
-                "setup",
-                "example.org",
-                "--dir",
-                at,
-                "--dns",
-                "hetzner",
-                "--dns-credentials",
-                &absent,
-            ],
+            absent.as_str(),
             65,
             "absent.toml: No such file or directory (os error 2)",
         ),
-        (vec!["setup"], 64, "<DOMAIN>"),
     ] {
-        let output = chapar(&args);
+        let words: Vec<&str> = words.split('|').collect();
+        let output = chapar(&[&["setup", "--dir", at], &words[..]].concat());
         let error = text(&output.stderr);
-        assert_eq!(output.status.code(), Some(code), "{args:?}: {error}");
-        assert!(error.contains(remedy), "{args:?}: {error}");
-        assert!(!site.exists(), "{args:?}");
+        assert_eq!(output.status.code(), Some(code), "{words:?}: {error}");
+        assert!(error.contains(remedy), "{words:?}: {error}");
+        assert!(!site.exists(), "{words:?}");
     }
+    let output = chapar(&["setup"]);
+    assert_eq!(output.status.code(), Some(64));
+    assert!(text(&output.stderr).contains("<DOMAIN>"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
