@@ -32,4 +32,5 @@ pub mod smtp;
 pub mod telemetry;
 pub mod time;
 pub mod tls;
+pub mod uri;
 pub mod web;

@@ -19,11 +19,12 @@ pub(super) fn read() -> anyhow::Result<Vec<u8>> {
 /// What is typed at a terminal, which does not show it.
 pub(super) fn silently(prompt: &str) -> io::Result<io::Result<Vec<u8>>> {
     let stdin = io::stdin();
-    eprint!("{prompt}");
     let before = tcgetattr(&stdin)?;
     let mut silent = before.clone();
     silent.local_modes.remove(LocalModes::ECHO);
     tcsetattr(&stdin, OptionalActions::Flush, &silent)?;
+    // Now: what is typed before is not read.
+    eprint!("{prompt}");
     let typed = line();
     tcsetattr(&stdin, OptionalActions::Flush, &before)?;
     eprintln!();

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
 use hickory_resolver::proto::rr::RData;
@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::exit::Wrong;
 use super::log::entry::{Entry, Filter};
-use super::log::source::Source;
+use super::log::source::{Place, Source};
 use super::socket::{self, Failure};
 use crate::config::Config;
 use crate::control::protocol::{Answer, Item, RefusalKind, Request, Wire};
@@ -43,12 +43,8 @@ pub(super) struct Args {
     /// One JSON object a line.
     #[arg(long)]
     json: bool,
-    /// Read this log file instead.
-    #[arg(long, value_name = "FILE")]
-    file: Option<PathBuf>,
-    /// The unit whose journal is read.
-    #[arg(long, value_name = "UNIT", default_value = "chapar")]
-    unit: String,
+    #[command(flatten)]
+    place: Place,
 }
 
 pub(super) fn run(file: &Path, args: Args) -> anyhow::Result<ExitCode> {
@@ -62,7 +58,7 @@ pub(super) fn run(file: &Path, args: Args) -> anyhow::Result<ExitCode> {
         true => Some(super::log::time(&args.since)?),
         false => None,
     };
-    let source = Source::new(&config, args.file.as_deref(), &args.unit);
+    let source = Source::new(&config, &args.place);
     let mut ids: BTreeSet<String> = BTreeSet::new();
     if about.contains('@') {
         let filter = Filter {

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use hickory_proto::op::{Metadata, ResponseCode};
-use hickory_proto::rr::rdata::{A, AAAA, CNAME, MX, PTR, SOA, TLSA, TXT};
+use hickory_proto::rr::rdata::{A, AAAA, CNAME, MX, NS, PTR, SOA, TLSA, TXT};
 use hickory_proto::rr::{LowerName, Name, RData, Record, RecordType};
 use hickory_server::Server;
 use hickory_server::server::{Request, RequestHandler, ResponseHandler, ResponseInfo};
@@ -87,6 +87,11 @@ impl DnsServer {
     /// Says that a domain takes no mail (RFC 7505).
     pub fn null_mx(&self, domain: &str) {
         self.add(domain, RData::MX(MX::new(0, Name::root())));
+    }
+
+    /// Adds an NS record.
+    pub fn ns(&self, domain: &str, host: &str) {
+        self.add(domain, RData::NS(NS(name(host))));
     }
 
     /// Adds an A record.

@@ -13,6 +13,7 @@ mod receive;
 mod reputation;
 mod session;
 mod socket;
+mod transaction;
 
 use std::collections::HashMap;
 use std::io;

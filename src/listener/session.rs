@@ -1,7 +1,7 @@
 //! A session: one connection from greeting to close.
 //!
-//! Drives [`crate::smtp::server`] over TCP and TLS, asks [`crate::auth`], and hands messages to
-//! [`super::accept`]. Runs as a task on a session arbiter; blocks nothing; a panic ends this
+//! Drives [`crate::smtp::server`] over TCP and TLS and asks [`crate::auth`]; what is asked and done
+//! in a transaction is in [`super::transaction`]. Runs as a task on a session arbiter; blocks nothing; a panic ends this
 //! connection only. Between commands it keeps no buffer, so that an idle client costs little.
 
 use std::io;
@@ -23,21 +23,19 @@ use tokio_util::either::Either;
 use super::patience::Patience;
 use super::receive::{self, Broken, Receiver};
 use super::{Listener, proxied};
-use crate::auth::{AuthError, Authenticate, Authenticator, FindVerifier, Proved, Spend};
+use crate::auth::{AuthError, Authenticate, Authenticator, FindVerifier, Proved};
 use crate::config::{Config, Listen, Service, TlsMode};
 use crate::identity::Identity;
+use crate::intake;
 use crate::intake::hooks::Filters;
 use crate::intake::outside::Outside;
 use crate::intake::reputation::Standing;
 use crate::intake::reputation::keeper::Keeper;
-use crate::intake::{self, Client};
 use crate::queue::store::Spool;
 use crate::queue::{Accept, Arrival, Arrivals, IdSource};
 use crate::report::dmarc::reporter::Reporter;
 use crate::signing::Signer;
-use crate::smtp::address::Address;
 use crate::smtp::extension::{Extension, Extensions};
-use crate::smtp::params::Rcpt;
 use crate::smtp::replies::{self, Reply};
 use crate::smtp::server::{Bounds, Options, Server, Step, Xclient};
 use crate::telemetry::wire::{Peer, Tap};
@@ -76,7 +74,7 @@ pub struct Shared {
     pub arrivals: Arrivals,
 }
 
-type Stream = Either<TcpStream, Box<TlsStream<TcpStream>>>;
+pub(super) type Stream = Either<TcpStream, Box<TlsStream<TcpStream>>>;
 
 /// Room made in the input buffer for each read between commands, in bytes.
 const ROOM: usize = 2048;
@@ -108,19 +106,19 @@ pub(super) struct Session {
     /// The client: the socket's other end, or who a proxy says it is.
     pub(super) peer: SocketAddr,
     pub(super) shared: Arc<Shared>,
-    newest: watch::Receiver<Arc<Shared>>,
+    pub(super) newest: watch::Receiver<Arc<Shared>>,
     pub(super) server: Server,
     /// Where each accepted recipient of the transaction leads.
     pub(super) targets: Vec<Vec<String>>,
     /// TLS version and cipher suite.
     pub(super) tls: Option<String>,
     tls_config: Option<Arc<rustls::ServerConfig>>,
-    patience: Patience,
-    stop: watch::Receiver<bool>,
-    input: BytesMut,
-    out: Vec<u8>,
+    pub(super) patience: Patience,
+    pub(super) stop: watch::Receiver<bool>,
+    pub(super) input: BytesMut,
+    pub(super) out: Vec<u8>,
     /// A message that comes in chunks.
-    receiver: Option<Box<Receiver>>,
+    pub(super) receiver: Option<Box<Receiver>>,
     /// As long as a transaction is open.
     arrival: Option<Arrival>,
     /// What lists say of the client, once that was asked.
@@ -136,7 +134,7 @@ pub(super) struct Session {
 }
 
 /// Why a session ended before QUIT.
-enum Gone {
+pub(super) enum Gone {
     /// The peer went, or the connection broke.
     Peer,
     /// We closed it; what is to be said is in `out`.
@@ -415,14 +413,6 @@ impl Session {
         Err(Gone::Closing)
     }
 
-    pub(super) fn client(&self) -> Client<'_> {
-        match self.server.user() {
-            Some(user) => Client::User(user),
-            None if self.server.is_trusted() => Client::Network,
-            None => Client::Outside,
-        }
-    }
-
     /// A proxy says who its client is.
     fn xclient(&mut self, client: Xclient) {
         if let Some(address) = client.address {
@@ -440,96 +430,8 @@ impl Session {
         self.server.client_changed(trusted, user, &mut self.out);
     }
 
-    /// After the stop no new transaction begins.
-    async fn sender(&mut self, from: Option<&Address>) -> Result<(), Gone> {
-        if *self.stop.borrow() {
-            self.server.close(replies::SHUTTING_DOWN, &mut self.out);
-            return Err(Gone::Closing);
-        }
-        self.targets.clear();
-        self.who = None;
-        // From here to the end of the transaction one version of all files holds.
-        self.shared = self.newest.borrow().clone();
-        let mut verdict = self.is_still_known();
-        if verdict.is_ok() {
-            verdict = intake::sender(&self.shared.identity, self.client(), from);
-        }
-        if verdict.is_ok() {
-            verdict = self.spend(0).await;
-        }
-        if verdict.is_ok() {
-            verdict = self.begin_filters(from).await;
-        }
-        if let Err(reply) = &verdict {
-            self.log_refusal("MAIL", reply, from.map(Address::as_str).unwrap_or_default());
-        }
-        self.server.sender(verdict, &mut self.out);
-        Ok(())
-    }
-
-    /// Counts a message against what its user may send.
-    pub(super) async fn spend(&self, recipients: usize) -> Result<(), Reply> {
-        let Some(user) = self.server.user().map(str::to_owned) else {
-            return Ok(());
-        };
-        match self.shared.auth.send(Spend { user, recipients }).await {
-            Ok(true) => Ok(()),
-            Ok(false) => Err(replies::USER_LIMIT),
-            Err(_) => Err(replies::AUTH_UNAVAILABLE),
-        }
-    }
-
-    async fn recipient(&mut self, rcpt: Rcpt) {
-        let Shared {
-            config, identity, ..
-        } = &*self.shared;
-        let now = crate::time::now();
-        let bounce = self.shared.outside.bounce(config, identity, &rcpt.to, now);
-        let returns = matches!(bounce, Some(Ok(_)));
-        let mut targets = match self.mailbox_of_dovecot(&rcpt.to).await {
-            Ok(Some(mailbox)) => Ok(vec![mailbox]),
-            Ok(None) => intake::recipient(identity, self.client(), &rcpt.to, bounce),
-            Err(reply) => Err(reply),
-        };
-        if targets.is_ok()
-            && !returns
-            && let Err(reply) = Box::pin(self.is_welcome(&rcpt.to)).await
-        {
-            targets = Err(reply);
-        }
-        if targets.is_ok()
-            && let Some(filters) = &mut self.filters
-            && let Err(reply) = filters
-                .recipient(&self.shared.config, rcpt.to.as_str())
-                .await
-        {
-            targets = Err(reply);
-        }
-        let verdict = match targets {
-            Ok(targets) => {
-                self.targets.push(targets);
-                Ok(())
-            }
-            Err(reply) => {
-                self.log_refusal("RCPT", &reply, rcpt.to.as_str());
-                Err(reply)
-            }
-        };
-        self.server.recipient(rcpt, verdict, &mut self.out);
-    }
-
-    fn log_refusal(&self, command: &str, reply: &Reply, address: &str) {
-        let client = self.peer.ip();
-        tracing::info!(target: "session", %client, command, address, code = reply.code, text = %reply.text, "refused");
-    }
-
-    fn receiver(&self) -> Receiver {
-        let shared = &self.shared;
-        Receiver::new(&shared.config.limits, &shared.spool, shared.ids.issue())
-    }
-
     /// What did not come whole closes the connection.
-    fn came(&mut self, outcome: Result<(), Broken>) -> Result<(), Gone> {
+    pub(super) fn came(&mut self, outcome: Result<(), Broken>) -> Result<(), Gone> {
         let Err(Broken(reply)) = outcome else {
             return Ok(());
         };
@@ -537,39 +439,6 @@ impl Session {
             self.server.close(reply, &mut self.out);
         }
         Err(Gone::Closing)
-    }
-
-    async fn data(&mut self, stream: &mut Stream) -> Result<(), Gone> {
-        let mut receiver = Box::new(self.receiver());
-        let came = Box::pin(receiver.data(stream, &mut self.input, &self.patience)).await;
-        self.came(came)?;
-        self.finish(receiver).await;
-        Ok(())
-    }
-
-    async fn chunk(&mut self, stream: &mut Stream, size: u64, last: bool) -> Result<(), Gone> {
-        let mut receiver = match self.receiver.take() {
-            Some(receiver) => receiver,
-            None => Box::new(self.receiver()),
-        };
-        let came = Box::pin(receiver.chunk(stream, &mut self.input, size, &self.patience)).await;
-        self.came(came)?;
-        if last {
-            self.finish(receiver).await;
-        } else {
-            self.receiver = Some(receiver);
-            self.server.chunk_done(Ok(()), &mut self.out);
-        }
-        Ok(())
-    }
-
-    async fn finish(&mut self, receiver: Box<Receiver>) {
-        let reply = Box::pin(self.accept(*receiver)).await;
-        if reply.is_error() {
-            self.log_refusal("DATA", &reply, "");
-        }
-        self.server.message_done(reply, &mut self.out);
-        self.targets = Vec::new();
     }
 }
 

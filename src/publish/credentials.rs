@@ -19,6 +19,20 @@ pub fn file(dir: &Path, provider: Provider) -> PathBuf {
         .join(format!("{}.toml", provider.name()))
 }
 
+/// What it says.
+///
+/// # Errors
+///
+/// It is not there, or others can read it: [`Problem::Credentials`], which tells what belongs there.
+pub fn read(dir: &Path, provider: Provider) -> Result<String, Problem> {
+    let file = file(dir, provider);
+    files::secret(&file, MOST).map_err(|problem| Problem::Credentials {
+        file,
+        problem,
+        wants: provider.wants(),
+    })
+}
+
 /// The file's text and what else a provider is made of.
 pub(super) struct Read {
     pub(super) provider: Provider,
@@ -32,13 +46,7 @@ pub(super) struct Read {
 
 impl Read {
     pub(super) fn new(config: &Config, provider: Provider) -> Result<Read, Problem> {
-        let file = file(&config.dir, provider);
-        let wrong = |problem: String| Problem::Credentials {
-            file: file.clone(),
-            problem,
-            wants: provider.wants(),
-        };
-        let text = files::secret(&file, MOST).map_err(wrong)?;
+        let text = read(&config.dir, provider)?;
         let tls = client::trusting(config).map_err(|error| Problem::Away {
             provider: provider.name(),
             why: error.to_string(),
@@ -48,7 +56,7 @@ impl Read {
             text,
             tls,
             time: config.dns.provider_time.0,
-            file: file.clone(),
+            file: file(&config.dir, provider),
         })
     }
 

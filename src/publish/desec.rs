@@ -9,8 +9,9 @@ use serde_json::{Value, json};
 
 use super::credentials::Read;
 use super::data::{Data, Kind, Record};
-use super::http::{Api, escaped};
+use super::http::Api;
 use super::{Change, Present, Problem, Service, Zone};
+use crate::uri::escaped;
 
 /// Where it is.
 const URL: &str = "https://desec.io/api/v1";

@@ -6,8 +6,9 @@ use serde_json::{Value, json};
 
 use super::credentials::Read;
 use super::data::{self, Data, Kind, Record};
-use super::http::{Api, escaped};
+use super::http::Api;
 use super::{Change, Present, Problem, Provider, Service, Zone};
+use crate::uri::escaped;
 
 /// Where it is.
 const URL: &str = "https://api.digitalocean.com/v2";

@@ -33,7 +33,7 @@ use async_trait::async_trait;
 use crate::config::Config;
 use data::{Data, Kind, Record};
 
-pub use credentials::file as credentials_file;
+pub use credentials::{file as credentials_file, read as read_credentials};
 pub use provider::Provider;
 pub use visible::{NotVisible, Visibility};
 
@@ -47,7 +47,8 @@ pub const BRIEF_TTL: u32 = 60;
 pub enum Problem {
     /// No `dns.provider`.
     #[error(
-        "no DNS provider is configured; write dns.provider = \"NAME\" into chapar.toml, one of rfc2136, cloudflare, hetzner, digitalocean, desec, route53, acme-dns"
+        "no DNS provider is configured; write dns.provider = \"NAME\" into chapar.toml, one of {}",
+        Provider::names()
     )]
     NoProvider,
     /// What it takes to log in there.

@@ -52,6 +52,11 @@ impl Provider {
         Provider::ALL.into_iter().find(|known| known.name() == name)
     }
 
+    /// All names, for people.
+    pub fn names() -> String {
+        Provider::ALL.map(Provider::name).join(", ")
+    }
+
     /// Whether it keeps whole zones, not the answers to a CA alone.
     pub fn keeps_zones(&self) -> bool {
         *self != Provider::AcmeDns

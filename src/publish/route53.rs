@@ -14,9 +14,10 @@ use serde::Deserialize;
 
 use super::credentials::Read;
 use super::data::{self, Data, Kind, Record};
-use super::http::{Answer, Api, escaped};
+use super::http::{Answer, Api};
 use super::sigv4::{Signed, Signer};
 use super::{Change, Present, Problem, Service, Zone};
+use crate::uri::escaped;
 
 /// Where it is.
 const URL: &str = "https://route53.amazonaws.com";

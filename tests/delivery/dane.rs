@@ -1,5 +1,7 @@
 //! DNSSEC and DANE (RFC 7672) against zones that BIND has really signed.
 
+use std::net::SocketAddr;
+
 use chapar::config::Config;
 use chapar::delivery::mx::Lookup;
 use chapar::dns::{Addresses, Resolver, Tlsa};
@@ -249,22 +251,22 @@ async fn c086_the_usages_of_tlsa_records() {
     world.end().await;
 }
 
-/// Forwards DNS over UDP to BIND, but not questions with the label `slow`: those get no answer.
-async fn deaf(bind: &Bind) -> std::net::SocketAddr {
-    let front = tokio::net::UdpSocket::bind("127.0.0.1:0")
-        .await
-        .expect("a port");
+/// Forwards DNS over UDP, but for questions that `instead` answers itself; an empty answer is none.
+pub async fn front(
+    server: SocketAddr,
+    instead: impl Fn(&[u8]) -> Option<Vec<u8>> + Send + 'static,
+) -> SocketAddr {
+    let front = tokio::net::UdpSocket::bind("127.0.0.1:0").await;
+    let front = std::sync::Arc::new(front.expect("a port"));
     let address = front.local_addr().expect("a port");
-    let server = bind.address();
     tokio::spawn(async move {
-        let front = std::sync::Arc::new(front);
         let mut buffer = [0; 4096];
         while let Ok((length, client)) = front.recv_from(&mut buffer).await {
             let question = buffer[..length].to_vec();
-            if question
-                .windows(10)
-                .any(|bytes| bytes == b"\x04_tcp\x04slow")
-            {
+            if let Some(answer) = instead(&question) {
+                if !answer.is_empty() {
+                    let _ = front.send_to(&answer, client).await;
+                }
                 continue;
             }
             let front = front.clone();
@@ -278,6 +280,13 @@ async fn deaf(bind: &Bind) -> std::net::SocketAddr {
         }
     });
     address
+}
+
+/// BIND, but questions with the label `slow` get no answer.
+async fn deaf(bind: &Bind) -> SocketAddr {
+    let slow = |bytes: &[u8]| bytes == b"\x04_tcp\x04slow";
+    let silent = move |question: &[u8]| question.windows(10).any(slow).then(Vec::new);
+    front(bind.address(), silent).await
 }
 
 #[actix::test]

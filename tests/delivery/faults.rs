@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use chapar::config::Span;
 use chapar::delivery::Resume;
-use chapar::lab::{Act, MxConfig, Stage};
+use chapar::lab::{Act, Mx, MxConfig, Stage};
 use chapar::message::{Body, Content};
 
 use crate::world::{World, hosts, ip, small};
@@ -446,12 +446,14 @@ async fn a_drain_lets_attempts_end() {
     world.end().await;
 }
 
-/// Two thousand messages through hosts that fail at random: each is told of once, none is
-/// delivered twice, and what was reported as delivered is there.
-#[actix::test]
-async fn many_messages_through_unreliable_hosts() {
-    let mut hosts = hosts(vec![MxConfig::default(), MxConfig::default()]).await;
-    let mut world = World::new(hosts[0].address().port(), |config| {
+/// Two hosts of example.com that do something else at random, up to the end of the data, of which
+/// `last` is told; `act` gets a number below 100.
+async fn unreliable(
+    last: Stage,
+    act: impl Fn(Stage, u32) -> Act + Copy + Send + 'static,
+) -> (World, Vec<Mx>) {
+    let hosts = hosts(vec![MxConfig::default(), MxConfig::default()]).await;
+    let world = World::new(hosts[0].address().port(), |config| {
         config.retry.first = "20ms".parse().expect("span");
     })
     .await;
@@ -459,37 +461,47 @@ async fn many_messages_through_unreliable_hosts() {
         let name = format!("mx{at}.example.com");
         world.dns.mx("example.com", 10, &name);
         world.dns.a(&name, ip(mx));
-        for stage in [
-            Stage::Greeting,
-            Stage::Mail,
-            Stage::Rcpt,
-            Stage::Data,
-            Stage::Done,
-        ] {
+        let first = [Stage::Greeting, Stage::Mail, Stage::Rcpt, Stage::Data];
+        for stage in first.into_iter().chain([last]) {
             let mut random = fastrand::Rng::with_seed(at as u64 * 100 + stage as u64);
-            mx.on(stage, move |_| match random.u32(..100) {
-                0..3 => Act::Close,
-                3..6 => Act::ReplyThenClose("421 4.3.2 busy".to_owned()),
-                6..9 if stage != Stage::Done => Act::reply("451 4.3.0 not now"),
-                9..12 if stage == Stage::Rcpt => Act::reply("550 5.1.1 nobody"),
-                _ => Act::Default,
-            });
+            mx.on(stage, move |_| act(stage, random.u32(..100)));
         }
     }
+    (world, hosts)
+}
+
+/// What became of so many recipients, each of whom is told of once.
+async fn told_once(world: &mut World, count: usize) -> HashMap<String, String> {
+    let mut told = HashMap::new();
+    for line in world.outcomes(count).await {
+        let (to, rest) = line.split_once(' ').expect("an outcome");
+        let kind = rest.split(' ').next().expect("a kind");
+        let first = told.insert(to.to_owned(), kind.to_owned()).is_none();
+        assert!(first, "{to} was reported twice");
+    }
+    told
+}
+
+/// Two thousand messages through hosts that fail at random: each is told of once, none is
+/// delivered twice, and what was reported as delivered is there.
+#[actix::test]
+async fn many_messages_through_unreliable_hosts() {
+    let (mut world, hosts) = unreliable(Stage::Done, |stage, number| match number {
+        0..3 => Act::Close,
+        3..6 => Act::ReplyThenClose("421 4.3.2 busy".to_owned()),
+        6..9 if stage != Stage::Done => Act::reply("451 4.3.0 not now"),
+        9..12 if stage == Stage::Rcpt => Act::reply("550 5.1.1 nobody"),
+        _ => Act::Default,
+    })
+    .await;
     let count = 2000;
     for n in 0..count {
         world.send(&[&format!("u{n}@example.com")]).await;
     }
-    let mut delivered = HashMap::new();
-    let mut kinds: HashMap<String, usize> = HashMap::new();
-    for line in world.outcomes(count).await {
-        let (to, rest) = line.split_once(' ').expect("an outcome");
-        let kind = rest.split(' ').next().expect("a kind");
-        *kinds.entry(kind.to_owned()).or_default() += 1;
-        let first = delivered
-            .insert(to.to_owned(), kind == "delivered")
-            .is_none();
-        assert!(first, "{to} was reported twice");
+    let told = told_once(&mut world, count).await;
+    let mut kinds: HashMap<&str, usize> = HashMap::new();
+    for kind in told.values() {
+        *kinds.entry(kind).or_default() += 1;
     }
     let received: Vec<_> = hosts
         .iter()
@@ -497,9 +509,9 @@ async fn many_messages_through_unreliable_hosts() {
         .flat_map(|one| one.recipients)
         .collect();
     assert_eq!(received.len(), kinds["delivered"], "{kinds:?}");
-    assert!(received.iter().all(|to| delivered[to]));
+    assert!(received.iter().all(|to| told[to] == "delivered"));
     assert!(kinds["delivered"] > 100, "{kinds:?}");
-    hosts.clear();
+    drop(hosts);
     world.end().await;
 }
 
@@ -507,56 +519,31 @@ async fn many_messages_through_unreliable_hosts() {
 /// gets two copies, nobody is forgotten, and who was delivered has it.
 #[actix::test]
 async fn many_recipients_through_unreliable_hosts() {
-    let hosts = hosts(vec![MxConfig::default(), MxConfig::default()]).await;
-    let mut world = World::new(hosts[0].address().port(), |config| {
-        config.retry.first = "20ms".parse().expect("span");
+    let (mut world, hosts) = unreliable(Stage::Dot, |stage, number| match number {
+        0..2 => Act::Close,
+        2..6 => Act::ReplyThenClose("421 4.3.2 busy".to_owned()),
+        6..9 => Act::reply("451 4.3.0 not now"),
+        9..12 if stage == Stage::Rcpt => Act::reply("550 5.1.1 nobody"),
+        12..30 if stage == Stage::Rcpt => Act::reply("452 4.5.3 too many recipients"),
+        _ => Act::Default,
     })
     .await;
-    for (at, mx) in hosts.iter().enumerate() {
-        let name = format!("mx{at}.example.com");
-        world.dns.mx("example.com", 10, &name);
-        world.dns.a(&name, ip(mx));
-        for stage in [
-            Stage::Greeting,
-            Stage::Mail,
-            Stage::Rcpt,
-            Stage::Data,
-            Stage::Dot,
-        ] {
-            let mut random = fastrand::Rng::with_seed(at as u64 * 100 + stage as u64);
-            mx.on(stage, move |_| match random.u32(..100) {
-                0..2 => Act::Close,
-                2..6 => Act::ReplyThenClose("421 4.3.2 busy".to_owned()),
-                6..9 => Act::reply("451 4.3.0 not now"),
-                9..12 if stage == Stage::Rcpt => Act::reply("550 5.1.1 nobody"),
-                12..30 if stage == Stage::Rcpt => Act::reply("452 4.5.3 too many recipients"),
-                _ => Act::Default,
-            });
-        }
-    }
     // Those who wait are sent again, as the queue does, until each has its end. A pause of the
     // destination in between, which makes all of them wait, is over at once.
     let mut open: Vec<String> = (0..2000).map(|n| format!("u{n}@example.com")).collect();
-    let mut delivered = HashMap::new();
+    let mut ended = HashMap::new();
     for _ in 0..ROUNDS {
         for to in open.chunks(5) {
             world
                 .send(&to.iter().map(String::as_str).collect::<Vec<_>>())
                 .await;
         }
-        let mut told = std::collections::HashSet::new();
-        let mut waiting = Vec::new();
-        for line in world.outcomes(open.len()).await {
-            let (to, rest) = line.split_once(' ').expect("an outcome");
-            assert!(told.insert(to.to_owned()), "{to} was reported twice");
-            match rest.split(' ').next().expect("a kind") {
-                "delivered" => _ = delivered.insert(to.to_owned(), true),
-                "failed" => _ = delivered.insert(to.to_owned(), false),
-                _ => waiting.push(to.to_owned()),
-            }
-        }
-        assert!(open.iter().all(|to| told.contains(to)));
-        open = waiting;
+        let told = told_once(&mut world, open.len()).await;
+        assert!(open.iter().all(|to| told.contains_key(to)));
+        let (waiting, others): (HashMap<_, _>, _) =
+            told.into_iter().partition(|(_, kind)| kind == "deferred");
+        ended.extend(others);
+        open = waiting.into_keys().collect();
         if open.is_empty() {
             break;
         }
@@ -568,12 +555,12 @@ async fn many_recipients_through_unreliable_hosts() {
     for to in received.flat_map(|one| one.recipients) {
         *copies.entry(to).or_default() += 1;
     }
-    assert_eq!(delivered.len(), 2000);
-    for (to, delivered) in &delivered {
+    assert_eq!(ended.len(), 2000);
+    for (to, kind) in &ended {
         let copies = copies.get(to).copied().unwrap_or_default();
-        assert_eq!(copies, usize::from(*delivered), "{to}");
+        assert_eq!(copies, usize::from(kind == "delivered"), "{to}");
     }
-    let count = delivered.values().filter(|delivered| **delivered).count();
+    let count = ended.values().filter(|kind| *kind == "delivered").count();
     assert!(count > 1500, "{count} were delivered");
     world.end().await;
 }

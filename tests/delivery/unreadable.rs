@@ -7,7 +7,7 @@ use chapar::dns::Resolver;
 use chapar::lab::{DnsServer, Identity, Mx, MxConfig};
 
 use crate::bind::{Bind, How, Zone};
-use crate::dane::{delivered, domain, sent, shows, tlsa, world};
+use crate::dane::{delivered, domain, front, sent, shows, tlsa, world};
 use crate::world::ip;
 
 /// The type of MX records.
@@ -17,40 +17,25 @@ const TLSA: u16 = 52;
 
 /// Forwards DNS over UDP, but answers questions of one type itself: with these records.
 async fn crippled(server: SocketAddr, kind: u16, records: Vec<Vec<u8>>) -> SocketAddr {
-    let front = tokio::net::UdpSocket::bind("127.0.0.1:0").await;
-    let front = std::sync::Arc::new(front.expect("a port"));
-    let address = front.local_addr().expect("a port");
-    tokio::spawn(async move {
-        let mut buffer = [0; 4096];
-        while let Ok((read, client)) = front.recv_from(&mut buffer).await {
-            let question = buffer[..read].to_vec();
-            let name = question[12..].iter().position(|byte| *byte == 0);
-            let end = 12 + name.expect("a name") + 5;
-            if question[end - 4..end - 2] == kind.to_be_bytes() {
-                let mut answer = question[..end].to_vec();
-                let count = u8::try_from(records.len()).expect("few");
-                answer[2..12].copy_from_slice(&[0x81, 0x80, 0, 1, 0, count, 0, 0, 0, 0]);
-                for record in &records {
-                    answer.extend([0xc0, 12]);
-                    answer.extend(kind.to_be_bytes());
-                    let length = u8::try_from(record.len()).expect("short");
-                    answer.extend([0, 1, 0, 0, 0, 60, 0, length]);
-                    answer.extend(record);
-                }
-                let _ = front.send_to(&answer, client).await;
-                continue;
-            }
-            let front = front.clone();
-            tokio::spawn(async move {
-                let back = tokio::net::UdpSocket::bind("127.0.0.1:0").await?;
-                back.send_to(&question, server).await?;
-                let mut buffer = [0; 4096];
-                let read = back.recv(&mut buffer).await?;
-                front.send_to(&buffer[..read], client).await
-            });
+    let instead = move |question: &[u8]| {
+        let name = question[12..].iter().position(|byte| *byte == 0);
+        let end = 12 + name.expect("a name") + 5;
+        if question[end - 4..end - 2] != kind.to_be_bytes() {
+            return None;
         }
-    });
-    address
+        let mut answer = question[..end].to_vec();
+        let count = u8::try_from(records.len()).expect("few");
+        answer[2..12].copy_from_slice(&[0x81, 0x80, 0, 1, 0, count, 0, 0, 0, 0]);
+        for record in &records {
+            answer.extend([0xc0, 12]);
+            answer.extend(kind.to_be_bytes());
+            let length = u8::try_from(record.len()).expect("short");
+            answer.extend([0, 1, 0, 0, 0, 60, 0, length]);
+            answer.extend(record);
+        }
+        Some(answer)
+    };
+    front(server, instead).await
 }
 
 /// `10 mx.` and the name that was asked about.

@@ -1,6 +1,6 @@
 //! Certificates from a CA: Pebble, with a root, a DNS server and ports of its own.
 
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::world::{HOST, World, write};
+use crate::world::{HOST, World, free_port, write};
 
 /// Seconds a certificate of this CA is valid: it is renewed after eight.
 const VALID: u64 = 12;
@@ -29,11 +29,6 @@ impl Drop for Pebble {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
-}
-
-fn free_port() -> u16 {
-    let socket = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("socket");
-    socket.local_addr().expect("address").port()
 }
 
 impl Pebble {

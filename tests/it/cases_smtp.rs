@@ -1,11 +1,13 @@
 //! Reports of real users about other clients, against the real binary. Named by the number of the
 //! case; `tests/delivery/cases.rs` has those that need no daemon.
 
-use chapar::lab::{Act, Mx, MxConfig, Received, Stage};
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use chapar::lab::{Act, Client, Mx, MxConfig, Received, Stage};
 
 use crate::journey::{arrived, body, ip, mx, records};
 use crate::oracle;
-use crate::world::{USER, World, write};
+use crate::world::{HOST, USER, World, write};
 
 /// A daemon whose users write to box.example and src.example, where `config` is the MX.
 async fn world(config: MxConfig, more: &str) -> (World, Mx) {
@@ -246,5 +248,165 @@ async fn c095_a_forward_refused_for_good_is_tried_once() {
         .wait_queue("the queue is empty", |queue| queue.is_empty())
         .await;
     assert_eq!((tries("RCPT TO:<me@box.example>"), remote.taken()), (2, 1));
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn c075_ipv4_alone_where_ipv6_has_no_ptr() {
+    let four = Mx::start(MxConfig::default()).await.expect("MX");
+    let port = four.address().port();
+    let config = MxConfig {
+        address: (Ipv6Addr::LOCALHOST, port).into(),
+        ..MxConfig::default()
+    };
+    let six = Mx::start(config).await.expect("an MX on ::1");
+    let refusal = "550-5.7.25 The IP address sending this message does not have a PTR\n\
+                   550-5.7.25 record setup, or the corresponding forward DNS entry does not\n\
+                   550 5.7.25 point to the sending IP. gsmtp";
+    six.on(Stage::Dot, move |_| Act::reply(refusal));
+    for (family, over_six) in [("family = \"ipv4\"\n", false), ("", true)] {
+        // What is about this host is tried again, so that who mends it loses nothing.
+        let config = format!(
+            "[delivery]\nsource = [\"127.0.0.1\", \"::1\"]\n{family}\
+             [retry]\nfirst = \"1s\"\nlongest = \"1s\"\ngive_up = \"3s\"\n"
+        );
+        let mut world = World::new(port, &config).await;
+        mx(&world, "box.example", &four).await;
+        world.dns.mx("both.example", 10, "mx.both.example");
+        world.dns.aaaa("mx.both.example", Ipv6Addr::LOCALHOST);
+        match over_six {
+            true => {}
+            false => world.dns.a("mx.both.example", Ipv4Addr::LOCALHOST),
+        }
+        world.start().await;
+        let before = four.taken();
+        world.submit(USER, &["you@both.example"]).await;
+        let came = arrived(&four, before + 1).await;
+        let last = came.last().expect("one");
+        let said = String::from_utf8_lossy(&last.data).into_owned();
+        if over_six {
+            assert_eq!(last.reverse_path, "", "a notice");
+            // Lines of a notice are folded.
+            let words: Vec<&str> = said.split_whitespace().collect();
+            let said = words.join(" ");
+            for part in [
+                "does not have a PTR",
+                "record setup, or the corresponding forward DNS entry does not",
+                "point to the sending IP. gsmtp",
+                "550 5.7.25",
+            ] {
+                assert!(said.contains(part), "{part} in {said}");
+            }
+            assert!(six.connections() > 0);
+        } else {
+            assert_eq!(last.recipients, ["you@both.example"]);
+            assert_eq!(six.connections(), 0, "no connection over IPv6 is tried");
+        }
+        world.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn c160_a_domain_that_only_sends_from_here_goes_to_its_real_mx() {
+    let remote = Mx::start(MxConfig::default()).await.expect("MX");
+    let mut world = World::new(remote.address().port(), "").await;
+    // Not this host, as mx.example.org would be.
+    world.dns.mx("example.org", 10, "mail.hoster.example");
+    world.dns.a("mail.hoster.example", Ipv4Addr::LOCALHOST);
+    let dir = world.dir.path().join("domains/example.org");
+    write(
+        dir.join("domain.toml"),
+        "mode = \"send-only\"\nselectors = [\"rsa1\", \"ed1\"]\n",
+        0o644,
+    );
+    std::fs::remove_file(dir.join("aliases")).expect("aliases");
+    world.start().await;
+    world.submit(USER, &["v@example.org"]).await;
+    let came = arrived(&remote, 1).await;
+    assert_eq!(came[0].recipients, ["v@example.org"]);
+    assert_eq!(oracle::dkimpy(&came[0].data, &records(&world)), (2, 2));
+    let mut stranger = world.mx().await;
+    stranger
+        .expect("MAIL FROM:<a@client.example.net>", 250)
+        .await
+        .expect("MAIL");
+    let answer = stranger
+        .command("RCPT TO:<v@example.org>")
+        .await
+        .expect("RCPT");
+    assert_eq!(answer.code, 550, "{}", answer.text);
+    assert!(
+        answer.text.starts_with("550 5.7.1 ") || answer.text.starts_with("550 5.1.1 "),
+        "{}",
+        answer.text
+    );
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn c168_no_name_that_is_none_is_ever_said() {
+    let remote = Mx::start(MxConfig::default()).await.expect("MX");
+    let mut world = World::new(remote.address().port(), "").await;
+    let good = std::fs::read_to_string(world.config()).expect("configuration");
+    // Both the check and the daemon name file, line and value.
+    let refused = |what: &str, parts: &[&str]| {
+        for command in [&["check"][..], &["serve"]] {
+            let (code, out, error) = world.run(command);
+            assert_eq!(code, 78, "{what}: {out}{error}");
+            for part in parts {
+                assert!(error.contains(part), "{what}: {part} in {error}");
+            }
+        }
+    };
+    for bad in [
+        "$myhostname",
+        "",
+        "localhost",
+        "mail.example.org:587",
+        "mylaptop.",
+        "-bad-.example",
+        "host",
+        "[192.0.2.1]",
+        "mx.example.org..",
+    ] {
+        let toml = good.replace("\"mx.example.org\"", &format!("\"{bad}\""));
+        write(world.config(), &toml, 0o644);
+        refused(bad, &["chapar.toml:1: ", &format!("hostname = \"{bad}\"")]);
+    }
+    write(world.config(), &good, 0o644);
+
+    // The domain of signatures, and of rewritten senders.
+    let domains = world.dir.path().join("domains");
+    for bad in ["$mydomain", "-bad-.example", "example.org:587"] {
+        write(
+            domains.join(bad).join("domain.toml"),
+            "mode = \"forward\"\nselectors = [\"rsa1\"]\n",
+            0o644,
+        );
+        refused(bad, &[bad]);
+        std::fs::remove_dir_all(domains.join(bad)).expect("removed");
+    }
+
+    // Its key.
+    let key = world.dir.path().join("secrets/dkim/example.org/rsa1.pem");
+    let kept = std::fs::read_to_string(&key).expect("key");
+    write(key.clone(), &kept, 0o644);
+    refused("a key that others can read", &["rsa1.pem", "0644"]);
+    std::fs::remove_file(&key).expect("removed");
+    refused("a key that is missing", &["rsa1.pem"]);
+    write(key, &kept, 0o600);
+
+    // The root's dot is no mistake, and never said.
+    mx(&world, "box.example", &remote).await;
+    let toml = good.replace("\"mx.example.org\"", "\"mx.example.org.\"");
+    write(world.config(), &toml, 0o644);
+    world.start().await;
+    let port = world.daemon().port("mx/starttls");
+    let mut client = Client::connect(port).await.expect("connect");
+    let greeting = client.reply().await.expect("greeting").text;
+    assert!(greeting.starts_with("220 mx.example.org "), "{greeting}");
+    world.submit(USER, &["you@box.example"]).await;
+    let came = arrived(&remote, 1).await;
+    assert_eq!(came[0].hello, HOST);
     world.stop().await;
 }

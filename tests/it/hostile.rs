@@ -8,9 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::journey::{arrived, mx};
-use crate::world::{PATIENCE, USER, World};
-
-const MESSAGE: &[u8] = b"From: me@example.org\r\nSubject: x\r\n\r\nbody\r\n";
+use crate::world::{MESSAGE, PATIENCE, USER, World};
 
 /// Peak resident memory in KiB.
 fn peak_memory(world: &World) -> u64 {

@@ -7,9 +7,7 @@ use std::time::{Duration, Instant};
 use chapar::lab::{Act, Client, Mx, MxConfig, Stage};
 
 use crate::journey::{arrived, mx};
-use crate::world::{USER, World};
-
-const MESSAGE: &[u8] = b"From: me@example.org\r\nSubject: x\r\n\r\nbody\r\n";
+use crate::world::{MESSAGE, USER, World};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn i2_each_recipient_ends_in_exactly_one_way_that_outlives_a_kill() {

@@ -1,10 +1,12 @@
 //! The real binary against scripted peers, real peers and a real DNS server, all on loopback.
 
 mod acme;
+mod asked;
 mod attacks;
 mod cases;
 mod cases_daemon;
 mod cases_mail;
+mod cases_queue;
 mod cases_smtp;
 mod crash;
 mod disk;
@@ -34,5 +36,6 @@ mod reputation;
 mod rspamd;
 mod service;
 mod targets;
+mod terminal;
 mod top;
 mod world;

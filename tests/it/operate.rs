@@ -13,18 +13,9 @@ use crate::world::{self, USER, World};
 async fn started(remote: &Mx) -> World {
     let mut world = World::new(remote.address().port(), "[log]\nfile = \"log.json\"\n").await;
     mx(&world, "box.example", remote).await;
-    let mut text = std::fs::read_to_string(world.config()).expect("config");
-    while text.contains("127.0.0.1:0\"") {
-        text = text.replacen("127.0.0.1:0\"", &format!("127.0.0.1:{}\"", free_port()), 1);
-    }
-    world::write(world.config(), &text, 0o644);
+    world.fix_ports();
     world.start().await;
     world
-}
-
-fn free_port() -> u16 {
-    let socket = std::net::TcpListener::bind("127.0.0.1:0").expect("bind");
-    socket.local_addr().expect("address").port()
 }
 
 fn lines(text: &str) -> Vec<Value> {

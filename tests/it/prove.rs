@@ -2,10 +2,10 @@
 
 use std::process::{Command, Output};
 
-use chapar::lab::{DnsServer, Mx, MxConfig};
+use chapar::lab::{Mx, MxConfig};
 
 use crate::journey::{arrived, head, mx};
-use crate::world::{self, World};
+use crate::world::{self, World, free_port, text};
 
 const HOST: &str = "mx.example.org";
 
@@ -28,23 +28,9 @@ fn setup(world: &World, more: &[&str]) -> Output {
         .expect("chapar setup")
 }
 
-fn text(output: &Output) -> String {
-    let both = [output.stdout.clone(), output.stderr.clone()].concat();
-    String::from_utf8(both).expect("UTF-8")
-}
-
-fn free_port() -> u16 {
-    let socket = std::net::TcpListener::bind("127.0.0.1:0").expect("bind");
-    socket.local_addr().expect("address").port()
-}
-
 /// A site that setup made, on ports of its own, with its daemon.
 async fn site(remote: &Mx) -> World {
-    let mut world = World {
-        dir: tempfile::tempdir().expect("directory"),
-        dns: DnsServer::start().await.expect("DNS server"),
-        daemon: None,
-    };
+    let mut world = World::empty().await;
     mx(&world, "box.example", remote).await;
     let first = setup(&world, &["--no-start"]);
     assert!(first.status.success(), "{}", text(&first));
@@ -139,11 +125,7 @@ async fn the_host_name_is_that_of_the_ptr_if_it_is_a_name_of_its_own() {
         ("smtp.company.example", "smtp.company.example"),
         ("static-1.hoster.example", HOST),
     ] {
-        let world = World {
-            dir: tempfile::tempdir().expect("directory"),
-            dns: DnsServer::start().await.expect("DNS server"),
-            daemon: None,
-        };
+        let world = World::empty().await;
         let ip = std::net::Ipv4Addr::new(192, 0, 2, 1);
         world.dns.ptr(ip.into(), ptr);
         world.dns.a(ptr, ip);
@@ -154,67 +136,6 @@ async fn the_host_name_is_that_of_the_ptr_if_it_is_a_name_of_its_own() {
             config.contains(&format!("hostname = \"{host}\"")),
             "{config}"
         );
-    }
-}
-
-/// `script` gives it a terminal; what is typed is `answers`.
-fn on_a_terminal(world: &World, more: &str, answers: &str) -> String {
-    use std::io::Write as _;
-    let command = format!(
-        "{} setup example.org --dir {} --resolver {} {more}",
-        world::binary().display(),
-        world.dir.path().display(),
-        world.dns.address()
-    );
-    let mut child = Command::new("script")
-        .args(["--quiet", "--return", "--command", &command, "/dev/null"])
-        .stdin(std::process::Stdio::piped())
-        .stdout(std::process::Stdio::piped())
-        .spawn()
-        .expect("script (package bsdutils)");
-    let mut stdin = child.stdin.take().expect("stdin");
-    stdin.write_all(answers.as_bytes()).expect("answers");
-    let output = child.wait_with_output().expect("output");
-    drop(stdin);
-    text(&output)
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_terminal_is_asked_what_can_not_be_found_out_and_each_question_has_a_flag() {
-    let world = || async {
-        World {
-            dir: tempfile::tempdir().expect("directory"),
-            dns: DnsServer::start().await.expect("DNS server"),
-            daemon: None,
-        }
-    };
-    let one = world().await;
-    one.dns.mx("example.org", 10, "mail.other.example");
-    let out = on_a_terminal(&one, "", "no address\nme@box.example\n");
-    assert!(
-        out.contains("Mail to example.org goes to mail.other.example. now")
-            || out.contains("Mail to example.org goes to mail.other.example now"),
-        "{out}"
-    );
-    assert!(
-        out.contains("Where shall mail to any address of example.org go?"),
-        "{out}"
-    );
-    let aliases = one.dir.path().join("domains/example.org/aliases");
-    let aliases = std::fs::read_to_string(aliases).expect("aliases");
-    assert!(aliases.contains("*: me@box.example"), "{aliases}");
-
-    let two = world().await;
-    on_a_terminal(&two, "", "\n");
-    let domain = two.dir.path().join("domains/example.org/domain.toml");
-    let domain = std::fs::read_to_string(domain).expect("domain");
-    assert!(domain.contains("mode = \"send-only\""), "{domain}");
-
-    for flag in ["--send-only", "--forward me@box.example", "--yes"] {
-        let world = world().await;
-        let out = on_a_terminal(&world, flag, "");
-        assert!(!out.contains("Where shall mail"), "{flag}: {out}");
-        assert!(out.contains("DNS records of example.org"), "{flag}: {out}");
     }
 }
 

@@ -5,7 +5,7 @@ use std::process::{Command, Output};
 
 use chapar::lab::Named;
 
-use crate::world::{binary, write};
+use crate::world::{binary, text, write};
 
 fn chapar(args: &[&str]) -> Output {
     Command::new(binary())
@@ -14,13 +14,8 @@ fn chapar(args: &[&str]) -> Output {
         .expect("chapar runs")
 }
 
-fn text(output: &Output) -> String {
-    let both = [output.stdout.as_slice(), output.stderr.as_slice()].concat();
-    String::from_utf8_lossy(&both).into_owned()
-}
-
 /// What the server has at a name, in the order of their text.
-fn dig(named: &Named, name: &str, kind: &str) -> Vec<String> {
+pub fn dig(named: &Named, name: &str, kind: &str) -> Vec<String> {
     let at = named.address();
     let output = Command::new("dig")
         .args([

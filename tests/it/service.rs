@@ -5,9 +5,7 @@ use std::process::Command;
 use chapar::lab::{Client, Mx, MxConfig};
 
 use crate::journey::{arrived, mx};
-use crate::world::{self, HOST, PASSWORD, USER, World};
-
-const MESSAGE: &[u8] = b"From: me@example.org\r\nSubject: x\r\n\r\nbody\r\n";
+use crate::world::{self, HOST, MESSAGE, PASSWORD, USER, World, free_ports};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sigterm_lets_a_message_under_way_end_and_accepts_no_other() {
@@ -108,7 +106,7 @@ async fn sockets_are_inherited_by_name_from_systemd() {
         })
         .collect();
     world::write(world.config(), &text.join("\n"), 0o644);
-    let ports: Vec<u16> = (0..3).map(|_| free_port()).collect();
+    let ports = free_ports(3);
     let mut activate = Command::new("systemd-socket-activate");
     // The order is not that of the configuration: names alone decide.
     for port in [ports[1], ports[2], ports[0]] {
@@ -139,11 +137,6 @@ async fn sockets_are_inherited_by_name_from_systemd() {
         .await
         .expect("accepted");
     arrived(&remote, 1).await;
-}
-
-fn free_port() -> u16 {
-    let socket = std::net::TcpListener::bind("127.0.0.1:0").expect("bind");
-    socket.local_addr().expect("address").port()
 }
 
 /// Holds the sockets as systemd does and starts the daemon again whenever it ends.
@@ -182,7 +175,7 @@ async fn no_connection_is_refused_while_the_daemon_is_replaced() {
         text = text.replacen("127.0.0.1:0\"", &format!("systemd:{name}\""), 1);
     }
     world::write(world.config(), &text, 0o644);
-    let ports: Vec<u16> = (0..3).map(|_| free_port()).collect();
+    let ports = free_ports(3);
     let list: Vec<String> = ports.iter().map(u16::to_string).collect();
     let mut holder = Command::new("python3");
     holder

@@ -3,9 +3,9 @@
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader};
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::OnceLock;
 use std::time::Duration;
 
@@ -18,6 +18,9 @@ pub const DOMAIN: &str = "example.org";
 pub const HOST: &str = "mx.example.org";
 pub const USER: &str = "me@example.org";
 pub const PASSWORD: &str = "correct horse battery";
+
+/// A message of [`USER`].
+pub const MESSAGE: &[u8] = b"From: me@example.org\r\nSubject: x\r\n\r\nbody\r\n";
 
 /// How long anything awaited may take before the test fails.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -53,13 +56,40 @@ fn secrets() -> &'static Secrets {
     SECRETS.get_or_init(|| password::secrets(PASSWORD.as_bytes()).expect("secrets"))
 }
 
+/// Ports that nobody has now, all different.
+pub fn free_ports(count: usize) -> Vec<u16> {
+    let bind = |_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("bind");
+    let held: Vec<TcpListener> = (0..count).map(bind).collect();
+    let port = |socket: &TcpListener| socket.local_addr().expect("address").port();
+    held.iter().map(port).collect()
+}
+
+/// One of them.
+pub fn free_port() -> u16 {
+    free_ports(1)[0]
+}
+
+/// All that a program printed.
+pub fn text(output: &Output) -> String {
+    let both = [output.stdout.as_slice(), output.stderr.as_slice()].concat();
+    String::from_utf8(both).expect("UTF-8")
+}
+
 impl World {
+    /// An empty directory and a DNS server that knows nothing.
+    pub async fn empty() -> World {
+        World {
+            dir: tempfile::tempdir().expect("directory"),
+            dns: DnsServer::start().await.expect("DNS server"),
+            daemon: None,
+        }
+    }
+
     /// A forward domain with one user, DKIM keys and a certificate; `config` is added to
     /// chapar.toml. `mx_port` is where every MX of this world listens.
     pub async fn new(mx_port: u16, config: &str) -> World {
-        let dir = tempfile::tempdir().expect("directory");
-        let dns = DnsServer::start().await.expect("DNS server");
-        let root = dir.path();
+        let world = World::empty().await;
+        let (root, dns) = (world.dir.path(), &world.dns);
         let toml = format!(
             "hostname = \"{HOST}\"\ndata_dir = \"data\"\npostmaster = \"postmaster@box.example\"\n{}\n\
              {}{}{}\n\
@@ -111,15 +141,22 @@ impl World {
         let tls = root.join("secrets/tls").join(HOST);
         write(tls.join("fullchain.pem"), &made.certificate, 0o644);
         write(tls.join("privkey.pem"), &made.key, 0o600);
-        World {
-            dir,
-            dns,
-            daemon: None,
-        }
+        world
     }
 
     pub fn config(&self) -> PathBuf {
         self.dir.path().join("chapar.toml")
+    }
+
+    /// Gives the listeners ports that are known before the daemon starts, in their order.
+    pub fn fix_ports(&self) -> Vec<u16> {
+        let mut toml = std::fs::read_to_string(self.config()).expect("configuration");
+        let ports = free_ports(toml.matches("127.0.0.1:0\"").count());
+        for port in &ports {
+            toml = toml.replacen("127.0.0.1:0\"", &format!("127.0.0.1:{port}\""), 1);
+        }
+        write(self.config(), &toml, 0o644);
+        ports
     }
 
     pub fn data(&self) -> PathBuf {
@@ -260,6 +297,13 @@ impl World {
             235
         );
         client
+    }
+
+    /// Submits [`MESSAGE`] as [`USER`].
+    pub async fn submit(&self, from: &str, to: &[&str]) {
+        let mut client = self.user().await;
+        let answer = client.send(from, to, MESSAGE).await.expect("an answer");
+        assert_eq!(answer.code, 250);
     }
 
     /// Waits until `mta-queue list` shows what `done` asks for.

@@ -4,13 +4,13 @@ pub mod entry;
 pub mod source;
 
 use std::collections::VecDeque;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
 use super::exit::Wrong;
 use crate::config::{Config, Span};
 use entry::{Entry, Filter};
-use source::Source;
+use source::{Place, Source};
 
 /// Show the log, filtered by address, message and time
 ///
@@ -46,12 +46,8 @@ pub(super) struct Args {
     /// One JSON object a line.
     #[arg(long)]
     json: bool,
-    /// Read this file instead.
-    #[arg(long, value_name = "FILE")]
-    file: Option<PathBuf>,
-    /// The unit whose journal is read.
-    #[arg(long, value_name = "UNIT", default_value = "chapar")]
-    unit: String,
+    #[command(flatten)]
+    place: Place,
 }
 
 pub(super) fn run(file: &Path, args: Args) -> anyhow::Result<ExitCode> {
@@ -63,7 +59,7 @@ pub(super) fn run(file: &Path, args: Args) -> anyhow::Result<ExitCode> {
         until: args.until.as_deref().map(time).transpose()?,
         trouble: args.trouble,
     };
-    let source = Source::new(&config, args.file.as_deref(), &args.unit);
+    let source = Source::new(&config, &args.place);
     let print = |entry: &Entry| match args.json {
         true => say!("{}", entry.json()),
         false => say!("{}", entry.line()),

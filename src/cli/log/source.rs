@@ -18,6 +18,17 @@ const LINE: u64 = 64 << 10;
 /// How often a file that is followed is looked at.
 const LOOK: Duration = Duration::from_millis(200);
 
+/// Where the log is instead of where the configuration says.
+#[derive(Debug, clap::Args)]
+pub struct Place {
+    /// Read this log file instead.
+    #[arg(long, value_name = "FILE")]
+    file: Option<PathBuf>,
+    /// The unit whose journal is read.
+    #[arg(long, value_name = "UNIT", default_value = "chapar")]
+    unit: String,
+}
+
 /// What to read.
 pub struct Source {
     file: Option<PathBuf>,
@@ -25,14 +36,15 @@ pub struct Source {
 }
 
 impl Source {
-    /// As the configuration says; `file` and `unit` count more.
-    pub fn new(config: &Config, file: Option<&Path>, unit: &str) -> Source {
+    /// As the configuration says; `place` counts more.
+    pub fn new(config: &Config, place: &Place) -> Source {
         let configured = Some(&config.log.file).filter(|file| !file.is_empty());
         Source {
-            file: file
-                .map(Path::to_owned)
+            file: place
+                .file
+                .clone()
                 .or_else(|| configured.map(|file| config.dir.join(file))),
-            unit: unit.to_owned(),
+            unit: place.unit.clone(),
         }
     }
 

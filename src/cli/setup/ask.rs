@@ -64,23 +64,48 @@ fn zone(dir: &Path, exists: bool, domain: &str, args: &mut Args) -> bool {
     if exists || args.dir.is_some() {
         return false;
     }
-    let dns = Dns {
-        servers: args.resolver.clone(),
-        ..Dns::default()
+    let servers = found::look(&dns(args), domain, &[]).servers;
+    let provider = match Provider::of_servers(&servers) {
+        Some(provider) => {
+            let name = provider.name();
+            eprintln!(
+                "{domain} is at {name}: with credentials setup publishes the DNS records itself."
+            );
+            Some(provider)
+        }
+        None => keeper(domain),
     };
-    let servers = found::look(&dns, domain, &[]).servers;
-    let Some(provider) = Provider::of_servers(&servers) else {
-        return false;
+    let Some(provider) = provider else {
+        return true;
     };
     eprintln!(
-        "{domain} is at {0}: with credentials setup publishes the DNS records itself.\n{0} wants {1}.\n\
-         An empty answer: you publish them.",
+        "{} wants {}.\nAn empty answer: you publish them.",
         provider.name(),
         provider.wants()
     );
     args.typed = credentials(provider);
     args.dns = args.typed.is_some().then_some(provider);
     true
+}
+
+/// Who has a zone whose name servers tell nothing; `None`: nobody we know.
+fn keeper(domain: &str) -> Option<Provider> {
+    let question = format!(
+        "Who keeps the DNS zone of {domain}, so that setup publishes the records itself: {} \
+         (rfc2136: a name server of your own)? [nobody of these: print them] ",
+        Provider::names()
+    );
+    for _ in 0..TRIES {
+        let answer = line(&question)?;
+        if answer.is_empty() {
+            return None;
+        }
+        match Provider::of(&answer.to_lowercase()) {
+            Some(provider) => return Some(provider),
+            None => eprintln!("\"{answer}\" is none of {}", Provider::names()),
+        }
+    }
+    None
 }
 
 /// What belongs into the file of a provider; `None` if an answer is empty.
@@ -104,11 +129,7 @@ fn credentials(provider: Provider) -> Option<String> {
 }
 
 fn forward(args: &Args, domain: &str) -> Option<String> {
-    let dns = Dns {
-        servers: args.resolver.clone(),
-        ..Dns::default()
-    };
-    let elsewhere = found::look(&dns, domain, &[]).mx;
+    let elsewhere = found::look(&dns(args), domain, &[]).mx;
     if !elsewhere.is_empty() {
         eprintln!(
             "Mail to {domain} goes to {} now: leave the next answer empty and that stays so, or name \
@@ -120,6 +141,14 @@ fn forward(args: &Args, domain: &str) -> Option<String> {
         &format!("Where shall mail to any address of {domain} go? [nowhere: only send] "),
         "",
     )
+}
+
+/// Whom to ask.
+fn dns(args: &Args) -> Dns {
+    Dns {
+        servers: args.resolver.clone(),
+        ..Dns::default()
+    }
 }
 
 /// An address, the proposed one for an empty answer; `None` for nothing.

@@ -23,7 +23,7 @@ use crate::doctor::{Level, list};
 use crate::identity::{Mode, address};
 use crate::intake::srs;
 use crate::publish::data::Record;
-use crate::publish::{Provider, Publisher, credentials_file};
+use crate::publish::{Provider, Publisher, credentials_file, read_credentials};
 use found::Found;
 
 /// Where the queue lies on a host that runs chapar as its service.
@@ -164,6 +164,11 @@ pub(super) fn run(config: &Path, mut args: Args) -> anyhow::Result<ExitCode> {
         );
     }
     let given = given(&args)?;
+    let credentials = credentials(&args)?;
+    if let (Some(provider), None) = (args.dns, &credentials) {
+        // Without them nothing can be published.
+        read_credentials(super::directory(&file), provider)?;
+    }
 
     let mut site = Site::new(&file);
     let data_dir = match (&args.data_dir, &args.dir) {
@@ -181,14 +186,14 @@ pub(super) fn run(config: &Path, mut args: Args) -> anyhow::Result<ExitCode> {
     let config = site.config(&new)?;
     let provider = args.dns.or(config.dns.provider.0);
     if let Some(provider) = args.dns
-        && let Some(text) = credentials(&args)?
-        && !publish::take_credentials(&config.dir, provider, &text)?
+        && let Some(text) = &credentials
+        && !publish::take_credentials(&config.dir, provider, text)?
     {
         let kept = credentials_file(&config.dir, provider);
         say!("{} exists and was kept", kept.display());
     }
     if let Some(provider) = provider {
-        // Before anything else is made: without them nothing can be published.
+        // Before anything else is made.
         Publisher::of(&config, provider)?;
     }
     let ips = records::addresses(&config, &args.ip);

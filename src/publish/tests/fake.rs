@@ -1,7 +1,6 @@
 //! An API on loopback that expects these requests in this order, and answers them.
 
 use std::net::Ipv4Addr;
-use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -45,6 +44,8 @@ pub(super) fn ok(body: impl ToString) -> Reply {
 }
 
 pub(super) struct Fake {
+    /// Of who speaks to it.
+    dir: tempfile::TempDir,
     port: u16,
     asked: Arc<Mutex<Vec<Asked>>>,
 }
@@ -114,12 +115,20 @@ impl Fake {
                 }
             }
         });
-        Fake { port, asked }
+        let dir = tempfile::tempdir().expect("a directory");
+        Fake { dir, port, asked }
     }
 
     /// What it was asked.
     pub(super) fn asked(&self) -> Vec<Asked> {
         self.asked.lock().expect("unpoisoned").clone()
+    }
+
+    /// Every request had this header.
+    pub(super) fn was_always_told(&self, name: &str, value: &str) {
+        for asked in self.asked() {
+            assert_eq!(asked.header(name), value, "{}", asked.line);
+        }
     }
 
     /// Method and path of each request.
@@ -133,7 +142,8 @@ impl Fake {
     }
 
     /// Speaks to it with these lines of credentials.
-    pub(super) fn publisher(&self, dir: &Path, provider: Provider, with: &str) -> Publisher {
+    pub(super) fn publisher(&self, provider: Provider, with: &str) -> Publisher {
+        let dir = self.dir.path();
         let text = format!("{with}\nurl = \"{}\"\n", self.url("/v1"));
         let file = credentials_file(dir, provider);
         crate::config::files::create_dir(file.parent().expect("above"), 0o700).expect("made");

@@ -58,8 +58,7 @@ async fn cloudflare_finds_adds_replaces_and_removes() {
         ok(json!({ "success": true, "result": { "id": "r3" } })),
     ])
     .await;
-    let dir = tempfile::tempdir().expect("a directory");
-    let mut publisher = fake.publisher(dir.path(), Provider::Cloudflare, "token = \"t0ken\"");
+    let mut publisher = fake.publisher(Provider::Cloudflare, "token = \"t0ken\"");
     let here = publisher
         .records(&name("example.org"))
         .await
@@ -89,11 +88,7 @@ async fn cloudflare_finds_adds_replaces_and_removes() {
         ]
     );
     let asked = fake.asked();
-    assert!(
-        asked
-            .iter()
-            .all(|asked| asked.header("authorization") == "Bearer t0ken")
-    );
+    fake.was_always_told("authorization", "Bearer t0ken");
     assert_eq!(asked[4].header("content-type"), "application/json");
     assert_eq!(
         asked[4].json(),
@@ -112,8 +107,7 @@ async fn cloudflare_takes_every_type() {
     ];
     replies.extend(vec![empty.clone(); 1 + 5 + 8]);
     let fake = Fake::start(replies).await;
-    let dir = tempfile::tempdir().expect("a directory");
-    let mut publisher = fake.publisher(dir.path(), Provider::Cloudflare, "token = \"t\"");
+    let mut publisher = fake.publisher(Provider::Cloudflare, "token = \"t\"");
     let edits: Vec<Edit> = all().iter().map(|record| Edit::add(record, TTL)).collect();
     publisher.apply(&edits).await.expect("published");
     let bodies: Vec<Value> = fake
@@ -168,8 +162,7 @@ async fn hetzner_works_in_sets() {
         done,
     ])
     .await;
-    let dir = tempfile::tempdir().expect("a directory");
-    let mut publisher = fake.publisher(dir.path(), Provider::Hetzner, "token = \"t0ken\"");
+    let mut publisher = fake.publisher(Provider::Hetzner, "token = \"t0ken\"");
     let here = publisher
         .records(&name("example.org"))
         .await
@@ -185,11 +178,7 @@ async fn hetzner_works_in_sets() {
     ];
     publisher.apply(&edits).await.expect("published");
     let asked = fake.asked();
-    assert!(
-        asked
-            .iter()
-            .all(|asked| asked.header("authorization") == "Bearer t0ken")
-    );
+    fake.was_always_told("authorization", "Bearer t0ken");
     assert_eq!(
         fake.lines(),
         [
@@ -226,8 +215,7 @@ async fn hetzner_tells_of_an_action_that_failed() {
                                "error": { "code": "x", "message": "zone is locked" } } })),
     ])
     .await;
-    let dir = tempfile::tempdir().expect("a directory");
-    let mut publisher = fake.publisher(dir.path(), Provider::Hetzner, "token = \"t\"");
+    let mut publisher = fake.publisher(Provider::Hetzner, "token = \"t\"");
     let edit = Edit::add(&record("a.example.org", Kind::A, "192.0.2.1"), TTL);
     // The zone of a name that is longer is asked for first.
     publisher.zone_of("example.org").await.expect("a zone");
@@ -255,8 +243,7 @@ async fn digitalocean_finds_adds_replaces_and_removes() {
     replies.push(Reply::With(204, "", String::new()));
     replies.extend(vec![made; 8]);
     let fake = Fake::start(replies).await;
-    let dir = tempfile::tempdir().expect("a directory");
-    let mut publisher = fake.publisher(dir.path(), Provider::DigitalOcean, "token = \"t0ken\"");
+    let mut publisher = fake.publisher(Provider::DigitalOcean, "token = \"t0ken\"");
     let here = publisher
         .records(&name("example.org"))
         .await
@@ -278,11 +265,7 @@ async fn digitalocean_finds_adds_replaces_and_removes() {
     edits.extend(new.iter().filter(fits).map(|record| Edit::add(record, TTL)));
     publisher.apply(&edits).await.expect("published");
     let asked = fake.asked();
-    assert!(
-        asked
-            .iter()
-            .all(|asked| asked.header("authorization") == "Bearer t0ken")
-    );
+    fake.was_always_told("authorization", "Bearer t0ken");
     let lines = fake.lines();
     assert_eq!(
         lines[..6],
@@ -330,8 +313,7 @@ async fn digitalocean_has_no_tlsa_records() {
         ok(json!({ "domain_records": [] })),
     ])
     .await;
-    let dir = tempfile::tempdir().expect("a directory");
-    let mut publisher = fake.publisher(dir.path(), Provider::DigitalOcean, "token = \"t\"");
+    let mut publisher = fake.publisher(Provider::DigitalOcean, "token = \"t\"");
     publisher.zone_of("example.org").await.expect("a zone");
     let tlsa = record("_25._tcp.mx.example.org", Kind::Tlsa, "3 1 1 0f");
     let problem = publisher
@@ -370,8 +352,7 @@ async fn desec_reads_pages_and_changes_all_at_once() {
         ok(json!([])),
     ])
     .await;
-    let dir = tempfile::tempdir().expect("a directory");
-    let mut publisher = fake.publisher(dir.path(), Provider::Desec, "token = \"t0ken\"");
+    let mut publisher = fake.publisher(Provider::Desec, "token = \"t0ken\"");
     let edits = [
         Edit::add(&record("_acme-challenge.example.org", Kind::Txt, "abc"), 60),
         replacement("example.org", "v=spf1 -all", "v=spf1 a -all"),
@@ -379,11 +360,7 @@ async fn desec_reads_pages_and_changes_all_at_once() {
     ];
     publisher.apply(&edits).await.expect("published");
     let asked = fake.asked();
-    assert!(
-        asked
-            .iter()
-            .all(|asked| asked.header("authorization") == "Token t0ken")
-    );
+    fake.was_always_told("authorization", "Token t0ken");
     assert_eq!(
         fake.lines(),
         [
@@ -409,10 +386,9 @@ async fn desec_reads_pages_and_changes_all_at_once() {
 #[tokio::test]
 async fn acme_dns_answers_the_ca_and_nothing_else() {
     let fake = Fake::start(vec![ok(json!({ "txt": "abc" }))]).await;
-    let dir = tempfile::tempdir().expect("a directory");
     let with = "username = \"u\"\npassword = \"p\"\nsubdomain = \"8e57\"\n\
                 fulldomain = \"8e57.auth.example.net\"\nallowfrom = []";
-    let mut publisher = fake.publisher(dir.path(), Provider::AcmeDns, with);
+    let mut publisher = fake.publisher(Provider::AcmeDns, with);
     let answer = record("8e57.auth.example.net", Kind::Txt, "abc");
     publisher
         .apply(&[Edit::add(&answer, 60)])
@@ -499,8 +475,7 @@ async fn each_failure_says_what_to_do() {
             ),
         ] {
             let fake = Fake::start(vec![reply]).await;
-            let dir = tempfile::tempdir().expect("a directory");
-            let mut publisher = fake.publisher(dir.path(), provider, "token = \"t\"");
+            let mut publisher = fake.publisher(provider, "token = \"t\"");
             let problem = publisher.zone_of("example.org").await.expect_err(wanted);
             let text = problem.to_string();
             assert!(

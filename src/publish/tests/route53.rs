@@ -50,8 +50,7 @@ async fn sets_are_read_and_changed_in_one_batch() {
         ok("<ChangeResourceRecordSetsResponse/>"),
     ])
     .await;
-    let dir = tempfile::tempdir().expect("a directory");
-    let mut publisher = fake.publisher(dir.path(), Provider::Route53, WITH);
+    let mut publisher = fake.publisher(Provider::Route53, WITH);
     let found = publisher
         .records(&["example.org".to_owned()])
         .await
@@ -152,8 +151,7 @@ async fn each_failure_says_what_to_do() {
         (sets(""), "route53 answers what is not its API (no List"),
     ] {
         let fake = Fake::start(vec![reply]).await;
-        let dir = tempfile::tempdir().expect("a directory");
-        let mut publisher = fake.publisher(dir.path(), Provider::Route53, WITH);
+        let mut publisher = fake.publisher(Provider::Route53, WITH);
         let problem = publisher.zone_of("example.org").await.expect_err(wanted);
         assert!(
             problem.to_string().starts_with(wanted),

@@ -4,7 +4,7 @@ mod worlds;
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, SystemTime};
@@ -14,16 +14,11 @@ use chapar::lab::{Mx, MxConfig};
 use rcgen::{BasicConstraints, Certificate, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use serde_json::Value;
 
-use crate::world::{DOMAIN, HOST, World, binary, write};
+use crate::world::{DOMAIN, HOST, World, binary, free_port, write};
 use worlds::{OWNERS, SPF, W, WORLDS, install, reverse};
 
 pub const IP: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 10);
 pub const OTHER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 11);
-
-pub fn free_port() -> u16 {
-    let socket = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("socket");
-    socket.local_addr().expect("address").port()
-}
 
 /// A time server that is wrong by so many seconds.
 fn time_server(wrong: i64) -> SocketAddr {
@@ -119,13 +114,8 @@ impl Lab {
         );
         let mut world = World::new(gmail.address().port(), &config).await;
         let file = world.config();
+        let ports = world.fix_ports();
         let mut text = fs::read_to_string(&file).expect("configuration");
-        let mut ports = Vec::new();
-        while text.contains("127.0.0.1:0\"") {
-            ports.push(free_port());
-            let address = format!("127.0.0.1:{}\"", ports.last().expect("port"));
-            text = text.replacen("127.0.0.1:0\"", &address, 1);
-        }
         let data = world.data();
         text = text.replace("\"data\"", &format!("\"{}\"", data.display()));
         fs::write(&file, &text).expect("configuration");

@@ -6,8 +6,8 @@ use std::path::Path;
 
 use chapar::lab::DnsServer;
 
-use super::{IP, Lab, NAMES, OTHER, free_port};
-use crate::world::{DOMAIN, HOST, write};
+use super::{IP, Lab, NAMES, OTHER};
+use crate::world::{DOMAIN, HOST, free_port, write};
 
 /// Every name that some world changes.
 pub const OWNERS: [&str; 24] = [

@@ -2,6 +2,8 @@
 
 use std::net::IpAddr;
 
+use crate::uri::escaped;
+
 /// Longest domain that an expansion gives; longer ones lose labels from the left (section 7.3).
 const LONGEST: usize = 253;
 
@@ -151,7 +153,7 @@ pub fn expand(text: &str, values: &Values<'_>) -> String {
                 let value = value(letter.to_ascii_lowercase(), values);
                 let value = transform(&value, keep, reverse, delimiters);
                 match letter.is_ascii_uppercase() {
-                    true => escape(&value, &mut out),
+                    true => out.push_str(&escaped(&value)),
                     false => out.push_str(&value),
                 }
             }
@@ -214,17 +216,6 @@ fn transform(value: &str, keep: usize, reverse: bool, delimiters: &str) -> Strin
     }
     let skip = parts.len().saturating_sub(keep);
     parts.get(skip..).unwrap_or_default().join(".")
-}
-
-fn escape(value: &str, out: &mut String) {
-    for byte in value.bytes() {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
-                out.push(char::from(byte));
-            }
-            _ => out.push_str(&format!("%{byte:02X}")),
-        }
-    }
 }
 
 #[cfg(test)]

@@ -4,23 +4,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
 
-fn chapar(args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_chapar"))
-        .args(args)
-        .output()
-        .expect("chapar runs")
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8(bytes.to_vec()).expect("UTF-8")
-}
-
-fn stdout(output: &Output) -> String {
-    assert!(output.status.success(), "{}", text(&output.stderr));
-    text(&output.stdout)
-}
+use crate::site::{chapar, run, stdout, text};
 
 /// Every file below `dir` with its mode and bytes.
 fn snapshot(dir: &Path) -> BTreeMap<PathBuf, (u32, Vec<u8>)> {
@@ -46,26 +31,15 @@ fn password(output: &str) -> Option<&str> {
 }
 
 fn verify(config: &str, address: &str, password: &str) -> Option<i32> {
-    use std::io::Write as _;
-    let mut child = Command::new(env!("CARGO_BIN_EXE_chapar"))
-        .args([
-            "user",
-            "verify",
-            address,
-            "--password-stdin",
-            "--config",
-            config,
-        ])
-        .stdin(std::process::Stdio::piped())
-        .stdout(std::process::Stdio::null())
-        .stderr(std::process::Stdio::null())
-        .spawn()
-        .expect("chapar runs");
-    let mut stdin = child.stdin.take().expect("stdin");
-    // A command that refuses the address has ended without reading.
-    let _ = stdin.write_all(format!("{password}\n").as_bytes());
-    drop(stdin);
-    child.wait().expect("exit").code()
+    let words = [
+        "user",
+        "verify",
+        address,
+        "--password-stdin",
+        "--config",
+        config,
+    ];
+    run(&words, &format!("{password}\n")).status.code()
 }
 
 #[test]
@@ -438,54 +412,43 @@ fn nonsense_is_refused_before_anything_is_written() {
     let dir = tempfile::tempdir().expect("directory");
     let site = dir.path().join("site");
     let at = site.to_str().expect("path");
-    for (args, code, remedy) in [
+    let absent = format!("example.org|--dns|hetzner|--dns-credentials|{at}/../absent.toml");
+    // Words between bars.
+    for (words, code, remedy) in [
+        ("example..org", 65, "write one such as example.org"),
+        ("../etc", 65, "no domain name"),
+        ("bücher.example", 65, "xn--"),
+        ("example.org|--forward|me", 65, "write user@example.org"),
+        ("example.org|--forward|me@Example.org", 65, "another domain"),
+        ("example.org|--user|a b", 65, "write user@example.org"),
+        ("example.org|--hostname|mx", 78, "such as mx.example.org"),
+        ("example.org|--cert|x", 64, "--key"),
         (
-            vec!["setup", "example..org", "--dir", at],
-            65,
-            "write one such as example.org",
-        ),
-        (vec!["setup", "../etc", "--dir", at], 65, "no domain name"),
-        (vec!["setup", "bücher.example", "--dir", at], 65, "xn--"),
-        (
-            vec!["setup", "example.org", "--dir", at, "--forward", "me"],
-            65,
-            "write user@example.org",
-        ),
-        (
-            vec![
-                "setup",
-                "example.org",
-                "--dir",
-                at,
-                "--forward",
-                "me@Example.org",
-            ],
-            65,
-            "another domain",
-        ),
-        (
-            vec!["setup", "example.org", "--dir", at, "--user", "a b"],
-            65,
-            "write user@example.org",
-        ),
-        (
-            vec!["setup", "example.org", "--dir", at, "--hostname", "mx"],
-            78,
-            "such as mx.example.org",
-        ),
-        (
-            vec!["setup", "example.org", "--dir", at, "--cert", "x"],
+            "example.org|--dns|godaddy",
             64,
-            "--key",
+            "rfc2136, cloudflare, hetzner, digitalocean, desec, route53, acme-dns",
         ),
-        (vec!["setup"], 64, "<DOMAIN>"),
+        (
+            "example.org|--dns|hetzner",
+            1,
+            "site/secrets/dns/hetzner.toml: No such file or directory (os error 2); write into it: token",
+        ),
+        (
+            absent.as_str(),
+            65,
+            "absent.toml: No such file or directory (os error 2)",
+        ),
     ] {
-        let output = chapar(&args);
+        let words: Vec<&str> = words.split('|').collect();
+        let output = chapar(&[&["setup", "--dir", at], &words[..]].concat());
         let error = text(&output.stderr);
-        assert_eq!(output.status.code(), Some(code), "{args:?}: {error}");
-        assert!(error.contains(remedy), "{args:?}: {error}");
-        assert!(!site.exists(), "{args:?}");
+        assert_eq!(output.status.code(), Some(code), "{words:?}: {error}");
+        assert!(error.contains(remedy), "{words:?}: {error}");
+        assert!(!site.exists(), "{words:?}");
     }
+    let output = chapar(&["setup"]);
+    assert_eq!(output.status.code(), Some(64));
+    assert!(text(&output.stderr).contains("<DOMAIN>"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

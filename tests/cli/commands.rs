@@ -1,0 +1,148 @@
+//! What holds for every command: help, manual pages, completions, a test; and the defaults.
+
+use std::fs;
+use std::process::Command;
+
+use crate::site::Site;
+
+/// Every command of `program`, as words, found by asking each for its help.
+fn commands(program: &str, words: &[String], found: &mut Vec<(Vec<String>, String)>) {
+    let output = Command::new(program)
+        .args(words)
+        .arg("--help")
+        .output()
+        .expect("it runs");
+    assert!(output.status.success(), "{words:?}");
+    let help = String::from_utf8(output.stdout).expect("UTF-8");
+    let list = help.split("\nCommands:\n").nth(1).unwrap_or_default();
+    let list = list.split("\n\n").next().unwrap_or_default();
+    for line in list.lines() {
+        // The rest of a description is indented further.
+        let Some(name) = line.strip_prefix("  ").filter(|l| !l.starts_with(' ')) else {
+            continue;
+        };
+        let name = name.split(' ').next().unwrap_or_default();
+        if name != "help" {
+            let below = [words, &[name.to_owned()]].concat();
+            commands(program, &below, found);
+        }
+    }
+    found.push((words.to_vec(), help));
+}
+
+/// The text of every test, with white space as one space.
+fn sources(dir: &std::path::Path, into: &mut String) {
+    for entry in fs::read_dir(dir).expect("tests") {
+        let path = entry.expect("entry").path();
+        if path.is_dir() {
+            sources(&path, into);
+        } else if path.extension().is_some_and(|ending| ending == "rs") {
+            let text = fs::read_to_string(&path).expect("text");
+            into.extend(text.split_whitespace().map(|word| format!("{word} ")));
+        }
+    }
+}
+
+#[test]
+fn every_command_has_help_with_an_example_a_manual_page_and_a_test() {
+    let site = Site::new();
+    let pages = site.path("pages");
+    let (code, _, error) = site.chapar(&["man", pages.to_str().expect("path")], "");
+    assert_eq!(code, Some(0), "{error}");
+    let mut tests = String::new();
+    sources(std::path::Path::new("tests"), &mut tests);
+    let mut missing = Vec::new();
+    let mut count = 0;
+    for (name, program) in [
+        ("chapar", env!("CARGO_BIN_EXE_chapar")),
+        ("mta-queue", env!("CARGO_BIN_EXE_mta-queue")),
+    ] {
+        let mut found = Vec::new();
+        commands(program, &[], &mut found);
+        count += found.len();
+        for (words, help) in &found {
+            let whole = [&[name.to_owned()], &words[..]].concat();
+            // `chapar queue` is `mta-queue`.
+            let own = whole.join(" ");
+            let alike = own.replacen("chapar queue", "mta-queue", 1);
+            let example = help.split("\nExample").nth(1).unwrap_or_default();
+            if !example.contains(&own) && !example.contains(&alike) {
+                missing.push(format!("{own}: no example in its help"));
+            }
+            let page = pages.join(format!("{}.1", whole.join("-")));
+            let page = fs::read_to_string(page).unwrap_or_default();
+            if !page.contains("Example") {
+                missing.push(format!("{own}: no manual page with an example"));
+            }
+            // A test runs it: its words stand in one, side by side.
+            let quoted: Vec<String> = words.iter().map(|word| format!("\"{word}\"")).collect();
+            let verb = match words.split_first() {
+                Some((first, rest)) if first == "queue" => rest.last(),
+                _ if name == "mta-queue" => words.last(),
+                _ => None,
+            };
+            let tested = tests.contains(&quoted.join(", "))
+                || verb.is_some_and(|verb| tests.contains(&format!("[\"{verb}\"")));
+            if !tested {
+                missing.push(format!("{own}: no test runs it"));
+            }
+        }
+    }
+    assert!(missing.is_empty(), "{missing:#?}");
+    assert!(count > 80, "{count} commands were found");
+    let (code, _, error) = site.chapar(&["nonsense"], "");
+    assert_eq!(code, Some(64), "{error}");
+}
+
+#[test]
+fn defaults_are_printed_key_by_key() {
+    let site = Site::new();
+    let (code, out, _) = site.chapar(&["config", "--defaults"], "");
+    assert_eq!(code, Some(0));
+    assert!(
+        out.contains("\nretry.first = \"5m\"  # time: Wait after the first failed attempt.\n"),
+        "{out}"
+    );
+    assert!(
+        out.contains("\nlimits.recipients = 1000  # count: Recipients of one message.\n"),
+        "{out}"
+    );
+    for line in out.lines() {
+        assert!(
+            line.split_once(" = ")
+                .is_some_and(|(_, rest)| rest.contains("  # ")),
+            "{line}"
+        );
+    }
+}
+
+#[test]
+fn completions_and_manual_pages_know_every_command() {
+    let site = Site::new();
+    let (code, out, error) = site.chapar(&["completions", "bash"], "");
+    assert_eq!(code, Some(0), "{error}");
+    assert!(out.contains("setup") && out.contains("complete -F"));
+    let (_, out, _) = site.chapar(&["completions", "zsh", "--of", "mta-queue"], "");
+    for verb in ["suspend", "redirect", "rebuild", "top"] {
+        assert!(out.contains(verb), "{verb}");
+    }
+    let (code, ..) = site.chapar(&["completions", "cobol"], "");
+    assert_eq!(code, Some(64));
+    let dir = site.path("man");
+    let (code, _, error) = site.chapar(&["man", dir.to_str().expect("path")], "");
+    assert_eq!(code, Some(0), "{error}");
+    for page in [
+        "chapar.1",
+        "mta-queue.1",
+        "mta-queue-suspend.1",
+        "chapar-setup.1",
+    ] {
+        let page = fs::read_to_string(dir.join(page)).expect(page);
+        assert!(page.contains(".TH") && page.len() > 300, "{page}");
+    }
+    let page = fs::read_to_string(dir.join("mta-queue-suspend.1")).expect("page");
+    assert!(
+        page.contains("destination") && page.contains("reason"),
+        "{page}"
+    );
+}
