@@ -307,7 +307,7 @@ sections! {
         /// Free inodes of the file system of data_dir; below it new mail gets 452.
         free_inodes: usize = 1000,
         /// Bytes of bodies kept in memory for a first attempt.
-        memory_bodies: Size = Size::mib(4),
+        memory_bodies: Size = Size::mib(1),
         /// How long a stopping daemon waits for sessions and attempts under way.
         drain: Span = Span::secs(30),
     }

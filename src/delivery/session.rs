@@ -32,7 +32,7 @@ const LAST_WORDS: Duration = Duration::from_secs(5);
 /// Saying goodbye takes no longer.
 const GOODBYE: Duration = Duration::from_secs(2);
 /// Message data is written in blocks of about this many bytes.
-pub(super) const BLOCK: usize = 64 * 1024;
+pub(super) const BLOCK: usize = 32 * 1024;
 /// Room for output that a connection keeps between messages.
 const KEPT: usize = 8 * 1024;
 /// Replies are read in pieces of at most this many bytes.
