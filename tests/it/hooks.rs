@@ -1,14 +1,15 @@
 //! Mail that passes a scripted milter and a post-data hook.
 
 use std::os::unix::fs::PermissionsExt as _;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use chapar::lab::{Mx, MxConfig};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 
 use crate::journey::{arrived, body, head, mx};
-use crate::world::{USER, World, write};
+use crate::world::{PATIENCE, USER, World, write};
 
 const MESSAGE: &[u8] =
     b"From: Her <her@src.example>\r\nTo: i@example.org\r\nSubject: A letter\r\n folded\r\n\
@@ -17,7 +18,7 @@ const MESSAGE: &[u8] =
 /// A milter that does what the local part of the reverse-path says.
 struct Scripted {
     address: String,
-    heard: Arc<Mutex<Vec<String>>>,
+    heard: Arc<watch::Sender<Vec<String>>>,
 }
 
 fn packet(command: u8, data: &[u8]) -> Vec<u8> {
@@ -61,7 +62,7 @@ fn answers(command: u8, who: &str, data: &[u8]) -> Vec<Vec<u8>> {
     }
 }
 
-async fn serve(mut stream: TcpStream, heard: Arc<Mutex<Vec<String>>>) {
+async fn serve(mut stream: TcpStream, heard: Arc<watch::Sender<Vec<String>>>) {
     let mut who = String::new();
     loop {
         let Ok(length) = stream.read_u32().await else {
@@ -82,7 +83,7 @@ async fn serve(mut stream: TcpStream, heard: Arc<Mutex<Vec<String>>>) {
                 .to_owned();
         }
         let name = char::from(command);
-        heard.lock().expect("lock").push(format!("{name} {text}"));
+        heard.send_modify(|lines| lines.push(format!("{name} {text}")));
         let out = match command {
             b'O' => vec![packet(b'O', &[0, 0, 0, 6, 0, 0, 1, 0xff, 0, 0, 0, 0])],
             _ => answers(command, &who, &data),
@@ -99,7 +100,7 @@ impl Scripted {
     async fn start() -> Scripted {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("listener");
         let address = format!("inet:{}", listener.local_addr().expect("address"));
-        let heard = Arc::new(Mutex::new(Vec::new()));
+        let heard = Arc::new(watch::Sender::new(Vec::new()));
         let kept = heard.clone();
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
@@ -109,8 +110,18 @@ impl Scripted {
         Scripted { address, heard }
     }
 
+    /// What it heard up to now.
     fn heard(&self) -> Vec<String> {
-        std::mem::take(&mut self.heard.lock().expect("lock"))
+        self.heard.send_replace(Vec::new())
+    }
+
+    /// What it heard up to the end of a connection, which the client does not wait for.
+    async fn heard_all(&self) -> Vec<String> {
+        let mut lines = self.heard.subscribe();
+        let ended = lines.wait_for(|lines| lines.last().is_some_and(|line| line == "Q "));
+        let ended = tokio::time::timeout(PATIENCE, ended).await;
+        drop(ended.expect("an end in time").expect("a milter"));
+        self.heard()
     }
 }
 
@@ -141,7 +152,7 @@ async fn a_milter_hears_all_and_refuses_edits_keeps_and_discards() {
     let (world, remote) = world(&milter.address, "").await;
 
     assert!(send(&world, "edit").await.starts_with("250 "));
-    let heard = milter.heard();
+    let heard = milter.heard_all().await;
     let without_ids: Vec<&str> = heard
         .iter()
         .map(String::as_str)
