@@ -30,22 +30,9 @@ pub(super) async fn addresses(
     }
     let (v4, v6) = match (reach.ipv4, reach.ipv6) {
         (true, true) => both(resolver.ipv4(host), resolver.ipv6(host)).await,
-        // Without a use for a family it is still asked for if the other one has nothing: to say
-        // that a host has only IPv6 is more help than to say that it has no address.
-        (_, false) => {
-            let v4 = resolver.ipv4(host).await;
-            let v6 = match v4 {
-                Addresses::None => resolver.ipv6(host).await,
-                _ => Addresses::None,
-            };
-            (v4, v6)
-        }
+        (_, false) => in_turn(resolver.ipv4(host), resolver.ipv6(host)).await,
         (false, true) => {
-            let v6 = resolver.ipv6(host).await;
-            let v4 = match v6 {
-                Addresses::None => resolver.ipv4(host).await,
-                _ => Addresses::None,
-            };
+            let (v6, v4) = in_turn(resolver.ipv6(host), resolver.ipv4(host)).await;
             (v4, v6)
         }
     };
@@ -73,6 +60,19 @@ fn gathered(first: Addresses, second: Addresses) -> Result<Vec<IpAddr>, String> 
     match failure {
         Some(reason) if all.is_empty() => Err(reason),
         _ => Ok(all),
+    }
+}
+
+/// What both lookups found where only the first family has a use. The other one is still asked for
+/// if that has nothing: to say that a host has only IPv6 is more help than to say that it has no
+/// address.
+async fn in_turn(
+    useful: impl Future<Output = Addresses>,
+    other: impl Future<Output = Addresses>,
+) -> (Addresses, Addresses) {
+    match useful.await {
+        Addresses::None => (Addresses::None, other.await),
+        found => (found, Addresses::None),
     }
 }
 

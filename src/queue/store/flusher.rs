@@ -5,7 +5,6 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -166,18 +165,4 @@ pub fn apply(index: &Index, changes: &Changes, position: &Checkpoint) -> Result<
     }
     batch.checkpoint(position)?;
     index.apply(batch)
-}
-
-/// Bytes of a whole segment file. No segment is larger than this many.
-pub const LARGEST_SEGMENT: u64 = 4 << 30;
-
-/// Reads a segment into memory.
-pub fn read_segment(file: &fs::File) -> io::Result<Vec<u8>> {
-    let length = file.metadata()?.len();
-    if length > LARGEST_SEGMENT {
-        return Err(io::Error::other("it is larger than any segment"));
-    }
-    let mut bytes = vec![0; usize::try_from(length).map_err(io::Error::other)?];
-    file.read_exact_at(&mut bytes, 0)?;
-    Ok(bytes)
 }

@@ -320,3 +320,17 @@ pub(super) fn read_range(file: &File, location: &Location) -> std::io::Result<By
     file.read_exact_at(&mut bytes, location.offset)?;
     Ok(Bytes::from(bytes))
 }
+
+/// Bytes of a whole segment file. No segment is larger than this many.
+const LARGEST_SEGMENT: u64 = 4 << 30;
+
+/// Reads a segment into memory.
+pub(super) fn read_segment(file: &File) -> std::io::Result<Vec<u8>> {
+    let length = file.metadata()?.len();
+    if length > LARGEST_SEGMENT {
+        return Err(std::io::Error::other("it is larger than any segment"));
+    }
+    let mut bytes = vec![0; usize::try_from(length).map_err(std::io::Error::other)?];
+    file.read_exact_at(&mut bytes, 0)?;
+    Ok(bytes)
+}

@@ -19,10 +19,10 @@ use queue_schema::index::Checkpoint;
 use queue_schema::segment::SEGMENT_START;
 use queue_schema::{BodyPlace, Millis, QueueId, SegmentError, SegmentHeader};
 
-use super::flusher::read_segment;
 use super::index::{Index, IndexError};
 use super::journal::Journal;
 use super::layout::{Layout, sync_dir};
+use super::reader::read_segment;
 use super::replay::Replay;
 use super::shared::{SegmentFile, Shared, Usage};
 use super::{OpenError, Options, StoreError};
