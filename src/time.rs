@@ -7,6 +7,10 @@ pub use queue_schema::Millis;
 
 /// Now, in milliseconds since 1970. A clock before 1970 reads as 0.
 pub fn now() -> Millis {
+    #[cfg(test)]
+    if let Some(now) = simulated::now() {
+        return now;
+    }
     millis(
         SystemTime::now()
             .duration_since(UNIX_EPOCH)
@@ -35,4 +39,48 @@ pub fn text(at: Millis) -> String {
 /// A duration in whole milliseconds; one that does not fit is the longest that does.
 pub fn millis(duration: Duration) -> Millis {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// A wall clock of one thread that shows what it is told, and a process of it that ends without
+/// ending the tests: simulations have no other.
+#[cfg(test)]
+pub mod simulated {
+    use std::cell::Cell;
+
+    use super::Millis;
+
+    thread_local! {
+        static NOW: Cell<Option<Millis>> = const { Cell::new(None) };
+        static ENDED: Cell<bool> = const { Cell::new(false) };
+    }
+
+    /// Sets this thread's clock; `None` gives back the real one.
+    pub fn set(now: Option<Millis>) {
+        NOW.set(now);
+    }
+
+    /// The process would end here.
+    pub fn end() {
+        ENDED.set(true);
+    }
+
+    /// Whether the process would have ended since this was asked last.
+    pub fn ended() -> bool {
+        ENDED.take()
+    }
+
+    /// What this thread's clock shows, if it has one of its own.
+    pub fn now() -> Option<Millis> {
+        NOW.get()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_end_of_a_simulated_process_is_told_once() {
+        super::simulated::end();
+        assert!(super::simulated::ended());
+        assert!(!super::simulated::ended());
+    }
 }

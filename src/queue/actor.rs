@@ -8,12 +8,13 @@ use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use actix::prelude::*;
 use futures_util::stream;
 use queue_schema::{Message, Millis, QueueId};
 use tokio::sync::{Notify, Semaphore, oneshot};
+use tokio::time::Instant;
 
 use super::budget::Budget;
 use super::clock::{self, Clock};
@@ -27,7 +28,7 @@ use super::shares::Shares;
 use super::steer::Steering;
 use super::store::{self, Readers, Store, StoreError};
 use super::suspend::Suspension;
-use super::{Feed, IdSource, Leads, schedule};
+use super::{Feed, IdSource, Leads, blocking, end_process, schedule};
 use crate::config::Config;
 use crate::delivery::Wake;
 use crate::message::{Body, Content};
@@ -47,8 +48,6 @@ const SETTLING: usize = 16;
 const STOP_LIMIT: Duration = Duration::from_secs(10);
 /// How long attempts under way may go on after the index failed, before the process ends.
 const RESTART_LIMIT: Duration = Duration::from_secs(30);
-/// Exit code after a panic (sysexits: internal software error).
-const EX_SOFTWARE: i32 = 70;
 
 /// Messages that were read; `None` for one that is not there.
 pub(super) type Loaded = Vec<(QueueId, Result<Option<Arc<Message>>, StoreError>)>;
@@ -186,7 +185,7 @@ impl Drop for Fatal {
     fn drop(&mut self) {
         if std::thread::panicking() {
             tracing::error!("the queue panicked; the process ends to start afresh");
-            std::process::exit(EX_SOFTWARE);
+            end_process();
         }
     }
 }
@@ -276,9 +275,10 @@ impl Queue {
         );
         self.due.shift(jump.by());
         let (data_dir, jumps) = (self.config.data_dir.clone(), self.clock.jumps().to_vec());
+        let disk = self.store.disk();
         actix_rt::spawn(async move {
-            let save = move || super::kept::save(&data_dir, clock::FILE, &jumps);
-            if let Ok(Err(error)) = tokio::task::spawn_blocking(save).await {
+            let save = move || super::kept::save(&disk, &data_dir, clock::FILE, &jumps);
+            if let Ok(Err(error)) = blocking(save).await {
                 tracing::error!(%error, file = clock::FILE, "it can not be written");
             }
         });
@@ -326,7 +326,7 @@ impl Queue {
         let idle = self.active == 0 && self.commits.is_idle();
         if idle || since.elapsed() > RESTART_LIMIT {
             tracing::error!(%error, "the process ends, to start afresh with a new index");
-            std::process::exit(EX_SOFTWARE);
+            end_process();
         }
     }
 
@@ -341,7 +341,7 @@ impl Queue {
                 let store = self.store.clone();
                 let close = async move {
                     // Only a panic could make it fail, and that ends the process.
-                    let _ = tokio::task::spawn_blocking(move || store.close()).await;
+                    let _ = blocking(move || store.close()).await;
                 };
                 ctx.spawn(close.into_actor(self).map(|(), queue, ctx| {
                     queue.stop = Stopping::Closed;

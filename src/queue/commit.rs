@@ -4,10 +4,11 @@
 //! What an operator or a notification waits for goes at once.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use queue_schema::{Change, Message, QueueId, Status};
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use super::actor::{Event, Inbox, Queue};
 use super::store::{Action, Apply, ChangeKind, Store, StoreError, failpoint};

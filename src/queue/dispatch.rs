@@ -2,9 +2,10 @@
 //! is to be done with a message now.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use queue_schema::{Change, Message, Millis, QueueId, Status};
+use tokio::time::Instant;
 
 use super::actor::{Event, Loaded, Purpose, Queue, Slot};
 use super::due::Lane;

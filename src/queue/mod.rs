@@ -98,14 +98,16 @@ pub fn open(config: &Config) -> Result<Opened, OpenError> {
     let mut options = Options::new(&config.data_dir);
     options.free_space = config.limits.free_space.0;
     options.free_inodes = config.limits.free_inodes as u64;
+    let disk = options.disk.clone();
     let (store, recovered) = Store::open(&options)?;
     let ids = IdSource::new(recovered.highest);
     let kept = |name: &'static str| {
         let path = config.data_dir.join(name);
         move |source| OpenError::Io { path, source }
     };
-    let suspensions = kept::load(&config.data_dir, suspend::FILE).map_err(kept(suspend::FILE))?;
-    let jumps = kept::load(&config.data_dir, clock::FILE).map_err(kept(clock::FILE))?;
+    let suspensions =
+        kept::load(&disk, &config.data_dir, suspend::FILE).map_err(kept(suspend::FILE))?;
+    let jumps = kept::load(&disk, &config.data_dir, clock::FILE).map_err(kept(clock::FILE))?;
     Ok(Opened {
         store,
         ids,
@@ -144,6 +146,29 @@ pub fn start(
         suspended: None,
         resume: None,
     }
+}
+
+/// Exit code after a fault (sysexits: internal software error).
+const EX_SOFTWARE: i32 = 70;
+
+/// Runs what waits for the disk away from the actor's thread.
+async fn blocking<T: Send + 'static>(
+    run: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, tokio::task::JoinError> {
+    #[cfg(test)]
+    if crate::time::simulated::now().is_some() {
+        return Ok(run());
+    }
+    tokio::task::spawn_blocking(run).await
+}
+
+/// Ends the process, which is started again: what it knew is on disk.
+fn end_process() {
+    #[cfg(test)]
+    if crate::time::simulated::now().is_some() {
+        return crate::time::simulated::end();
+    }
+    std::process::exit(EX_SOFTWARE);
 }
 
 /// A reply that no server gave.

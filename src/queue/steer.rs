@@ -15,10 +15,10 @@ use super::clock::Clock;
 use super::dsn::Report;
 use super::kept;
 use super::messages::{Steer, Suspend, Suspended, Unsuspend, Verb};
-use super::own_reply;
 use super::settle::Order;
 use super::store::StoreError;
 use super::suspend::{self, Suspension};
+use super::{blocking, own_reply};
 
 /// A request of an operator on its way.
 pub(super) struct Steering {
@@ -389,13 +389,14 @@ impl Queue {
     ) -> impl Future<Output = Result<T, String>> + 'static {
         let saved = self.saving.clone();
         let (holding, data_dir) = (self.suspensions.clone(), self.config.data_dir.clone());
+        let disk = self.store.disk();
         async move {
             let mut saved = saved.lock_owned().await;
             let mut list = saved.clone();
             let result = change(&mut list, crate::time::now())?;
             let written = list.clone();
-            let save = move || kept::save(&data_dir, suspend::FILE, &written);
-            let done = tokio::task::spawn_blocking(save).await;
+            let save = move || kept::save(&disk, &data_dir, suspend::FILE, &written);
+            let done = blocking(save).await;
             done.map_err(|error| error.to_string())
                 .and_then(|done| done.map_err(|error| format!("it can not be written: {error}")))?;
             saved.clone_from(&list);

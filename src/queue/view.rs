@@ -71,7 +71,7 @@ impl View {
     /// The next start makes the index anew.
     pub async fn suspect_index(&self) -> Result<(), String> {
         let store = self.store.clone();
-        let marked = tokio::task::spawn_blocking(move || store.suspect_index()).await;
+        let marked = super::blocking(move || store.suspect_index()).await;
         marked
             .map_err(|error| error.to_string())?
             .map_err(|error| error.to_string())

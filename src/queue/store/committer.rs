@@ -6,15 +6,15 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use queue_schema::{BodyPlace, Kind, Location, Message, QueueId, Spooled, frame, record};
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
 use super::arrivals::Arrivals;
 use super::index::Index;
 use super::journal::Journal;
-use super::layout::sync_dir;
 use super::request::{Action, Apply, ApplyError, ChangeKind, Relocation, Request};
 use super::shared::{Shared, State};
 use super::space::Space;
@@ -112,34 +112,56 @@ impl Committer {
     /// Runs until told to stop or until nobody can ask any more.
     pub fn run(mut self, mut requests: mpsc::Receiver<Request>) {
         let mut waiting = Vec::with_capacity(BATCH_REQUESTS);
-        loop {
-            if requests.blocking_recv_many(&mut waiting, BATCH_REQUESTS) == 0 {
-                break;
-            }
+        while requests.blocking_recv_many(&mut waiting, BATCH_REQUESTS) > 0 {
             self.gather(&mut requests, &mut waiting);
-            let mut stop = false;
-            let mut batch = waiting.drain(..).peekable();
-            while batch.peek().is_some() && !stop {
-                let mut bytes = 0;
-                while bytes < BATCH_BYTES
-                    && let Some(request) = batch.next()
-                {
-                    bytes += request.bytes();
-                    self.take(request, &mut stop);
-                }
-                self.commit();
-            }
-            drop(batch);
-            if stop {
-                requests.close();
-                while let Ok(request) = requests.try_recv() {
-                    request.refuse(StoreError::Closed);
-                }
+            if self.turn(&mut waiting) {
+                refuse_rest(&mut requests);
                 break;
             }
             self.wait_for_flusher();
         }
         self.journal.close();
+    }
+
+    /// Writes what waits, in batches; whether that was to be the end.
+    fn turn(&mut self, waiting: &mut Vec<Request>) -> bool {
+        let mut stop = false;
+        let mut batch = waiting.drain(..).peekable();
+        while batch.peek().is_some() && !stop {
+            let mut bytes = 0;
+            while bytes < BATCH_BYTES
+                && let Some(request) = batch.next()
+            {
+                bytes += request.bytes();
+                self.take(request, &mut stop);
+            }
+            self.commit();
+        }
+        for request in batch {
+            request.refuse(StoreError::Closed);
+        }
+        stop
+    }
+
+    /// What [`Committer::run`] does with what waits now; `None` when nothing does, else whether
+    /// that was to be the end. For whoever drives the threads of a store step by step.
+    #[cfg(test)]
+    pub fn step(&mut self, requests: &mut mpsc::Receiver<Request>) -> Option<bool> {
+        let mut waiting = Vec::new();
+        while waiting.len() < BATCH_REQUESTS
+            && let Ok(request) = requests.try_recv()
+        {
+            waiting.push(request);
+        }
+        if waiting.is_empty() {
+            return None;
+        }
+        let stop = self.turn(&mut waiting);
+        if stop {
+            refuse_rest(requests);
+            self.journal.close();
+        }
+        Some(stop)
     }
 
     /// Waits where several more messages are about to come, as long as they do: their syncs are
@@ -417,7 +439,10 @@ impl Committer {
 
     fn write(&mut self) -> Result<(), StoreError> {
         if self.spooled {
-            sync_dir(&self.shared.layout.spool)
+            let layout = &self.shared.layout;
+            layout
+                .disk
+                .sync_dir(&layout.spool)
                 .map_err(|error| StoreError::io("the spool directory can not be synced", &error))?;
         }
         self.journal.write()
@@ -476,6 +501,14 @@ impl Committer {
                 self.shared.fail_index(&error);
             }
         }
+    }
+}
+
+/// Answers what comes after the end.
+fn refuse_rest(requests: &mut mpsc::Receiver<Request>) {
+    requests.close();
+    while let Ok(request) = requests.try_recv() {
+        request.refuse(StoreError::Closed);
     }
 }
 

@@ -5,16 +5,16 @@
 //! header and reads only what it moves, a piece at a time: however long a segment is, it costs
 //! about [`PIECE`] of memory. It never touches a segment whose end is not yet in the index.
 
-use std::fs::File;
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use queue_schema::frame::{self, FRAME_HEADER};
 use queue_schema::segment::SEGMENT_START;
 use queue_schema::{FrameError, Kind, Message, QueueId, Stamp, record};
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
+use super::disk::DiskFile;
 use super::index::Index;
 use super::reader::read_range;
 use super::request::{Relocation, Request};
@@ -159,11 +159,11 @@ impl Compactor {
 /// Calls `each` with the place and the id of every message that was accepted into a segment, up to
 /// its end or the first damage.
 fn walk(
-    file: &File,
+    file: &DiskFile,
     stamp: Stamp,
     mut each: impl FnMut(u64, QueueId) -> Result<(), String>,
 ) -> Result<(), String> {
-    let length = file.metadata().map_err(|error| error.to_string())?.len();
+    let length = file.length().map_err(|error| error.to_string())?;
     let mut offset = SEGMENT_START as u64;
     while offset + FRAME_HEADER as u64 <= length {
         let mut head = [0; FRAME_HEADER];
@@ -201,7 +201,7 @@ fn walk(
 }
 
 /// The bytes of a message; `None` if they are damaged.
-fn copy(file: &File, stamp: Stamp, message: &Message) -> Option<Relocation> {
+fn copy(file: &DiskFile, stamp: Stamp, message: &Message) -> Option<Relocation> {
     let place = &message.location;
     let bytes = read_range(file, place).ok()?;
     let frame = frame::read(&bytes, stamp).ok()?;

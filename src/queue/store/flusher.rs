@@ -3,7 +3,6 @@
 //! Changes gather for half a second first: a message that came and went in that time never
 //! touches the index. What is lost with the process is replayed from the journal.
 
-use std::fs;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +12,6 @@ use tokio::sync::mpsc;
 
 use super::compact::Compactor;
 use super::index::{Batch, Index, IndexError};
-use super::layout::sync_dir;
 use super::request::Request;
 use super::shared::{Changes, Shared, Usage};
 use super::{Options, failpoint};
@@ -57,23 +55,26 @@ impl Flusher {
     pub fn run(mut self) {
         loop {
             let stopping = self.wait();
-            if self.shared.failure().is_some() {
-                if stopping {
-                    return;
-                }
-                continue;
-            }
-            if let Err(error) = self.flush(stopping) {
-                self.shared.fail_index(&error);
-                continue;
-            }
-            self.remove_spool();
-            if let Err(error) = self.free() {
-                tracing::warn!(%error, "a segment that is not needed any more can not be removed");
-            }
+            self.turn(stopping);
             if stopping {
                 return;
             }
+        }
+    }
+
+    /// Moves what has changed, frees what is not needed, and compacts a little.
+    pub fn turn(&mut self, stopping: bool) {
+        if self.shared.failure().is_some() {
+            return;
+        }
+        if let Err(error) = self.flush(stopping) {
+            return self.shared.fail_index(&error);
+        }
+        self.remove_spool();
+        if let Err(error) = self.free() {
+            tracing::warn!(%error, "a segment that is not needed any more can not be removed");
+        }
+        if !stopping {
             self.compactor.turn(self.applied.segment);
         }
     }
@@ -120,7 +121,8 @@ impl Flusher {
     fn remove_spool(&self) {
         let finished = std::mem::take(&mut self.shared.state().finished);
         for name in finished {
-            match fs::remove_file(self.shared.layout.spool.join(&name)) {
+            let layout = &self.shared.layout;
+            match layout.disk.remove_file(&layout.spool.join(&name)) {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => tracing::warn!(%error, name, "a spool file can not be removed"),
@@ -144,9 +146,10 @@ impl Flusher {
             if number >= self.applied.segment {
                 return Ok(());
             }
-            match fs::remove_file(self.shared.layout.segment(number)) {
+            let layout = &self.shared.layout;
+            match layout.disk.remove_file(&layout.segment(number)) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => sync_dir(&self.shared.layout.journal)?,
+                _ => layout.disk.sync_dir(&layout.journal)?,
             }
             self.shared.state().segments.remove(&number);
             self.shared.set_file(number, None);

@@ -9,6 +9,8 @@ use queue_schema::index::{
 };
 use queue_schema::{Message, QueueId};
 
+use super::disk::Disk;
+
 /// Leaves of up to so many small values: one leaf is what a flush rewrites.
 const FANOUT: usize = 128;
 /// Memory sled may use for what was read.
@@ -16,8 +18,12 @@ const CACHE: usize = 32 << 20;
 
 /// A handle of the index.
 #[derive(Clone)]
-pub struct Index {
-    db: sled::Db<FANOUT>,
+pub struct Index(Tree);
+
+/// The database that holds it.
+#[derive(Clone)]
+enum Tree {
+    Sled(sled::Db<FANOUT>),
 }
 
 /// The index can not be used; it is put aside and made again from the journal.
@@ -33,35 +39,37 @@ impl IndexError {
 
 /// Changes that become true together.
 #[derive(Default)]
-pub struct Batch(sled::Batch);
+pub struct Batch(Vec<(Vec<u8>, Option<Vec<u8>>)>);
 
 impl Batch {
     /// The message is so.
     pub fn put(&mut self, message: &Message) -> Result<(), IndexError> {
         let value = index::encode_message(message)
             .map_err(|error| IndexError(format!("can not hold {}: {error}", message.id)))?;
-        self.0.insert(index::message_key(message.id), value);
+        let key = index::message_key(message.id).to_vec();
+        self.0.push((key, Some(value)));
         Ok(())
     }
 
     /// The message is gone.
     pub fn remove(&mut self, id: QueueId) {
-        self.0.remove(index::message_key(id));
+        self.0.push((index::message_key(id).to_vec(), None));
     }
 
     /// The journal up to here is applied.
     pub fn checkpoint(&mut self, checkpoint: &Checkpoint) -> Result<(), IndexError> {
         let value = index::encode_checkpoint(checkpoint)
             .map_err(|error| IndexError(format!("can not hold the checkpoint: {error}")))?;
-        self.0.insert(CHECKPOINT_KEY, value);
-        self.0.insert(VERSION_KEY, INDEX_VERSION);
+        self.0.push((CHECKPOINT_KEY.to_vec(), Some(value)));
+        let version = INDEX_VERSION.to_vec();
+        self.0.push((VERSION_KEY.to_vec(), Some(version)));
         Ok(())
     }
 }
 
 impl Index {
     /// Opens or begins the index in `path`. May panic or hang on damage: see `recover`.
-    pub fn open(path: &Path) -> Result<Index, IndexError> {
+    pub fn open(_disk: &Disk, path: &Path) -> Result<Index, IndexError> {
         let db = sled::Config::new()
             .path(path)
             .flush_every_ms(None)
@@ -69,18 +77,32 @@ impl Index {
             .zstd_compression_level(1)
             .open::<FANOUT>()
             .map_err(IndexError::io)?;
-        Ok(Index { db })
+        Ok(Index(Tree::Sled(db)))
+    }
+
+    fn value(&self, key: &[u8]) -> Result<Option<Vec<u8>>, IndexError> {
+        match &self.0 {
+            Tree::Sled(db) => {
+                let value = db.get(key).map_err(IndexError::io)?;
+                Ok(value.map(|value| value.to_vec()))
+            }
+        }
+    }
+
+    fn is_empty(&self) -> Result<bool, IndexError> {
+        match &self.0 {
+            Tree::Sled(db) => db.is_empty().map_err(IndexError::io),
+        }
     }
 
     /// Up to where it is true; `None` for an index that holds nothing yet.
     pub fn checkpoint(&self) -> Result<Option<Checkpoint>, IndexError> {
-        let version = self.db.get(VERSION_KEY).map_err(IndexError::io)?;
-        match version {
-            None if self.db.is_empty().map_err(IndexError::io)? => return Ok(None),
+        match self.value(VERSION_KEY)? {
+            None if self.is_empty()? => return Ok(None),
             Some(version) if version == INDEX_VERSION => {}
             _ => return Err(IndexError("is of another version".into())),
         }
-        let value = self.db.get(CHECKPOINT_KEY).map_err(IndexError::io)?;
+        let value = self.value(CHECKPOINT_KEY)?;
         let value = value.ok_or_else(|| IndexError("has no checkpoint".into()))?;
         let checkpoint = index::decode_checkpoint(&value)
             .map_err(|_| IndexError("has a damaged checkpoint".into()))?;
@@ -89,33 +111,53 @@ impl Index {
 
     /// A message.
     pub fn get(&self, id: QueueId) -> Result<Option<Message>, IndexError> {
-        let value = self
-            .db
-            .get(index::message_key(id))
-            .map_err(IndexError::io)?;
+        let value = self.value(&index::message_key(id))?;
         value.map(|value| decode(id, &value)).transpose()
     }
 
     /// All messages with an id of at least `from`, in the order of ids.
-    pub fn messages(&self, from: QueueId) -> impl Iterator<Item = Result<Message, IndexError>> {
+    pub fn messages(
+        &self,
+        from: QueueId,
+    ) -> Box<dyn Iterator<Item = Result<Message, IndexError>> + '_> {
         let end = [MESSAGE_PREFIX[0] + 1];
-        let range = self.db.range(&index::message_key(from)[..]..&end[..]);
-        range.map(|item| {
-            let (key, value) = item.map_err(IndexError::io)?;
+        let understood = |key: &[u8], value: &[u8]| {
             let id =
-                index::message_id(&key).ok_or_else(|| IndexError("has a damaged key".into()))?;
-            decode(id, &value)
-        })
+                index::message_id(key).ok_or_else(|| IndexError("has a damaged key".into()))?;
+            decode(id, value)
+        };
+        match &self.0 {
+            Tree::Sled(db) => {
+                let range = db.range(&index::message_key(from)[..]..&end[..]);
+                Box::new(range.map(move |item| {
+                    let (key, value) = item.map_err(IndexError::io)?;
+                    understood(&key, &value)
+                }))
+            }
+        }
     }
 
     /// Makes a batch true in memory.
     pub fn apply(&self, batch: Batch) -> Result<(), IndexError> {
-        self.db.apply_batch(batch.0).map_err(IndexError::io)
+        match &self.0 {
+            Tree::Sled(db) => {
+                let mut changes = sled::Batch::default();
+                for (key, value) in batch.0 {
+                    match value {
+                        Some(value) => changes.insert(key, value),
+                        None => changes.remove(key),
+                    }
+                }
+                db.apply_batch(changes).map_err(IndexError::io)
+            }
+        }
     }
 
     /// Makes everything applied so far durable.
     pub fn flush(&self) -> Result<(), IndexError> {
-        self.db.flush().map(|_| ()).map_err(IndexError::io)
+        match &self.0 {
+            Tree::Sled(db) => db.flush().map(|_| ()).map_err(IndexError::io),
+        }
     }
 }
 

@@ -1,16 +1,13 @@
 //! The end of the journal: the one open segment that is written to.
 
-use std::fs;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use queue_schema::segment::SEGMENT_START;
 use queue_schema::{QueueId, SegmentHeader, Stamp};
-use rustix::fs::{FallocateFlags, fallocate};
 
-use super::layout::{Layout, sync_dir};
+use super::layout::Layout;
 use super::shared::{SegmentFile, Shared};
 use super::{StoreError, failpoint};
 
@@ -136,11 +133,7 @@ fn create(
         salt: salt()?,
     };
     let made = layout.create_file(&path).and_then(|file| {
-        match fallocate(&file, FallocateFlags::empty(), 0, segment_size) {
-            // Not every file system can; the space is then found while writing.
-            Ok(()) | Err(rustix::io::Errno::OPNOTSUPP) => {}
-            Err(error) => return Err(error.into()),
-        }
+        file.allocate(segment_size)?;
         let created = crate::time::now();
         let header = SegmentHeader {
             stamp,
@@ -149,7 +142,7 @@ fn create(
         };
         file.write_all_at(&header.encode(), 0)?;
         file.sync_all()?;
-        sync_dir(&layout.journal)?;
+        layout.disk.sync_dir(&layout.journal)?;
         Ok(file)
     });
     match made {
@@ -157,7 +150,7 @@ fn create(
         Err(error) => {
             // Nothing was promised about this file: it may go, and it may be tried again.
             if error.kind() != io::ErrorKind::AlreadyExists {
-                let _ = fs::remove_file(&path);
+                let _ = layout.disk.remove_file(&path);
             }
             match error.kind() {
                 io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Err(StoreError::Full),

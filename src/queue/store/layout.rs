@@ -12,12 +12,11 @@
 //!   quarantine/        damaged bytes, never deleted
 //! ```
 
-use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 use super::OpenError;
+use super::disk::{Disk, DiskFile, Lock, Owner};
 
 const SUFFIX: &str = "journal";
 
@@ -34,67 +33,51 @@ pub struct Layout {
     pub spool: PathBuf,
     /// Damaged bytes.
     pub quarantine: PathBuf,
+    /// The way to all of them.
+    pub disk: Disk,
     /// Whom new files are given to, when root works on another user's store.
-    owner: Option<(u32, u32)>,
+    owner: Owner,
 }
 
 impl Layout {
     /// The paths, without touching any of them.
-    pub fn new(root: &Path) -> Layout {
+    pub fn new(root: &Path, disk: &Disk) -> Layout {
         Layout {
             root: root.to_path_buf(),
             journal: root.join("journal"),
             index: root.join("index"),
             spool: root.join("spool"),
             quarantine: root.join("quarantine"),
+            disk: disk.clone(),
             owner: None,
         }
     }
 
     /// Makes what is missing, each directory readable by its owner alone.
-    pub fn create(root: &Path) -> io::Result<Layout> {
-        let mut layout = Layout::new(root);
-        private_dir(root, None)?;
-        let meta = fs::metadata(root)?;
-        if rustix::process::geteuid().is_root() && meta.uid() != 0 {
-            layout.owner = Some((meta.uid(), meta.gid()));
-        }
+    pub fn create(root: &Path, disk: &Disk) -> io::Result<Layout> {
+        let mut layout = Layout::new(root, disk);
+        disk.create_dir(root, None)?;
+        layout.owner = disk.owner(root)?;
         for dir in [&layout.journal, &layout.spool, &layout.quarantine] {
-            private_dir(dir, layout.owner)?;
+            disk.create_dir(dir, layout.owner)?;
         }
-        sync_dir(root)?;
+        disk.sync_dir(root)?;
         Ok(layout)
     }
 
-    /// Takes the lock; it is held as long as the file is open.
-    pub fn lock(&self) -> Result<File, OpenError> {
+    /// Takes the lock; it is held as long as the answer lives.
+    pub fn lock(&self) -> Result<Lock, OpenError> {
         let path = self.root.join("lock");
-        let file = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .mode(0o600)
-            .open(&path)
-            .map_err(|error| OpenError::io(&path, error))?;
-        self.give(&file)
-            .map_err(|error| OpenError::io(&path, error))?;
-        match file.try_lock() {
-            Ok(()) => Ok(file),
-            Err(TryLockError::WouldBlock) => Err(OpenError::InUse(self.root.clone())),
-            Err(TryLockError::Error(error)) => Err(OpenError::io(&path, error)),
+        match self.disk.lock(&path, self.owner) {
+            Ok(Some(lock)) => Ok(lock),
+            Ok(None) => Err(OpenError::InUse(self.root.clone())),
+            Err(error) => Err(OpenError::io(&path, error)),
         }
     }
 
     /// A new file, 0600, that did not exist before.
-    pub fn create_file(&self, path: &Path) -> io::Result<File> {
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(path)?;
-        self.give(&file)?;
-        Ok(file)
+    pub fn create_file(&self, path: &Path) -> io::Result<DiskFile> {
+        self.disk.create_new(path, self.owner)
     }
 
     /// The file of a segment.
@@ -105,10 +88,8 @@ impl Layout {
     /// Numbers of the segments there are, in order.
     pub fn segments(&self) -> io::Result<Vec<u64>> {
         let mut numbers = Vec::new();
-        for entry in fs::read_dir(&self.journal)? {
-            let path = entry?.path();
-            if path.extension().is_some_and(|suffix| suffix == SUFFIX)
-                && let Some(stem) = path.file_stem().and_then(|stem| stem.to_str())
+        for name in self.disk.read_dir(&self.journal)? {
+            if let Some((stem, SUFFIX)) = name.rsplit_once('.')
                 && let Ok(number) = stem.parse()
             {
                 numbers.push(number);
@@ -123,7 +104,7 @@ impl Layout {
         let mut number = 1u32;
         loop {
             let path = self.root.join(format!("index.damaged-{number}"));
-            if !path.exists() {
+            if !self.disk.exists(&path) {
                 return path;
             }
             number += 1;
@@ -137,13 +118,12 @@ impl Layout {
 
     /// Keeps damaged bytes; the same ones twice are one file.
     pub fn quarantine(&self, name: &str, bytes: &[u8]) -> io::Result<PathBuf> {
-        use std::io::Write;
         let path = self.quarantine.join(name);
         match self.create_file(&path) {
-            Ok(mut file) => {
-                file.write_all(bytes)?;
+            Ok(file) => {
+                file.write_all_at(bytes, 0)?;
                 file.sync_all()?;
-                sync_dir(&self.quarantine)?;
+                self.disk.sync_dir(&self.quarantine)?;
                 Ok(path)
             }
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(path),
@@ -153,42 +133,19 @@ impl Layout {
 
     /// Gives everything below the index to the owner of the store (sled made the files).
     pub fn give_index(&self) -> io::Result<()> {
-        fn walk(layout: &Layout, path: &Path) -> io::Result<()> {
-            layout.give(&File::open(path)?)?;
-            if path.is_dir() {
-                for entry in fs::read_dir(path)? {
-                    walk(layout, &entry?.path())?;
-                }
-            }
-            Ok(())
-        }
-        if self.owner.is_some() && self.index.exists() {
-            walk(self, &self.index)?;
+        if self.owner.is_some() && self.disk.exists(&self.index) {
+            self.disk.give_all(&self.index, self.owner)?;
         }
         Ok(())
     }
 
-    fn give(&self, file: &File) -> io::Result<()> {
-        match self.owner {
-            Some((uid, gid)) => fchown(file, Some(uid), Some(gid)),
-            None => Ok(()),
+    /// Writes the mark that [`Layout::index_mark`] names.
+    pub fn mark_index(&self) -> io::Result<()> {
+        match self.create_file(&self.index_mark()) {
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error),
         }
+        self.disk.sync_dir(&self.root)
     }
-}
-
-fn private_dir(path: &Path, owner: Option<(u32, u32)>) -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(0o700).create(path)?;
-    let mode = fs::metadata(path)?.permissions().mode();
-    if mode & 0o077 != 0 {
-        fs::set_permissions(path, fs::Permissions::from_mode(0o700))?;
-    }
-    if let Some((uid, gid)) = owner {
-        fchown(File::open(path)?, Some(uid), Some(gid))?;
-    }
-    Ok(())
-}
-
-/// Makes names that were created, renamed or removed in `path` survive a power cut.
-pub fn sync_dir(path: &Path) -> io::Result<()> {
-    File::open(path)?.sync_all()
 }

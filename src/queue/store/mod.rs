@@ -15,6 +15,7 @@
 mod arrivals;
 mod committer;
 mod compact;
+mod disk;
 mod flusher;
 mod index;
 mod journal;
@@ -27,9 +28,10 @@ mod scan;
 mod shared;
 mod space;
 mod spool;
+#[cfg(test)]
+mod stepped;
 mod verify;
 
-use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -49,9 +51,11 @@ pub use reader::{Reader, Readers};
 pub use recover::{Damage, Recovered};
 pub use request::{Action, Apply, ApplyError, ChangeKind};
 pub use spool::{Spool, SpoolWriter};
+#[cfg(test)]
+pub use stepped::Stepped;
 pub use verify::Finding;
 
-pub(super) use layout::sync_dir;
+pub use disk::{Disk, DiskFile};
 
 use committer::Committer;
 use flusher::Flusher;
@@ -80,6 +84,8 @@ const EX_SOFTWARE: i32 = 70;
 pub struct Options {
     /// Where it is.
     pub data_dir: PathBuf,
+    /// The way to its files.
+    pub disk: Disk,
     /// Bytes of free space below which new mail is refused.
     pub free_space: u64,
     /// Free inodes below which new mail is refused.
@@ -99,6 +105,7 @@ impl Options {
     pub fn new(data_dir: &Path) -> Options {
         Options {
             data_dir: data_dir.to_path_buf(),
+            disk: Disk::default(),
             free_space: 0,
             free_inodes: 0,
             segment_size: SEGMENT_SIZE,
@@ -211,7 +218,76 @@ struct Threads {
     committer: JoinHandle<()>,
     flusher: JoinHandle<()>,
     readers: Vec<JoinHandle<()>>,
-    lock: File,
+    lock: disk::Lock,
+}
+
+/// A store that was recovered, before anything runs.
+struct Parts {
+    shared: Arc<Shared>,
+    index: index::Index,
+    journal: journal::Journal,
+    applied: queue_schema::index::Checkpoint,
+    recovered: Recovered,
+    options: Options,
+}
+
+/// What runs, each on a thread of its own, or step by step.
+struct Running {
+    committer: Committer,
+    flusher: Flusher,
+    receiver: mpsc::Receiver<Request>,
+    recovered: Recovered,
+}
+
+impl Parts {
+    fn open(options: &Options) -> Result<(Parts, disk::Lock), OpenError> {
+        let root = &options.data_dir;
+        let layout =
+            Layout::create(root, &options.disk).map_err(|error| OpenError::io(root, error))?;
+        let lock = layout.lock()?;
+        let opened = recover::recover(&layout, options)?;
+        let parts = Parts {
+            shared: Arc::new(opened.shared),
+            index: opened.index,
+            journal: opened.journal,
+            applied: opened.applied,
+            recovered: opened.recovered,
+            options: options.clone(),
+        };
+        Ok((parts, lock))
+    }
+
+    fn join(self, readers: Readers, scanner: Readers) -> (Inner, Running) {
+        let Parts {
+            shared,
+            index,
+            journal,
+            applied,
+            recovered,
+            options,
+        } = self;
+        let (requests, receiver) = mpsc::channel(REQUESTS);
+        let asks = requests.downgrade();
+        let flusher = Flusher::new(shared.clone(), index.clone(), asks, &options, applied);
+        let arrivals = Arrivals::default();
+        let inner = Inner {
+            requests,
+            arrivals: arrivals.clone(),
+            readers,
+            scanner,
+            shared: shared.clone(),
+            syncs: journal.syncs(),
+            threads: Mutex::new(None),
+        };
+        let committer = Committer::new(shared, index, journal, options, arrivals);
+        let running = Running {
+            committer,
+            flusher,
+            receiver,
+            recovered,
+        };
+        (inner, running)
+    }
 }
 
 impl Drop for Inner {
@@ -227,35 +303,20 @@ impl Store {
     /// a million messages.
     pub fn open(options: &Options) -> Result<(Store, Recovered), OpenError> {
         let root = &options.data_dir;
-        let layout = Layout::create(root).map_err(|error| OpenError::io(root, error))?;
-        let lock = layout.lock()?;
-        let opened = recover::recover(&layout, options)?;
         let thread = |error| OpenError::io(root, error);
-
-        let shared = Arc::new(opened.shared);
-        let index = opened.index;
-        let syncs = opened.journal.syncs();
-        let (requests, receiver) = mpsc::channel(REQUESTS);
-        let flusher = Flusher::new(
-            shared.clone(),
-            index.clone(),
-            requests.downgrade(),
-            options,
-            opened.applied,
-        );
+        let (parts, lock) = Parts::open(options)?;
         let (readers, mut reading) =
-            reader::start("queue-reader", READERS, &shared, &index).map_err(thread)?;
+            reader::start("queue-reader", READERS, &parts.shared, &parts.index).map_err(thread)?;
         let (scanner, scanning) =
-            reader::start("queue-scanner", 1, &shared, &index).map_err(thread)?;
+            reader::start("queue-scanner", 1, &parts.shared, &parts.index).map_err(thread)?;
         reading.extend(scanning);
-        let arrivals = Arrivals::default();
-        let committer = Committer::new(
-            shared.clone(),
-            index,
-            opened.journal,
-            options.clone(),
-            arrivals.clone(),
-        );
+        let (inner, parts) = parts.join(readers, scanner);
+        let Running {
+            committer,
+            flusher,
+            receiver,
+            recovered,
+        } = parts;
         let committer =
             fatal("queue-committer", move || committer.run(receiver)).map_err(thread)?;
         let flusher = fatal("queue-flusher", move || flusher.run()).map_err(thread)?;
@@ -265,16 +326,11 @@ impl Store {
             readers: reading,
             lock,
         };
-        let inner = Inner {
-            requests,
-            arrivals,
-            readers,
-            scanner,
-            shared,
-            syncs,
-            threads: Mutex::new(Some(threads)),
-        };
-        Ok((Store(Arc::new(inner)), opened.recovered))
+        let store = Store(Arc::new(inner));
+        if let Ok(mut place) = store.0.threads.lock() {
+            *place = Some(threads);
+        }
+        Ok((store, recovered))
     }
 
     /// Makes a message durable: when this returns `Ok` it survives a power cut.
@@ -355,8 +411,12 @@ impl Store {
 
     /// The next start makes the index anew.
     pub fn suspect_index(&self) -> io::Result<()> {
-        std::fs::write(self.0.shared.layout.index_mark(), b"")?;
-        layout::sync_dir(&self.0.shared.layout.root)
+        self.0.shared.layout.mark_index()
+    }
+
+    /// The way to its files.
+    pub fn disk(&self) -> Disk {
+        self.0.shared.layout.disk.clone()
     }
 
     /// Where sessions put large bodies.
@@ -482,7 +542,7 @@ mod tests {
     use super::*;
     use crate::message::Body;
 
-    fn message(id: u64) -> (Message, Content) {
+    pub(super) fn message(id: u64) -> (Message, Content) {
         let envelope = Envelope::new("a@example.org", vec![Recipient::new("b@example.net")]);
         let origin = Origin::Network {
             client: [127, 0, 0, 1].into(),

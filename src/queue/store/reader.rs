@@ -4,10 +4,7 @@
 //! see is never older than what was answered as durable before they were asked.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::Read;
 use std::ops::ControlFlow;
-use std::os::unix::fs::FileExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
@@ -16,6 +13,7 @@ use queue_schema::{BodyPlace, FrameError, Location, Message, QueueId, Spooled, f
 use tokio::sync::oneshot;
 
 use super::StoreError;
+use super::disk::DiskFile;
 use super::index::{Index, IndexError};
 use super::shared::Shared;
 use crate::message::{Body, Content, SpoolFile};
@@ -23,6 +21,9 @@ use crate::queue::FetchError;
 
 /// Changes that are looked at together, so that the committer never waits long for a reader.
 const CHANGES: usize = 4096;
+
+/// Tasks that wait for readers before whoever asks next has to wait too.
+const TASKS: usize = 256;
 
 /// What runs on a reader's thread.
 pub type Task = Box<dyn FnOnce(&Reader) + Send>;
@@ -73,29 +74,47 @@ pub fn start(
     shared: &Arc<Shared>,
     index: &Index,
 ) -> std::io::Result<(Readers, Vec<std::thread::JoinHandle<()>>)> {
-    let (sender, tasks) = async_channel::bounded::<Task>(256);
+    let (readers, tasks) = Readers::new();
     let mut threads = Vec::new();
     for _ in 0..count {
-        let reader = Reader {
-            shared: shared.clone(),
-            index: index.clone(),
-        };
+        let reader = Reader::new(shared, index);
         let tasks = tasks.clone();
         let thread = std::thread::Builder::new()
             .name(name.to_owned())
             .spawn(move || {
                 while let Ok(task) = tasks.recv_blocking() {
-                    // sled panics on some damage; nothing here is left half done by it.
-                    if catch_unwind(AssertUnwindSafe(|| task(&reader))).is_err() {
-                        reader
-                            .shared
-                            .fail_index(&IndexError("made a reader panic".into()));
-                    }
+                    reader.turn(task);
                 }
             })?;
         threads.push(thread);
     }
-    Ok((Readers(sender), threads))
+    Ok((readers, threads))
+}
+
+impl Readers {
+    /// A way to readers, and what they are to do.
+    pub(super) fn new() -> (Readers, async_channel::Receiver<Task>) {
+        let (sender, tasks) = async_channel::bounded::<Task>(TASKS);
+        (Readers(sender), tasks)
+    }
+}
+
+impl Reader {
+    pub(super) fn new(shared: &Arc<Shared>, index: &Index) -> Reader {
+        Reader {
+            shared: shared.clone(),
+            index: index.clone(),
+        }
+    }
+
+    /// Does one task.
+    pub(super) fn turn(&self, task: Task) {
+        // sled panics on some damage; nothing here is left half done by it.
+        if catch_unwind(AssertUnwindSafe(|| task(self))).is_err() {
+            self.shared
+                .fail_index(&IndexError("made a reader panic".into()));
+        }
+    }
 }
 
 impl Reader {
@@ -264,17 +283,13 @@ impl Reader {
     fn spooled(&self, spool: &Spooled) -> Result<SpoolFile, String> {
         let path = self.shared.layout.spool.join(&spool.name);
         let named = |error: std::io::Error| format!("{}: {error}", path.display());
-        let mut file = File::open(&path).map_err(named)?;
-        let mut buffer = vec![0; 64 << 10];
+        let file = self.shared.layout.disk.open(&path).map_err(named)?;
         let (mut crc, mut length) = (0, 0u64);
-        loop {
-            let read = file.read(&mut buffer).map_err(named)?;
-            if read == 0 {
-                break;
-            }
-            crc = crc32c::crc32c_append(crc, buffer.get(..read).unwrap_or_default());
-            length += read as u64;
-        }
+        let summed = file.pieces(|piece| {
+            crc = crc32c::crc32c_append(crc, piece);
+            length += piece.len() as u64;
+        });
+        summed.map_err(named)?;
         if (crc, length) != (spool.crc, spool.length) {
             return Err(format!("{} is damaged", path.display()));
         }
@@ -301,7 +316,7 @@ impl Reader {
             let from = self.shared.layout.spool.join(&spool.name);
             let to = self.shared.layout.quarantine.join(format!("{id}.body"));
             // A link, not a copy: it costs nothing and outlives the name in the spool directory.
-            let _ = std::fs::hard_link(from, to);
+            let _ = self.shared.layout.disk.hard_link(&from, &to);
         }
         match kept {
             Ok(path) => tracing::error!(%id, ?path, "a message is damaged; what is left is kept"),
@@ -311,9 +326,9 @@ impl Reader {
 }
 
 /// The bytes of a record.
-pub(super) fn read_range(file: &File, location: &Location) -> std::io::Result<Bytes> {
+pub(super) fn read_range(file: &DiskFile, location: &Location) -> std::io::Result<Bytes> {
     let end = location.offset.saturating_add(u64::from(location.length));
-    if end > file.metadata()?.len() {
+    if end > file.length()? {
         return Err(std::io::ErrorKind::UnexpectedEof.into());
     }
     let mut bytes = vec![0; usize::try_from(location.length).map_err(std::io::Error::other)?];
@@ -325,8 +340,8 @@ pub(super) fn read_range(file: &File, location: &Location) -> std::io::Result<By
 const LARGEST_SEGMENT: u64 = 4 << 30;
 
 /// Reads a segment into memory.
-pub(super) fn read_segment(file: &File) -> std::io::Result<Vec<u8>> {
-    let length = file.metadata()?.len();
+pub(super) fn read_segment(file: &DiskFile) -> std::io::Result<Vec<u8>> {
+    let length = file.length()?;
     if length > LARGEST_SEGMENT {
         return Err(std::io::Error::other("it is larger than any segment"));
     }

@@ -9,7 +9,6 @@
 //! 4. Spool files without a message are removed, and a fresh segment is begun.
 
 use std::collections::{BTreeMap, HashSet};
-use std::fs::{self, File, OpenOptions};
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,7 +20,7 @@ use queue_schema::{BodyPlace, Millis, QueueId, SegmentError, SegmentHeader};
 
 use super::index::{Index, IndexError};
 use super::journal::Journal;
-use super::layout::{Layout, sync_dir};
+use super::layout::Layout;
 use super::reader::read_segment;
 use super::replay::Replay;
 use super::shared::{SegmentFile, Shared, Usage};
@@ -101,8 +100,9 @@ pub(super) fn recover(layout: &Layout, options: &Options) -> Result<Opened, Open
     let mut damage = Vec::new();
     let (segments, mut highest) = open_segments(layout, &mut damage)?;
     let mark = layout.index_mark();
-    let mut rebuilt = mark
-        .exists()
+    let mut rebuilt = layout
+        .disk
+        .exists(&mark)
         .then(|| "the index failed when it was last used".to_owned());
     let mut last_try = false;
     let loaded = loop {
@@ -133,9 +133,9 @@ pub(super) fn recover(layout: &Layout, options: &Options) -> Result<Opened, Open
             );
         }
         let path = layout.segment(last.number);
-        OpenOptions::new()
-            .write(true)
-            .open(&path)
+        layout
+            .disk
+            .open_write(&path)
             .and_then(|file| file.set_len(end).and_then(|()| file.sync_all()))
             .map_err(|error| OpenError::io(&path, error))?;
     }
@@ -163,7 +163,8 @@ pub(super) fn recover(layout: &Layout, options: &Options) -> Result<Opened, Open
         files.insert(segment.number, segment.file);
     }
     for (number, usage) in &mut usage {
-        usage.used = fs::metadata(layout.segment(*number)).map_or(0, |meta| meta.len());
+        let length = files.get(number).map(|file| file.file.length());
+        usage.used = length.and_then(Result::ok).unwrap_or_default();
     }
     usage.insert(
         number,
@@ -207,9 +208,9 @@ fn open_segments(
     for number in numbers {
         let path = layout.segment(number);
         let io = |error| OpenError::io(&path, error);
-        let file = File::open(&path).map_err(io)?;
+        let file = layout.disk.open(&path).map_err(io)?;
         let mut head = vec![0; SEGMENT_START];
-        let length = std::os::unix::fs::FileExt::read_at(&file, &mut head, 0).map_err(io)?;
+        let length = file.read_at(&mut head, 0).map_err(io)?;
         match SegmentHeader::decode(head.get(..length).unwrap_or_default()) {
             Ok(header) if header.stamp.segment == number => {
                 highest = highest.max(header.id_floor);
@@ -224,15 +225,15 @@ fn open_segments(
                 return Err(OpenError::Newer { path, reason });
             }
             Ok(_) | Err(SegmentError::Damaged) => {
-                let length = file.metadata().map_err(io)?.len();
+                let length = file.length().map_err(io)?;
                 let blank = read_segment(&file).is_ok_and(|bytes| bytes.iter().all(|b| *b == 0));
                 if blank {
                     // It was being made when the process ended; nothing is in it.
-                    fs::remove_file(&path).map_err(io)?;
+                    layout.disk.remove_file(&path).map_err(io)?;
                     continue;
                 }
                 let kept = layout.quarantine.join(format!("{number:012}.journal"));
-                fs::rename(&path, &kept).map_err(io)?;
+                layout.disk.rename(&path, &kept).map_err(io)?;
                 let reason = SegmentError::Damaged.to_string();
                 tracing::error!(path = %kept.display(), reason, "a segment of the journal is lost");
                 damage.push(Damage {
@@ -243,26 +244,29 @@ fn open_segments(
             }
         }
     }
-    sync_dir(&layout.journal).map_err(|error| OpenError::io(&layout.journal, error))?;
+    layout
+        .disk
+        .sync_dir(&layout.journal)
+        .map_err(|error| OpenError::io(&layout.journal, error))?;
     Ok((segments, highest))
 }
 
 fn put_index_aside(layout: &Layout, reason: &str) -> Result<(), OpenError> {
     let to = layout.damaged_index();
     let io = |error| OpenError::io(&layout.index, error);
-    if layout.index.exists() {
+    if layout.disk.exists(&layout.index) {
         tracing::error!(
             reason,
             kept = %to.display(),
             "the index of the queue is made again from the journal"
         );
-        fs::rename(&layout.index, &to).map_err(io)?;
+        layout.disk.rename(&layout.index, &to).map_err(io)?;
     }
-    match fs::remove_file(layout.index_mark()) {
+    match layout.disk.remove_file(&layout.index_mark()) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(io(error)),
         _ => {}
     }
-    sync_dir(&layout.root).map_err(io)
+    layout.disk.sync_dir(&layout.root).map_err(io)
 }
 
 /// Loads on a thread of its own, which is left behind if it hangs: it then holds a directory that
@@ -308,7 +312,7 @@ fn load(
     segments: &[(u64, Arc<SegmentFile>)],
     progress: &AtomicU64,
 ) -> Result<Loaded, LoadError> {
-    let index = Index::open(&layout.index)?;
+    let index = Index::open(&layout.disk, &layout.index)?;
     let checkpoint = index.checkpoint()?;
     let first = match checkpoint {
         None => 0,
@@ -380,16 +384,15 @@ fn keep_damage(layout: &Layout, segments: &[Segment], damage: &[Damage]) -> Resu
         };
         let length = usize::try_from(piece.range.end - piece.range.start).unwrap_or(usize::MAX);
         let mut bytes = vec![0; length];
-        let kept = std::os::unix::fs::FileExt::read_exact_at(
-            &segment.file.file,
-            &mut bytes,
-            piece.range.start,
-        )
-        .and_then(|()| {
-            let name = format!("{:012}-{}.bytes", piece.segment, piece.range.start);
-            layout.quarantine(&name, &bytes)
-        })
-        .map_err(|error| OpenError::io(&layout.quarantine, error))?;
+        let kept = segment
+            .file
+            .file
+            .read_exact_at(&mut bytes, piece.range.start)
+            .and_then(|()| {
+                let name = format!("{:012}-{}.bytes", piece.segment, piece.range.start);
+                layout.quarantine(&name, &bytes)
+            })
+            .map_err(|error| OpenError::io(&layout.quarantine, error))?;
         tracing::error!(
             segment = piece.segment,
             offset = piece.range.start,
@@ -410,13 +413,10 @@ fn remove_orphans(
     damaged: bool,
 ) -> Result<(), OpenError> {
     let io = |error| OpenError::io(&layout.spool, error);
-    for entry in fs::read_dir(&layout.spool).map_err(io)? {
-        let path = entry.map_err(io)?.path();
-        let Some(name) = path.file_name().and_then(|name| name.to_str()) else {
-            continue;
-        };
+    for name in layout.disk.read_dir(&layout.spool).map_err(io)? {
+        let path = layout.spool.join(&name);
         if name.starts_with("tmp-") {
-            fs::remove_file(&path).map_err(io)?;
+            layout.disk.remove_file(&path).map_err(io)?;
             continue;
         }
         let Ok(id) = name.parse::<QueueId>() else {
@@ -426,9 +426,10 @@ fn remove_orphans(
             continue;
         }
         if damaged {
-            fs::rename(&path, layout.quarantine.join(format!("{name}.body"))).map_err(io)?;
+            let kept = layout.quarantine.join(format!("{name}.body"));
+            layout.disk.rename(&path, &kept).map_err(io)?;
         } else {
-            fs::remove_file(&path).map_err(io)?;
+            layout.disk.remove_file(&path).map_err(io)?;
         }
     }
     Ok(())

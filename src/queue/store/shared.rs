@@ -6,13 +6,13 @@
 //! exception that is explained at [`Shared::present`].
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 
 use queue_schema::index::Checkpoint;
 use queue_schema::{BodyPlace, Message, QueueId, Stamp};
 
 use super::StoreError;
+use super::disk::DiskFile;
 use super::index::{Index, IndexError};
 use super::layout::Layout;
 
@@ -20,7 +20,7 @@ use super::layout::Layout;
 #[derive(Debug)]
 pub struct SegmentFile {
     /// The file.
-    pub file: File,
+    pub file: DiskFile,
     /// What its frames are checked with.
     pub stamp: Stamp,
 }
@@ -142,9 +142,9 @@ impl Shared {
             return;
         }
         tracing::error!(%error, "no mail is taken until a restart, which makes the index anew");
-        let mark = self.layout.index_mark();
-        if let Err(error) = std::fs::write(&mark, b"") {
-            tracing::error!(%error, path = %mark.display(), "can not be written");
+        if let Err(error) = self.layout.mark_index() {
+            let path = self.layout.index_mark();
+            tracing::error!(%error, path = %path.display(), "can not be written");
         }
     }
 

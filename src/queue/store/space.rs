@@ -1,6 +1,8 @@
 //! Free space: new mail is refused while outcomes can still be written.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use super::Options;
 
@@ -20,10 +22,8 @@ impl Space {
             .is_some_and(|at| at.elapsed() < Duration::from_secs(1));
         if !fresh {
             self.checked = Some(Instant::now());
-            (self.free, self.inodes) = match rustix::fs::statvfs(&options.data_dir) {
-                // File systems without a table of inodes report none at all.
-                Ok(stat) if stat.f_files == 0 => (stat.f_bavail * stat.f_frsize, u64::MAX),
-                Ok(stat) => (stat.f_bavail * stat.f_frsize, stat.f_favail),
+            (self.free, self.inodes) = match options.disk.free(&options.data_dir) {
+                Ok(free) => (free.bytes, free.inodes),
                 Err(error) => {
                     tracing::error!(%error, "free space can not be read");
                     (0, 0)

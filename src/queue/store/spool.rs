@@ -1,12 +1,12 @@
 //! Bodies too large for the journal: written to a file of their own as they arrive.
 
-use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use queue_schema::QueueId;
 
+use super::disk::DiskFile;
 use super::layout::Layout;
 use crate::message::SpoolFile;
 
@@ -46,7 +46,7 @@ pub struct SpoolWriter {
     spool: Spool,
     temporary: PathBuf,
     id: QueueId,
-    file: File,
+    file: DiskFile,
     len: u64,
     crc: u32,
     finished: bool,
@@ -55,7 +55,7 @@ pub struct SpoolWriter {
 impl SpoolWriter {
     /// Appends to the body.
     pub fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.file.write_all(bytes)?;
+        self.file.write_all_at(bytes, self.len)?;
         self.crc = crc32c::crc32c_append(self.crc, bytes);
         self.len += bytes.len() as u64;
         Ok(())
@@ -75,7 +75,7 @@ impl SpoolWriter {
     pub fn finish(mut self) -> io::Result<SpoolFile> {
         self.file.sync_all()?;
         let path = self.spool.0.spool.join(self.id.to_string());
-        fs::rename(&self.temporary, &path)?;
+        self.spool.0.disk.rename(&self.temporary, &path)?;
         self.finished = true;
         Ok(SpoolFile {
             path: Arc::new(path),
@@ -88,7 +88,7 @@ impl SpoolWriter {
 impl Drop for SpoolWriter {
     fn drop(&mut self) {
         if !self.finished {
-            let _ = fs::remove_file(&self.temporary);
+            let _ = self.spool.0.disk.remove_file(&self.temporary);
         }
     }
 }

@@ -4,7 +4,6 @@
 //! damaged is put aside when it is needed or at the next start.
 
 use std::ops::ControlFlow;
-use std::os::unix::fs::FileExt;
 
 use queue_schema::frame::FRAME_HEADER;
 use queue_schema::segment::SEGMENT_START;

@@ -1,0 +1,336 @@
+//! The one way from the queue to files: the real file system, and in unit tests a simulated one
+//! that fails, fills up and loses what was not synced.
+//!
+//! Nothing here decides anything; every error goes to whoever asked. Names that are made, renamed
+//! or removed survive a power cut after [`Disk::sync_dir`], bytes after a sync of their file.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{
+    DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown,
+};
+use std::path::Path;
+
+use rustix::fs::{FallocateFlags, fallocate};
+
+/// Bytes of a record that are compared or summed at once.
+const PIECE: usize = 64 << 10;
+
+/// Where files are.
+#[derive(Debug, Clone, Default)]
+pub struct Disk(Home);
+
+#[derive(Debug, Clone, Default)]
+enum Home {
+    /// The file system.
+    #[default]
+    Real,
+}
+
+/// An open file; reads and writes name their place.
+#[derive(Debug)]
+pub struct DiskFile(Open);
+
+#[derive(Debug)]
+enum Open {
+    Real(File),
+}
+
+/// What is free on the file system of a directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Free {
+    /// Bytes that an ordinary user may still write.
+    pub bytes: u64,
+    /// Files that may still be made; as many as there can be where there is no table of inodes.
+    pub inodes: u64,
+}
+
+/// Who owns a store, where root works on that of somebody else.
+pub type Owner = Option<(u32, u32)>;
+
+impl Disk {
+    /// Makes a directory that its owner alone may enter, with those above it.
+    pub fn create_dir(&self, path: &Path, owner: Owner) -> io::Result<()> {
+        match &self.0 {
+            Home::Real => {
+                DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+                if fs::metadata(path)?.permissions().mode() & 0o077 != 0 {
+                    fs::set_permissions(path, fs::Permissions::from_mode(0o700))?;
+                }
+                give(&File::open(path)?, owner)
+            }
+        }
+    }
+
+    /// Who is to own new files below `root`: its owner, where root works on the store of another.
+    pub fn owner(&self, root: &Path) -> io::Result<Owner> {
+        match &self.0 {
+            Home::Real => {
+                let meta = fs::metadata(root)?;
+                let other = rustix::process::geteuid().is_root() && meta.uid() != 0;
+                Ok(other.then(|| (meta.uid(), meta.gid())))
+            }
+        }
+    }
+
+    /// The names in a directory, sorted.
+    pub fn read_dir(&self, path: &Path) -> io::Result<Vec<String>> {
+        match &self.0 {
+            Home::Real => {
+                let mut names = Vec::new();
+                for entry in fs::read_dir(path)? {
+                    // A name that is no text is none of ours.
+                    if let Ok(name) = entry?.file_name().into_string() {
+                        names.push(name);
+                    }
+                }
+                names.sort_unstable();
+                Ok(names)
+            }
+        }
+    }
+
+    /// Whether there is a file or directory of that name.
+    pub fn exists(&self, path: &Path) -> bool {
+        match &self.0 {
+            Home::Real => path.exists(),
+        }
+    }
+
+    /// Opens a file for reading.
+    pub fn open(&self, path: &Path) -> io::Result<DiskFile> {
+        match &self.0 {
+            Home::Real => Ok(DiskFile(Open::Real(File::open(path)?))),
+        }
+    }
+
+    /// Opens a file that is there for writing.
+    pub fn open_write(&self, path: &Path) -> io::Result<DiskFile> {
+        match &self.0 {
+            Home::Real => {
+                let file = OpenOptions::new().read(true).write(true).open(path)?;
+                Ok(DiskFile(Open::Real(file)))
+            }
+        }
+    }
+
+    /// A new file, 0600, that did not exist before.
+    pub fn create_new(&self, path: &Path, owner: Owner) -> io::Result<DiskFile> {
+        match &self.0 {
+            Home::Real => {
+                let file = OpenOptions::new()
+                    .read(true)
+                    .write(true)
+                    .create_new(true)
+                    .mode(0o600)
+                    .open(path)?;
+                give(&file, owner)?;
+                Ok(DiskFile(Open::Real(file)))
+            }
+        }
+    }
+
+    /// A whole file.
+    pub fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
+        match &self.0 {
+            Home::Real => fs::read(path),
+        }
+    }
+
+    /// A new name for a file or directory, in place of what has it.
+    pub fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        match &self.0 {
+            Home::Real => fs::rename(from, to),
+        }
+    }
+
+    /// Removes a file.
+    pub fn remove_file(&self, path: &Path) -> io::Result<()> {
+        match &self.0 {
+            Home::Real => fs::remove_file(path),
+        }
+    }
+
+    /// Removes a directory with all that is in it.
+    pub fn remove_dir(&self, path: &Path) -> io::Result<()> {
+        match &self.0 {
+            Home::Real => fs::remove_dir_all(path),
+        }
+    }
+
+    /// A second name for a file.
+    pub fn hard_link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        match &self.0 {
+            Home::Real => fs::hard_link(from, to),
+        }
+    }
+
+    /// Makes names that were made, renamed or removed in `path` survive a power cut.
+    pub fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        match &self.0 {
+            Home::Real => File::open(path)?.sync_all(),
+        }
+    }
+
+    /// What is free where `path` lies.
+    pub fn free(&self, path: &Path) -> io::Result<Free> {
+        match &self.0 {
+            Home::Real => {
+                let stat = rustix::fs::statvfs(path)?;
+                Ok(Free {
+                    bytes: stat.f_bavail.saturating_mul(stat.f_frsize),
+                    // File systems without a table of inodes report none at all.
+                    inodes: match stat.f_files {
+                        0 => u64::MAX,
+                        _ => stat.f_favail,
+                    },
+                })
+            }
+        }
+    }
+
+    /// The lock of a store; it is held as long as the answer lives. `None`: somebody else has it.
+    pub fn lock(&self, path: &Path, owner: Owner) -> io::Result<Option<Lock>> {
+        match &self.0 {
+            Home::Real => {
+                let file = OpenOptions::new()
+                    .create(true)
+                    .truncate(false)
+                    .write(true)
+                    .mode(0o600)
+                    .open(path)?;
+                give(&file, owner)?;
+                match file.try_lock() {
+                    Ok(()) => Ok(Some(Lock(Some(file)))),
+                    Err(fs::TryLockError::WouldBlock) => Ok(None),
+                    Err(fs::TryLockError::Error(error)) => Err(error),
+                }
+            }
+        }
+    }
+
+    /// Gives everything below `path` to `owner`.
+    pub fn give_all(&self, path: &Path, owner: Owner) -> io::Result<()> {
+        match &self.0 {
+            Home::Real => {
+                give(&File::open(path)?, owner)?;
+                if path.is_dir() {
+                    for entry in fs::read_dir(path)? {
+                        self.give_all(&entry?.path(), owner)?;
+                    }
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Replaces a file as a whole; when this returns, the new one survives a power cut. A reader
+    /// sees the old bytes or the new ones.
+    pub fn replace(&self, path: &Path, bytes: &[u8], owner: Owner) -> io::Result<()> {
+        let dir = path.parent().unwrap_or(Path::new("."));
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let temporary = dir.join(format!(".{name}.new"));
+        match self.remove_file(&temporary) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let written = self.create_new(&temporary, owner).and_then(|file| {
+            file.write_all_at(bytes, 0)?;
+            file.sync_all()?;
+            self.rename(&temporary, path)
+        });
+        if let Err(error) = written {
+            // What is left of it is removed by the next replacement at the latest.
+            let _ = self.remove_file(&temporary);
+            return Err(error);
+        }
+        self.sync_dir(dir)
+    }
+}
+
+/// A lock that is held.
+#[derive(Debug)]
+pub struct Lock(#[expect(dead_code, reason = "held until it is dropped")] Option<File>);
+
+impl DiskFile {
+    /// Reads what is there, up to the length of `bytes`.
+    pub fn read_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
+        match &self.0 {
+            Open::Real(file) => file.read_at(bytes, offset),
+        }
+    }
+
+    /// Reads as much as `bytes` has room for.
+    pub fn read_exact_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<()> {
+        match &self.0 {
+            Open::Real(file) => file.read_exact_at(bytes, offset),
+        }
+    }
+
+    /// Writes all of `bytes`.
+    pub fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        match &self.0 {
+            Open::Real(file) => file.write_all_at(bytes, offset),
+        }
+    }
+
+    /// Makes the bytes survive a power cut.
+    pub fn sync_data(&self) -> io::Result<()> {
+        match &self.0 {
+            Open::Real(file) => file.sync_data(),
+        }
+    }
+
+    /// The same for the bytes and all that is known of the file.
+    pub fn sync_all(&self) -> io::Result<()> {
+        match &self.0 {
+            Open::Real(file) => file.sync_all(),
+        }
+    }
+
+    /// Cuts the file off, or fills it with zeros.
+    pub fn set_len(&self, length: u64) -> io::Result<()> {
+        match &self.0 {
+            Open::Real(file) => file.set_len(length),
+        }
+    }
+
+    /// Its length in bytes.
+    pub fn length(&self) -> io::Result<u64> {
+        match &self.0 {
+            Open::Real(file) => Ok(file.metadata()?.len()),
+        }
+    }
+
+    /// Reserves room for so many bytes from its start. Where a file system cannot, room is found
+    /// while writing.
+    pub fn allocate(&self, length: u64) -> io::Result<()> {
+        match &self.0 {
+            Open::Real(file) => match fallocate(file, FallocateFlags::empty(), 0, length) {
+                Ok(()) | Err(rustix::io::Errno::OPNOTSUPP) => Ok(()),
+                Err(error) => Err(error.into()),
+            },
+        }
+    }
+
+    /// Calls `each` with all bytes, a piece at a time.
+    pub fn pieces(&self, mut each: impl FnMut(&[u8])) -> io::Result<()> {
+        let mut buffer = vec![0; PIECE];
+        let mut offset = 0;
+        loop {
+            let read = self.read_at(&mut buffer, offset)?;
+            if read == 0 {
+                return Ok(());
+            }
+            each(buffer.get(..read).unwrap_or_default());
+            offset += read as u64;
+        }
+    }
+}
+
+fn give(file: &File, owner: Owner) -> io::Result<()> {
+    match owner {
+        Some((uid, gid)) => Ok(fchown(file, Some(uid), Some(gid))?),
+        None => Ok(()),
+    }
+}
