@@ -50,6 +50,7 @@ fn done(message: Arc<Message>) -> Action {
         next_due: 0,
         last_attempt: message.arrived,
         last_reply: Some(reply()),
+        ..RecipientState::new(0)
     };
     let change = Change {
         recipients: vec![(0, state)],
@@ -227,7 +228,7 @@ fn actor(clients: usize, memory: u64) {
                             origin: origin(),
                             envelope: envelope(),
                             content: content.clone(),
-                            held: false,
+                            held: Vec::new(),
                         };
                         handle.addr.send(accept).await.unwrap().unwrap();
                         count += 1;

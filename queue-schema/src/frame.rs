@@ -4,7 +4,7 @@
 //! offset  size
 //!  0      4    magic C5 68 71 01, where a scan finds its footing again after damage
 //!  4      4    CRC32C of bytes 8 to 32, seeded with the segment's salt
-//!  8      1    version, 2; 1 is read too
+//!  8      1    version, 3; 1 and 2 are read too
 //!  9      1    kind
 //! 10      2    flags: 1 = part of a group
 //! 12      4    length of the payload in bytes
@@ -25,7 +25,7 @@ pub const MAGIC: [u8; 4] = [0xC5, b'h', b'q', 1];
 /// Bytes of a frame before its payload.
 pub const FRAME_HEADER: usize = 32;
 /// The version this code writes.
-pub const VERSION: u8 = 2;
+pub const VERSION: u8 = 3;
 
 const GROUPED: u16 = 1;
 
@@ -77,7 +77,7 @@ impl Stamp {
 /// One whole, checked frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Frame<'a> {
-    /// The version of its payload, 1 or 2.
+    /// The version of its payload, 1 to 3.
     pub version: u8,
     /// What it holds.
     pub kind: Kind,
@@ -172,7 +172,7 @@ pub fn finish(
 /// What a frame's header says of it. Nothing is known of the payload yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Header {
-    /// The version of the payload, 1 or 2.
+    /// The version of the payload, 1 to 3.
     pub version: u8,
     /// What the frame holds.
     pub kind: Kind,
@@ -269,7 +269,7 @@ mod tests {
             segment: 7,
             salt: 9,
         };
-        for (place, value) in [(8, 3), (8, 0), (9, 77), (11, 0x80)] {
+        for (place, value) in [(8, 4), (8, 0), (9, 77), (11, 0x80)] {
             let mut bytes = frame(b"x", 1, false, stamp);
             bytes[place] = value;
             let check = crc32c::crc32c_append(stamp.salt, &bytes[8..FRAME_HEADER]);

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! key          value
-//! "v"          version of everything in the index, 1 byte: 2
+//! "v"          version of everything in the index, 1 byte: 3
 //! "c"          checkpoint: up to where in the journal the index is true
 //! "m" + id     a message; the id in big-endian, so that keys sort as ids do
 //! ```
@@ -13,13 +13,14 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::older::{Message1, Message2};
 use crate::record::append;
-use crate::{Envelope, Location, Message, Millis, Origin, QueueId, RecipientState, RecordError};
+use crate::{Message, QueueId, RecordError};
 
 /// Key of the index's version.
 pub const VERSION_KEY: &[u8] = b"v";
 /// Its value.
-pub const INDEX_VERSION: &[u8] = &[2];
+pub const INDEX_VERSION: &[u8] = &[3];
 /// Key of the [`Checkpoint`].
 pub const CHECKPOINT_KEY: &[u8] = b"c";
 /// First byte of a message's key.
@@ -61,43 +62,11 @@ pub fn encode_message(message: &Message) -> Result<Vec<u8>, RecordError> {
     encode(message)
 }
 
-/// A message from its value, which may be one of version 1.
+/// A message from its value, which may be one of version 1 or 2.
 pub fn decode_message(value: &[u8]) -> Result<Message, ValueError> {
-    decode(value).or_else(|error| match decode::<Message1>(value) {
-        Ok(old) => Ok(old.into()),
-        Err(_) => Err(error),
-    })
-}
-
-/// A message as version 1 wrote it.
-#[derive(Deserialize)]
-struct Message1 {
-    id: QueueId,
-    arrived: Millis,
-    origin: Origin,
-    envelope: Envelope,
-    size: u64,
-    location: Location,
-    states: Vec<RecipientState>,
-    warned: bool,
-    held: bool,
-}
-
-impl From<Message1> for Message {
-    fn from(old: Message1) -> Message {
-        Message {
-            id: old.id,
-            arrived: old.arrived,
-            origin: old.origin,
-            envelope: old.envelope,
-            size: old.size,
-            location: old.location,
-            states: old.states,
-            warned: old.warned,
-            held: old.held,
-            story: Vec::new(),
-        }
-    }
+    decode(value)
+        .or_else(|_| decode::<Message2>(value).map(Message::from))
+        .or_else(|_| decode::<Message1>(value).map(Message::from))
 }
 
 /// The value of the checkpoint.

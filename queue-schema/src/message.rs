@@ -25,13 +25,23 @@ pub struct Message {
     pub location: Location,
     /// One state for each of `envelope.recipients`, in the same order.
     pub states: Vec<RecipientState>,
-    /// Whether the delay notice was sent already.
-    pub warned: bool,
-    /// Set by `mta-queue hold`: no attempt is made and no deadline ends it.
-    pub held: bool,
     /// What happened to it, in order; at most [`STORY`] entries. Since version 2.
     pub story: Vec<Event>,
+    /// Its Message-ID (RFC 5322 section 3.6.4) without control characters, at most
+    /// [`MESSAGE_ID`] bytes; empty if it has none or came before version 3.
+    pub message_id: String,
+    /// Its subject, decoded, without control characters, at most [`SUBJECT`] bytes; empty if it
+    /// has none or came before version 3.
+    pub subject: String,
+    /// Header fields that go above its own since it was sent elsewhere after it was accepted: an
+    /// ARC set (RFC 8617). Since version 3.
+    pub top: String,
 }
+
+/// Bytes of a Message-ID that are kept.
+pub const MESSAGE_ID: usize = 255;
+/// Bytes of a subject that are kept.
+pub const SUBJECT: usize = 200;
 
 /// Entries of a message's story; beyond it those after the first [`STORY_START`] are forgotten,
 /// the oldest first.
@@ -99,6 +109,10 @@ pub enum EventKind {
     Told,
     /// It came from another queue.
     Imported,
+    /// Its destination is suspended: it was not tried. Since version 3.
+    Suspended,
+    /// An operator had its addresses resolved again. Since version 3.
+    Requeued,
 }
 
 /// Where the bytes of a message lie: its `Accepted` record in the journal.
@@ -149,6 +163,70 @@ pub struct RecipientState {
     pub last_attempt: Millis,
     /// What the last attempt brought.
     pub last_reply: Option<Reply>,
+    /// Whether the sender was told that it is late. Since version 3, as all that follows.
+    #[serde(default)]
+    pub warned: bool,
+    /// Why no attempt is made and no deadline ends it; it waits for the end of every one of them.
+    #[serde(default)]
+    pub holds: Vec<Hold>,
+    /// What kept it from being tried when its time had come last; nothing once it was tried.
+    #[serde(default)]
+    pub suspended: Option<Suspended>,
+}
+
+/// One reason why a recipient is held.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hold {
+    /// Whose decision it was.
+    pub kind: HoldKind,
+    /// The operator, the filter, or the name of the standing order.
+    pub by: String,
+    /// Why; empty if nobody said.
+    pub reason: String,
+    /// Since when.
+    pub since: Millis,
+    /// When it ends by itself; `None` when it is released.
+    pub until: Option<Millis>,
+}
+
+/// Kinds of holds. Only added to, at the end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum HoldKind {
+    /// An operator held it.
+    Operator,
+    /// A filter or a list put it into the quarantine when it came.
+    Quarantine,
+    /// A standing order of an operator means it.
+    Order,
+}
+
+/// A suspension that kept a recipient from being tried.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Suspended {
+    /// The destination as it was suspended: a domain, a host, or a provider of a rule.
+    pub destination: String,
+    /// The operator or the rule.
+    pub by: String,
+    /// Why, in the operator's words or as the rule says it. Never shown to senders.
+    pub reason: String,
+    /// When it ends by itself; [`Millis::MAX`] when it is resumed.
+    pub until: Millis,
+    /// What the destination is slowed to; empty if nothing is tried at all.
+    pub slowed_to: String,
+}
+
+impl std::fmt::Display for Suspended {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.slowed_to.as_str() {
+            "" => write!(f, "{} is suspended by {}", self.destination, self.by)?,
+            to => write!(f, "{} is slowed to {to} by {}", self.destination, self.by)?,
+        }
+        match self.reason.as_str() {
+            "" => Ok(()),
+            reason => write!(f, ": {reason}"),
+        }
+    }
 }
 
 impl RecipientState {
@@ -160,9 +238,50 @@ impl RecipientState {
             next_due: now,
             last_attempt: 0,
             last_reply: None,
+            warned: false,
+            holds: Vec::new(),
+            suspended: None,
         }
     }
+
+    /// When its holds are over: 0 if there is none, `None` if one of them has no end of its own.
+    pub fn released_at(&self) -> Option<Millis> {
+        let ends = self.holds.iter().map(|hold| hold.until);
+        ends.fold(Some(0), |latest, end| Some(latest?.max(end?)))
+    }
+
+    /// Whether a hold keeps it from being tried and from expiring now.
+    pub fn is_held(&self, now: Millis) -> bool {
+        self.released_at().is_none_or(|at| at > now)
+    }
+
+    /// Whether a suspension keeps it from being tried now.
+    pub fn is_suspended(&self, now: Millis) -> bool {
+        self.suspended
+            .as_ref()
+            .is_some_and(|one| one.slowed_to.is_empty() && one.until > now)
+    }
+
+    /// Adds a hold; one of the same kind, author and reason is replaced.
+    pub fn hold(&mut self, hold: Hold) {
+        let same =
+            |old: &Hold| old.kind == hold.kind && old.by == hold.by && old.reason == hold.reason;
+        self.holds.retain(|old| !same(old));
+        if self.holds.len() >= HOLDS {
+            // The one that would end first: what is left keeps it as long.
+            let end = |hold: &Hold| hold.until.unwrap_or(Millis::MAX);
+            if let Some(first) = self.holds.iter().map(end).min()
+                && let Some(at) = self.holds.iter().position(|hold| end(hold) == first)
+            {
+                self.holds.remove(at);
+            }
+        }
+        self.holds.push(hold);
+    }
 }
+
+/// Holds of one recipient; beyond it the one that ends first is forgotten.
+pub const HOLDS: usize = 16;
 
 /// The states of a recipient (invariant I2: it ends in exactly one of the others).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]

@@ -16,6 +16,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::frame::{self, FRAME_HEADER, Frame, Kind, Stamp};
+use crate::older::{self, Older};
 use crate::{
     BodyPlace, Envelope, Event, Location, Message, Millis, Origin, QueueId, Recipient,
     RecipientState, Spooled,
@@ -26,25 +27,24 @@ use crate::{
 pub struct Change {
     /// Position of a recipient and its new state.
     pub recipients: Vec<(u32, RecipientState)>,
-    /// The new `warned`, if it changes.
-    pub warned: Option<bool>,
-    /// The new `held`, if it changes.
-    pub held: Option<bool>,
     /// The operator who did it; empty for delivery.
     pub by: String,
     /// Position of a recipient and who takes its place. Since version 2.
     pub redirected: Vec<(u32, Recipient)>,
     /// What is added to the story. Since version 2.
     pub story: Vec<Event>,
-}
-
-/// A change as version 1 wrote it.
-#[derive(Deserialize)]
-struct Change1 {
-    recipients: Vec<(u32, RecipientState)>,
-    warned: Option<bool>,
-    held: Option<bool>,
-    by: String,
+    /// Recipients behind those there are, each with its state: what an alias leads to when it is
+    /// resolved again. They begin at the given number of recipients, so that applying it twice
+    /// changes nothing. Since version 3.
+    pub added: Option<(u32, Vec<(Recipient, RecipientState)>)>,
+    /// The reverse-path under which the message leaves us from now on; `Some(None)` for its own.
+    /// Since version 3.
+    pub forwarded_as: Option<Option<String>>,
+    /// What goes above the header from now on. Since version 3.
+    pub top: Option<String>,
+    /// What a version before 3 said of the whole message.
+    #[serde(skip)]
+    pub older: Option<Older>,
 }
 
 impl Change {
@@ -54,8 +54,17 @@ impl Change {
             let place = usize::try_from(*position)
                 .ok()
                 .and_then(|at| message.states.get_mut(at));
-            if let Some(place) = place {
-                place.clone_from(state);
+            match (place, &self.older) {
+                (Some(place), None) => place.clone_from(state),
+                // What it does not know of a recipient stays as it is.
+                (Some(place), Some(_)) => {
+                    *place = RecipientState {
+                        warned: place.warned,
+                        holds: std::mem::take(&mut place.holds),
+                        ..state.clone()
+                    };
+                }
+                (None, _) => {}
             }
         }
         for (position, recipient) in &self.redirected {
@@ -69,8 +78,23 @@ impl Change {
         for event in &self.story {
             message.tell(event);
         }
-        message.warned = self.warned.unwrap_or(message.warned);
-        message.held = self.held.unwrap_or(message.held);
+        if let Some((first, added)) = &self.added
+            && usize::try_from(*first).is_ok_and(|first| first == message.states.len())
+        {
+            for (recipient, state) in added {
+                message.envelope.recipients.push(recipient.clone());
+                message.states.push(state.clone());
+            }
+        }
+        if let Some(path) = &self.forwarded_as {
+            message.envelope.forwarded_as.clone_from(path);
+        }
+        if let Some(top) = &self.top {
+            message.top.clone_from(top);
+        }
+        if let Some(older) = &self.older {
+            older.apply(message, &self.by);
+        }
     }
 }
 
@@ -104,23 +128,26 @@ struct DescriptionRef<'a> {
     envelope: &'a Envelope,
     size: u64,
     states: &'a [RecipientState],
-    warned: bool,
-    held: bool,
     spool: Option<&'a Spooled>,
-    // Since version 2.
     story: &'a [Event],
+    message_id: &'a str,
+    subject: &'a str,
+    top: &'a str,
 }
 
+/// What an `Accepted` record says of its message besides the bytes.
 #[derive(Deserialize)]
-struct Description {
-    arrived: Millis,
-    origin: Origin,
-    envelope: Envelope,
-    size: u64,
-    states: Vec<RecipientState>,
-    warned: bool,
-    held: bool,
-    spool: Option<Spooled>,
+pub(crate) struct Description {
+    pub arrived: Millis,
+    pub origin: Origin,
+    pub envelope: Envelope,
+    pub size: u64,
+    pub states: Vec<RecipientState>,
+    pub spool: Option<Spooled>,
+    pub story: Vec<Event>,
+    pub message_id: String,
+    pub subject: String,
+    pub top: String,
 }
 
 /// Appends postcard's bytes to a vector in slices, not byte by byte.
@@ -171,10 +198,11 @@ pub fn encode_accepted(
         envelope: &message.envelope,
         size: message.size,
         states: &message.states,
-        warned: message.warned,
-        held: message.held,
         spool,
         story: &message.story,
+        message_id: &message.message_id,
+        subject: &message.subject,
+        top: &message.top,
     };
     let encoded = append(out, &description).and_then(|()| {
         let described = u32::try_from(out.len() - lengths - 8).map_err(RecordError::new)?;
@@ -225,12 +253,12 @@ pub fn decode(frame: &Frame<'_>, stamp: Stamp) -> Result<Record, RecordError> {
     match frame.kind {
         Kind::Accepted => {
             let parts = split(frame.payload)?;
-            let (described, rest) = postcard::take_from_bytes::<Description>(parts.description)
-                .map_err(RecordError::new)?;
-            let (story, rest) = match frame.version {
-                1 => (Vec::new(), rest),
-                _ => postcard::take_from_bytes(rest).map_err(RecordError::new)?,
-            };
+            let (described, rest): (Description, &[u8]) = match frame.version {
+                1 => older::description1(parts.description),
+                2 => older::description2(parts.description),
+                _ => postcard::take_from_bytes(parts.description),
+            }
+            .map_err(RecordError::new)?;
             if !rest.is_empty() || described.states.len() != described.envelope.recipients.len() {
                 return Err(RecordError::new("its parts do not fit together"));
             }
@@ -252,9 +280,10 @@ pub fn decode(frame: &Frame<'_>, stamp: Stamp) -> Result<Record, RecordError> {
                     body,
                 },
                 states: described.states,
-                warned: described.warned,
-                held: described.held,
-                story,
+                story: described.story,
+                message_id: described.message_id,
+                subject: described.subject,
+                top: described.top,
             })))
         }
         Kind::Progress | Kind::Control => Ok(Record::Changed(frame.id, change(frame)?)),
@@ -265,8 +294,8 @@ pub fn decode(frame: &Frame<'_>, stamp: Stamp) -> Result<Record, RecordError> {
 
 fn change(frame: &Frame<'_>) -> Result<Change, RecordError> {
     let (change, rest) = match frame.version {
-        1 => postcard::take_from_bytes::<Change1>(frame.payload)
-            .map(|(old, rest)| (Change::from(old), rest)),
+        1 => older::change1(frame.payload),
+        2 => older::change2(frame.payload),
         _ => postcard::take_from_bytes(frame.payload),
     }
     .map_err(RecordError::new)?;
@@ -274,18 +303,6 @@ fn change(frame: &Frame<'_>) -> Result<Change, RecordError> {
         Ok(change)
     } else {
         Err(RecordError::new("bytes are left over"))
-    }
-}
-
-impl From<Change1> for Change {
-    fn from(old: Change1) -> Change {
-        Change {
-            recipients: old.recipients,
-            warned: old.warned,
-            held: old.held,
-            by: old.by,
-            ..Change::default()
-        }
     }
 }
 

@@ -8,11 +8,12 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use queue_schema::{Message, QueueId};
+use queue_schema::{Message, QueueId, RecipientState, Status};
 use tokio::io::AsyncReadExt;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::mpsc;
 
+use super::orders::{Asked, end, order, orders};
 use super::protocol::{Answer, Exported, Item, Numbers, Refusal, Request};
 use super::steer::{Order, resume, steer, suspend, suspensions};
 use super::summary::Summary;
@@ -49,7 +50,7 @@ pub async fn answer(request: Request, queue: &Handle, out: mpsc::Sender<Answer>)
             dry_run,
             by,
         } => {
-            let what = (&*destination, &*span, &*reason);
+            let what = (&*destination, span.as_deref(), &*reason);
             suspend(what, dry_run, &by, queue, &out).await
         }
         Request::Resume {
@@ -66,6 +67,9 @@ pub async fn answer(request: Request, queue: &Handle, out: mpsc::Sender<Answer>)
             spread,
             address,
             reason,
+            span,
+            kind,
+            who,
         } => {
             let order = Order {
                 verb,
@@ -74,9 +78,34 @@ pub async fn answer(request: Request, queue: &Handle, out: mpsc::Sender<Answer>)
                 spread,
                 address,
                 reason,
+                span,
+                kind,
+                who,
             };
             steer(order, &selector, queue, &out).await
         }
+        Request::Order {
+            does,
+            whose,
+            span,
+            reason,
+            tells,
+            dry_run,
+            by,
+        } => {
+            let asked = Asked {
+                does,
+                whose,
+                span,
+                reason,
+                tells,
+                dry_run,
+                by,
+            };
+            order(asked, queue, &out).await
+        }
+        Request::Orders { ended } => orders(ended, queue, &out).await,
+        Request::EndOrder { id, dry_run, by } => end(&id, dry_run, &by, queue, &out).await,
         Request::Import { .. } | Request::Submit { .. } => {
             Err(Refusal::wrong("a message must follow its line"))
         }
@@ -134,7 +163,7 @@ async fn list(
         for position in recipients {
             count += 1;
             let Some(limit) = limit else {
-                let item = Item::new(&message, position);
+                let item = Item::new(&message, position, matcher.now);
                 if let Some(item) = item
                     && out.send(Answer::Item(Box::new(item))).await.is_err()
                 {
@@ -163,7 +192,7 @@ async fn list(
     let mut rows = newest.into_vec();
     rows.sort_unstable();
     for Reverse(Row((.., Reverse(position)), message)) in rows {
-        if let Some(item) = Item::new(&message, position)
+        if let Some(item) = Item::new(&message, position, matcher.now)
             && out.send(Answer::Item(Box::new(item))).await.is_err()
         {
             break;
@@ -210,8 +239,9 @@ async fn show(id: &str, queue: &Handle, out: &mpsc::Sender<Answer>) -> Result<u6
         .map(|content| signatures(&content.head))
         .unwrap_or_default();
     let mut count = 0;
+    let now = crate::time::now();
     for position in (0..).take(message.states.len()) {
-        if let Some(item) = Item::new(&message, position) {
+        if let Some(item) = Item::new(&message, position, now) {
             count += 1;
             let item = item.told(&message, position, signed.clone());
             if out.send(Answer::Item(Box::new(item))).await.is_err() {
@@ -336,6 +366,7 @@ async fn export(
     let matcher = compile(selector)?;
     let mut count = 0;
     let mut failed = None;
+    let now = matcher.now;
     pages(&matcher, queue, async |message, _| {
         let content = match queue.view.content(message.clone()).await {
             Ok(content) => content,
@@ -353,8 +384,8 @@ async fn export(
             origin: message.origin.clone(),
             envelope: message.envelope.clone(),
             states: message.states.clone(),
-            warned: message.warned,
-            held: message.held,
+            warned: waiting(&message, |state| state.warned),
+            held: waiting(&message, |state| state.is_held(now)),
             story: message.story.clone(),
         };
         if out.send(Answer::Message(Box::new(exported))).await.is_err() {
@@ -372,6 +403,12 @@ async fn export(
         Some(error) => Err(Refusal::unavailable(error)),
         None => Ok(count),
     }
+}
+
+/// Whether something is true of every recipient that waits.
+fn waiting(message: &Message, is: impl Fn(&RecipientState) -> bool) -> bool {
+    let mut states = message.states.iter();
+    states.all(|state| state.status != Status::Waiting || is(state))
 }
 
 async fn watch(

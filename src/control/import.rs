@@ -2,12 +2,12 @@
 //! because files can be edited.
 
 use bytes::Bytes;
-use queue_schema::{Event, EventKind, Message, Status};
+use queue_schema::{Event, EventKind, Hold, Message, Status};
 use tokio::io::{AsyncRead, AsyncReadExt};
 
 use super::protocol::{Exported, Imported, Refusal};
 use crate::message::{Body, Content};
-use crate::queue::{Adopt, Handle, SpoolWriter, clean, clean_reply};
+use crate::queue::{Adopt, BY, Handle, Held, REASON, SpoolWriter, clean, clean_reply};
 use crate::smtp::address::{Address, Charset};
 
 /// Bytes of a description.
@@ -111,11 +111,28 @@ fn message(exported: Exported, by: &str, queue: &Handle) -> Result<Message, Refu
         exported.envelope,
     );
     new.states = exported.states;
+    let by = super::operator(by);
+    let held = Held {
+        by: by.clone(),
+        reason: "held when it was imported".to_owned(),
+        ..Held::default()
+    };
     for state in &mut new.states {
         state.last_reply = state.last_reply.as_ref().map(clean_reply);
+        state.warned |= exported.warned;
+        // It was suspended there.
+        state.suspended = None;
+        for hold in std::mem::take(&mut state.holds) {
+            state.hold(Hold {
+                by: clean(&hold.by, BY),
+                reason: clean(&hold.reason, REASON),
+                ..hold
+            });
+        }
+        if exported.held && !state.is_held(now) {
+            state.hold(held.since(now));
+        }
     }
-    new.warned = exported.warned;
-    new.held = exported.held;
     for event in &exported.story {
         new.tell(&Event {
             text: clean(&event.text, 300),
@@ -132,7 +149,7 @@ fn message(exported: Exported, by: &str, queue: &Handle) -> Result<Message, Refu
         text: format!("it was {}", clean(&exported.id, 100)),
         remote: String::new(),
         tls: String::new(),
-        by: super::operator(by),
+        by,
     });
     Ok(new)
 }

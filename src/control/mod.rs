@@ -5,9 +5,11 @@
 //! [`protocol::Answer`]. Requests go to the queue; nothing here touches the store. A client that
 //! says nonsense, says nothing, or does not read its answers is cut off, and only it.
 
+mod anew;
 mod answer;
 mod import;
 mod live;
+mod orders;
 pub mod protocol;
 mod steer;
 mod submit;
@@ -26,6 +28,7 @@ use tokio::sync::{Semaphore, mpsc};
 
 pub use answer::answer;
 pub use import::import;
+pub use orders::catch_up;
 
 use crate::queue::Handle;
 use protocol::{Answer, MAX_REQUEST, Refusal, Request};
@@ -172,6 +175,8 @@ fn named(mut request: Request, uid: u32) -> Request {
         Request::Steer { by, .. }
         | Request::Suspend { by, .. }
         | Request::Resume { by, .. }
+        | Request::Order { by, .. }
+        | Request::EndOrder { by, .. }
         | Request::Rebuild { by }
         | Request::Submit { by, .. }
         | Request::Import { by, .. } => {
@@ -186,6 +191,7 @@ fn named(mut request: Request, uid: u32) -> Request {
         | Request::Cat { .. }
         | Request::Summary { .. }
         | Request::Suspensions {}
+        | Request::Orders { .. }
         | Request::Watch { .. }
         | Request::Counts {}
         | Request::Failures {}

@@ -1,11 +1,12 @@
 //! What is said on the control socket: one JSON object a line, a request and then its answers.
 
-use queue_schema::{Message, Millis, QueueId, RecipientState, Status};
+use queue_schema::{Hold, HoldKind, Message, Millis, QueueId, RecipientState, Status};
 use serde::{Deserialize, Serialize};
 
+use crate::queue::order::{Does, Order, Whose};
 use crate::queue::store::Finding;
-use crate::queue::suspend::{Effect, Suspension};
-use crate::queue::{Counts, Happened, Selector, Verb, state_word};
+use crate::queue::suspend::{Effect, Suspension, UNTIL_RESUMED};
+use crate::queue::{Counts, Happened, Selector, Verb, kind_word, state_word};
 pub use crate::telemetry::wire::Wire;
 pub use crate::time::text as time;
 
@@ -57,17 +58,27 @@ pub enum Request {
         /// Redirect: who takes their place.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         address: Option<String>,
-        /// Bounce: what the sender is told.
+        /// Bounce: what the sender is told. Hold: why. Release: of the holds with this reason.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         reason: Option<String>,
+        /// Hold: for how long; until it is released.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        span: Option<String>,
+        /// Release: of the holds of this kind.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        kind: Option<HoldKind>,
+        /// Release: of the holds by this operator, filter or order; `*` stands for anything.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        who: Option<String>,
     },
     /// Try nothing at a destination for a while. Answered with the number of recipients that wait
     /// for it, and [`Answer::Suspended`].
     Suspend {
         /// A recipient domain or the name of a next hop; `*` stands for anything.
         destination: String,
-        /// For how long.
-        span: String,
+        /// For how long; without it until it is resumed.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        span: Option<String>,
         /// Why.
         reason: String,
         /// Only count.
@@ -89,6 +100,42 @@ pub enum Request {
     },
     /// The suspensions that hold: [`Answer::Suspended`].
     Suspensions {},
+    /// From now on, do this with the mail that is meant, in the queue and to come. Answered with
+    /// [`Answer::Order`] and the number of recipients in the queue that it concerned.
+    Order {
+        /// What.
+        does: Does,
+        /// With whose mail.
+        whose: Whose,
+        /// For how long; without it until it is ended.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        span: Option<String>,
+        /// Why.
+        reason: String,
+        /// Bounce: what the sender is told.
+        #[serde(default)]
+        tells: String,
+        /// Only count.
+        dry_run: bool,
+        /// The operator, for the log.
+        by: String,
+    },
+    /// The orders that stand: [`Answer::Order`].
+    Orders {
+        /// Also the last that have ended.
+        #[serde(default)]
+        ended: bool,
+    },
+    /// End an order; what it held goes on. Answered with [`Answer::Order`] and the number of
+    /// recipients it held.
+    EndOrder {
+        /// Its number; `all` for every one.
+        id: String,
+        /// Only count.
+        dry_run: bool,
+        /// The operator, for the log.
+        by: String,
+    },
     /// Events from now on: [`Answer::Event`], without end.
     Watch {
         /// Only those of addresses that this means; `state` is the event's word.
@@ -162,6 +209,8 @@ pub enum Answer {
     Alive,
     /// A suspended destination.
     Suspended(Box<Suspended>),
+    /// A standing order.
+    Order(Box<StandingOrder>),
     /// Numbers.
     Counts(Box<Numbers>),
     /// Something is damaged.
@@ -231,12 +280,48 @@ pub struct Item {
     pub size: u64,
     /// How it came.
     pub origin: String,
+    /// Why it is held; empty if it is not.
+    #[serde(default)]
+    pub held: Vec<HeldBy>,
+    /// What keeps it from being tried although its time has come; null if nothing does.
+    #[serde(default)]
+    pub suspended: Option<String>,
+    /// When the suspension ends by itself (RFC 3339); null for one that is resumed.
+    #[serde(default)]
+    pub suspended_until: Option<String>,
     /// `show` alone: DKIM keys that signed it here, as `domain/selector`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub signed_by: Option<Vec<String>>,
     /// `show` alone: what happened to this recipient, in order.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub events: Option<Vec<Told>>,
+}
+
+/// One reason why a recipient is held, as `--json` prints it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeldBy {
+    /// The operator, the filter, or the id of the standing order.
+    pub who: String,
+    /// Why; empty if nobody said.
+    pub why: String,
+    /// `operator`, `quarantine` or `order`.
+    pub kind: String,
+    /// Since when (RFC 3339).
+    pub since: String,
+    /// When it ends by itself (RFC 3339); null until it is released.
+    pub until: Option<String>,
+}
+
+impl From<&Hold> for HeldBy {
+    fn from(hold: &Hold) -> HeldBy {
+        HeldBy {
+            who: hold.by.clone(),
+            why: hold.reason.clone(),
+            kind: kind_word(hold.kind).to_owned(),
+            since: time(hold.since),
+            until: hold.until.map(time),
+        }
+    }
 }
 
 /// One event of a message's story, as `mta-queue show --json` prints it.
@@ -261,8 +346,8 @@ pub struct Told {
 pub struct Suspended {
     /// A recipient domain or the name of a next hop.
     pub destination: String,
-    /// Nothing is tried before then (RFC 3339).
-    pub until: String,
+    /// Nothing is tried before then (RFC 3339); null until it is resumed.
+    pub until: Option<String>,
     /// Since when (RFC 3339).
     pub since: String,
     /// Why.
@@ -279,7 +364,7 @@ impl From<&Suspension> for Suspended {
     fn from(one: &Suspension) -> Suspended {
         Suspended {
             destination: one.destination.clone(),
-            until: time(one.until),
+            until: (one.until != UNTIL_RESUMED).then(|| time(one.until)),
             since: time(one.since),
             reason: one.reason.clone(),
             by: one.by.clone(),
@@ -293,6 +378,67 @@ impl From<&Suspension> for Suspended {
                 Effect::Slow(slow) => slow.to_string(),
                 Effect::Stop | Effect::Alarm => String::new(),
             },
+        }
+    }
+}
+
+/// A standing order, as `--json` prints it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StandingOrder {
+    /// Its number; empty for one that was only tried.
+    pub id: String,
+    /// `hold`, `discard` or `bounce`.
+    pub does: Does,
+    /// The sender it means; null for any.
+    pub from: Option<String>,
+    /// The user.
+    pub user: Option<String>,
+    /// The client or network.
+    pub client: Option<String>,
+    /// The recipient's domain.
+    pub domain: Option<String>,
+    /// Since when (RFC 3339).
+    pub since: String,
+    /// When it ends by itself (RFC 3339); null until an operator ends it.
+    pub until: Option<String>,
+    /// Why.
+    pub reason: String,
+    /// Who.
+    pub by: String,
+    /// Bounce: what senders are told; empty for a text of ours.
+    pub tells: String,
+    /// Recipients it was applied to.
+    pub recipients: u64,
+    /// When it ended (RFC 3339); null while it stands.
+    pub ended: Option<String>,
+    /// Who ended it; null while it stands and where its time was over.
+    pub ended_by: Option<String>,
+}
+
+impl StandingOrder {
+    /// An order as it is now.
+    pub fn new(order: &Order, now: Millis) -> StandingOrder {
+        let over = order.until.filter(|until| *until <= now);
+        let ended = order.ended.as_ref();
+        let by = ended.map(|ended| ended.by.clone());
+        StandingOrder {
+            id: match order.id {
+                0 => String::new(),
+                _ => order.name(),
+            },
+            does: order.does,
+            from: order.whose.from.clone(),
+            user: order.whose.user.clone(),
+            client: order.whose.client.map(|client| client.to_string()),
+            domain: order.whose.domain.clone(),
+            since: time(order.since),
+            until: order.until.map(time),
+            reason: order.reason.clone(),
+            by: order.by.clone(),
+            tells: order.tells.clone(),
+            recipients: order.recipients,
+            ended: ended.map(|ended| ended.at).or(over).map(time),
+            ended_by: by.filter(|by| !by.is_empty()),
         }
     }
 }
@@ -334,10 +480,12 @@ pub struct Exported {
     pub envelope: queue_schema::Envelope,
     /// One state for each recipient, in the same order.
     pub states: Vec<RecipientState>,
-    /// Whether its sender was told that it is late.
+    /// Whether its sender was told of every recipient that waits that it is late. Each state says
+    /// it for its own recipient; this is for versions before that.
     #[serde(default)]
     pub warned: bool,
-    /// Whether it is held.
+    /// Whether every recipient that waits is held. The holds are in the states; recipients that
+    /// have none are held by whoever imports it.
     #[serde(default)]
     pub held: bool,
     /// What happened to it.
@@ -379,26 +527,48 @@ pub struct Row {
     pub queued: u64,
     /// Those held.
     pub held: u64,
-    /// The commonest last reply.
+    /// The commonest last reply, or the suspension that most wait for.
     pub reply: Option<String>,
+}
+
+impl Request {
+    /// A verb that needs nothing besides, done by `by`.
+    pub fn steer(verb: Verb, selector: Selector, by: String) -> Request {
+        Request::Steer {
+            verb,
+            selector,
+            dry_run: false,
+            by,
+            spread: None,
+            address: None,
+            reason: None,
+            span: None,
+            kind: None,
+            who: None,
+        }
+    }
 }
 
 impl Item {
     /// The recipient at `position` of a message.
-    pub fn new(message: &Message, position: u32) -> Option<Item> {
+    pub fn new(message: &Message, position: u32, now: Millis) -> Option<Item> {
         let at = usize::try_from(position).ok()?;
         let recipient = message.envelope.recipients.get(at)?;
         let state: &RecipientState = message.states.get(at)?;
         let reply = state.last_reply.as_ref();
-        let waits = state.status == Status::Waiting && !message.held;
+        let waits = state.status == Status::Waiting;
+        let due = state.released_at().filter(|_| waits);
+        let goes_on = |hold: &&Hold| waits && hold.until.is_none_or(|until| until > now);
+        let suspended = state.suspended.as_ref().filter(|_| waits);
+        let suspended = suspended.filter(|one| one.until > now);
         Some(Item {
             id: message.id.to_string(),
             from: message.envelope.reverse_path.clone(),
             to: recipient.address.clone(),
             alias_of: recipient.alias_of.clone(),
-            state: state_word(message, state).to_owned(),
+            state: state_word(state, now).to_owned(),
             attempts: state.attempts,
-            next_due: waits.then(|| time(state.next_due)),
+            next_due: due.map(|released| time(state.next_due.max(released))),
             last_reply: reply.map(|reply| reply.to_string()),
             remote: reply
                 .map(|reply| reply.remote.clone())
@@ -407,6 +577,17 @@ impl Item {
             arrived: time(message.arrived),
             size: message.size,
             origin: origin(message),
+            held: state
+                .holds
+                .iter()
+                .filter(goes_on)
+                .map(HeldBy::from)
+                .collect(),
+            suspended: suspended.map(ToString::to_string),
+            suspended_until: suspended
+                .map(|one| one.until)
+                .filter(|until| *until != UNTIL_RESUMED)
+                .map(time),
             signed_by: None,
             events: None,
         })

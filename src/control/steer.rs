@@ -1,6 +1,7 @@
 //! Steering: what an operator does to messages and destinations, in pages, each page durable
 //! before the next.
 
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -8,13 +9,13 @@ use tokio::sync::mpsc;
 use super::answer::{compile, only};
 use super::protocol::{Answer, Item, Refusal, Suspended};
 use crate::config::Span;
-use crate::queue::suspend::{Effect, MARK, SLOWED, Suspension};
-use crate::queue::{Handle, Manner, Selector, Steer, Verb};
+use crate::queue::suspend::{Effect, Suspension, UNTIL_RESUMED};
+use crate::queue::{Handle, Held, Manner, REASON, Release, Selector, Steer, Verb, state_word};
 use crate::smtp::address::{Address, Charset};
-use queue_schema::QueueId;
+use queue_schema::{HoldKind, Message, Millis, QueueId, RecipientState, Status};
 
-/// Bytes of a reason.
-const REASON: usize = 300;
+/// Domains that one order to replay remembers to have resumed; more are resumed again.
+const RESUMED: usize = 100_000;
 
 /// One order of an operator.
 pub(super) struct Order {
@@ -30,34 +31,69 @@ pub(super) struct Order {
     pub address: Option<String>,
     /// See there.
     pub reason: Option<String>,
+    /// See there.
+    pub span: Option<String>,
+    /// See there.
+    pub kind: Option<HoldKind>,
+    /// See there.
+    pub who: Option<String>,
 }
 
 impl Order {
+    /// Who takes the place of redirected recipients.
+    fn target(&self, queue: &Handle) -> Result<Option<String>, Refusal> {
+        match (self.verb, &self.address) {
+            (Verb::Redirect, Some(address)) => target(address, queue).map(Some),
+            (Verb::Redirect, None) => Err(Refusal::wrong("say where to redirect it")),
+            (_, Some(_)) => Err(Refusal::wrong("only redirect takes an address")),
+            (_, None) => Ok(None),
+        }
+    }
+
     /// What the queue is to know besides the verb; wrong where the verb does not go with it.
-    fn manner(&self, queue: &Handle) -> Result<Manner, Refusal> {
+    fn manner(&self) -> Result<Manner, Refusal> {
         let wrong = Refusal::wrong;
         let verb = self.verb;
         if self.spread.is_some() && verb != Verb::Replay {
             return Err(wrong("only replay is spread"));
         }
-        if self.reason.is_some() && verb != Verb::Bounce {
-            return Err(wrong("only bounce gives a reason"));
+        if self.reason.is_some() && !matches!(verb, Verb::Bounce | Verb::Hold | Verb::Release) {
+            return Err(wrong("only bounce, hold and release know a reason"));
         }
-        let address = match (verb, &self.address) {
-            (Verb::Redirect, Some(address)) => target(address, queue)?,
-            (Verb::Redirect, None) => return Err(wrong("say where to redirect it")),
-            (_, Some(_)) => return Err(wrong("only redirect takes an address")),
-            (_, None) => String::new(),
-        };
+        if self.span.is_some() && verb != Verb::Hold {
+            return Err(wrong("only hold has an end of its own"));
+        }
+        if (self.kind.is_some() || self.who.is_some()) && verb != Verb::Release {
+            return Err(wrong("only release asks who holds"));
+        }
         Ok(Manner {
             spread: span(self.spread.as_deref())?,
-            address,
+            anew: HashMap::new(),
             reason: reason(self.reason.as_deref().unwrap_or_default()),
+            hold: Held {
+                kind: HoldKind::Operator,
+                by: super::operator(&self.by),
+                reason: reason(self.reason.as_deref().unwrap_or_default()),
+                until: match &self.span {
+                    None => None,
+                    Some(text) => Some(later(span(Some(text))?)),
+                },
+            },
+            release: Release {
+                kind: self.kind,
+                by: self.who.clone(),
+                reason: self.reason.clone(),
+            },
         })
     }
 }
 
-fn span(text: Option<&str>) -> Result<Duration, Refusal> {
+/// The moment after this span.
+pub(super) fn later(span: Duration) -> Millis {
+    crate::time::now().saturating_add(crate::time::millis(span))
+}
+
+pub(super) fn span(text: Option<&str>) -> Result<Duration, Refusal> {
     match text {
         None => Ok(Duration::ZERO),
         Some(text) => text
@@ -67,7 +103,7 @@ fn span(text: Option<&str>) -> Result<Duration, Refusal> {
     }
 }
 
-fn reason(text: &str) -> String {
+pub(super) fn reason(text: &str) -> String {
     text.chars()
         .filter(|c| !c.is_control())
         .take(REASON)
@@ -98,15 +134,9 @@ pub(super) async fn steer(
     out: &mpsc::Sender<Answer>,
 ) -> Result<u64, Refusal> {
     let matcher = compile(selector)?;
-    let manner = order.manner(queue)?;
+    let (manner, target) = (order.manner()?, order.target(queue)?);
     let (verb, dry_run) = (order.verb, order.dry_run);
-    // First, or what is replayed would be sent back to wait for the end of the pause.
-    if verb == Verb::Replay
-        && !dry_run
-        && let Some(resume) = &queue.resume
-    {
-        let _ = resume.send(crate::delivery::Resume).await;
-    }
+    let mut resumed = Resumed::default();
     let mut touched = 0;
     let mut found = false;
     let mut from = Some(QueueId(0));
@@ -118,28 +148,28 @@ pub(super) async fn steer(
             .map_err(Refusal::unavailable)?;
         found |= !page.found.is_empty();
         let mut targets = Vec::new();
+        let mut anew = HashMap::new();
         for (message, recipients) in page.found {
-            // A message is held as a whole.
-            let recipients = match verb {
-                Verb::Hold | Verb::Release => (0..).take(message.states.len()).collect(),
-                _ => recipients,
+            let meant = |position: &u32| {
+                let at = usize::try_from(*position).ok();
+                let state = at.and_then(|at| message.states.get(at));
+                state.is_some_and(|state| applies(verb, &manner, &message, state, matcher.now))
             };
-            let waiting: Vec<u32> = recipients
-                .into_iter()
-                .filter(|position| {
-                    let item = Item::new(&message, *position);
-                    item.is_some_and(|item| applies(verb, &item.state))
-                })
-                .collect();
+            let waiting: Vec<u32> = recipients.into_iter().filter(meant).collect();
             for item in waiting
                 .iter()
-                .filter_map(|position| Item::new(&message, *position))
+                .filter_map(|position| Item::new(&message, *position, matcher.now))
             {
                 if out.send(Answer::Item(Box::new(item))).await.is_err() {
                     return Ok(touched);
                 }
             }
             if !waiting.is_empty() {
+                resumed.add(&message, &waiting);
+                if matches!(verb, Verb::Redirect | Verb::Requeue) && !dry_run {
+                    let new = super::anew::anew(&message, &waiting, target.as_deref(), queue);
+                    anew.insert(message.id, new.await);
+                }
                 targets.push((message.id, waiting));
             }
         }
@@ -149,11 +179,18 @@ pub(super) async fn steer(
                 .map(|(_, recipients)| recipients.len() as u64)
                 .sum::<u64>();
         } else if !targets.is_empty() {
+            // First, or what is replayed would be sent back to wait for the end of the pause.
+            if matches!(verb, Verb::Replay | Verb::Requeue) {
+                resumed.tell(queue).await;
+            }
             let steer = Steer {
                 verb,
                 targets,
                 by: super::operator(&order.by),
-                manner: manner.clone(),
+                manner: Manner {
+                    anew,
+                    ..manner.clone()
+                },
             };
             let steered = queue.addr.send(steer).await;
             touched += steered
@@ -173,15 +210,76 @@ pub(super) async fn steer(
     }
 }
 
-/// Whether a verb changes a recipient in this state.
-fn applies(verb: Verb, state: &str) -> bool {
-    match verb {
-        Verb::Replay => state == "deferred",
-        Verb::Remove | Verb::Bounce | Verb::Redirect => {
-            matches!(state, "queued" | "deferred" | "held")
+/// Recipient domains whose destinations may be tried at once, since their mail is replayed.
+#[derive(Default)]
+struct Resumed {
+    told: HashSet<String>,
+    new: HashSet<String>,
+}
+
+impl Resumed {
+    fn add(&mut self, message: &Message, recipients: &[u32]) {
+        for position in recipients {
+            let at = usize::try_from(*position).ok();
+            let recipient = at.and_then(|at| message.envelope.recipients.get(at));
+            let domain = recipient.and_then(|to| Some(to.address.rsplit_once('@')?.1));
+            if let Some(domain) = domain.filter(|domain| !self.told.contains(*domain)) {
+                self.new.insert(domain.to_ascii_lowercase());
+            }
         }
-        Verb::Hold => matches!(state, "queued" | "deferred"),
-        Verb::Release => state == "held",
+    }
+
+    /// Ends the pauses of those that were not told of before.
+    async fn tell(&mut self, queue: &Handle) {
+        let new = std::mem::take(&mut self.new);
+        if new.is_empty() {
+            return;
+        }
+        if self.told.len() < RESUMED {
+            self.told.extend(new.iter().cloned());
+        }
+        end_pauses(queue, new).await;
+    }
+}
+
+/// Destinations that serve these domains or are these next hops may be tried at once.
+async fn end_pauses(queue: &Handle, names: HashSet<String>) {
+    if let Some(resume) = &queue.resume {
+        let only = Some(names);
+        // Without a dispatcher nothing pauses.
+        let _ = resume.send(crate::delivery::Resume { only }).await;
+    }
+}
+
+/// Whether a verb changes a recipient in this state.
+fn applies(
+    verb: Verb,
+    manner: &Manner,
+    message: &Message,
+    state: &RecipientState,
+    now: Millis,
+) -> bool {
+    let waits = state.status == Status::Waiting;
+    match verb {
+        Verb::Replay => match state_word(state, now) {
+            "deferred" | "suspended" => true,
+            // Its destination was suspended when it was to be tried; or it is to wait (RFC 4865).
+            "queued" => {
+                let released = message.envelope.release_at;
+                state.next_due > now && released.is_none_or(|at| at <= now)
+            }
+            _ => false,
+        },
+        Verb::Remove | Verb::Bounce | Verb::Redirect | Verb::Requeue => waits,
+        Verb::Hold => waits && !manner.hold.is_among(&state.holds),
+        Verb::Obey => waits,
+        Verb::Release => {
+            waits
+                && state
+                    .holds
+                    .iter()
+                    .any(|hold| manner.release.means(hold, now))
+        }
     }
 }
 
@@ -218,7 +316,7 @@ async fn pass_on(queue: &Handle) -> Result<(), Refusal> {
 }
 
 /// Counts recipients that are meant.
-async fn count(selector: &Selector, queue: &Handle) -> Result<u64, Refusal> {
+pub(super) async fn count(selector: &Selector, queue: &Handle) -> Result<u64, Refusal> {
     let matcher = compile(selector)?;
     let mut count = 0;
     super::answer::pages(&matcher, queue, async |_, recipients| {
@@ -229,23 +327,26 @@ async fn count(selector: &Selector, queue: &Handle) -> Result<u64, Refusal> {
     Ok(count)
 }
 
-/// Suspends a destination: its name, for how long, and why.
+/// Suspends a destination: its name, for how long or until it is resumed, and why.
 pub(super) async fn suspend(
-    (destination, length, why): (&str, &str, &str),
+    (destination, length, why): (&str, Option<&str>, &str),
     dry_run: bool,
     by: &str,
     queue: &Handle,
     out: &mpsc::Sender<Answer>,
 ) -> Result<u64, Refusal> {
     let destination = name(destination)?;
-    let length = span(Some(length))?;
+    let until = match length {
+        None => UNTIL_RESUMED,
+        Some(length) => later(span(Some(length))?),
+    };
     let now = crate::time::now();
     let suspension = Suspension {
         destination: destination.clone(),
         hosts: Vec::new(),
         effect: Effect::Stop,
         rule: String::new(),
-        until: now.saturating_add(crate::time::millis(length)),
+        until,
         reason: reason(why),
         by: super::operator(by),
         since: now,
@@ -313,14 +414,15 @@ pub(super) async fn resume(
         done.map_err(Refusal::unavailable)?
             .map_err(Refusal::unavailable)?;
         pass_on(queue).await?;
+        let names = ended
+            .iter()
+            .flat_map(|one| one.hosts.iter().chain([&one.destination]));
+        end_pauses(queue, names.cloned().collect()).await;
     }
     let mut touched = 0;
     for suspension in ended {
         let waits = Selector {
-            reply: Some(format!(
-                "^450 4\\.3\\.2 {} ({MARK}|{SLOWED})",
-                escaped(&suspension.destination)
-            )),
+            suspended: Some(suspension.destination),
             ..Selector::default()
         };
         let order = Order {
@@ -330,6 +432,9 @@ pub(super) async fn resume(
             spread: spread.map(str::to_owned),
             address: None,
             reason: None,
+            span: None,
+            kind: None,
+            who: None,
         };
         // What is found is told by the suspension already.
         let (nowhere, mut unread) = mpsc::channel(64);
@@ -345,16 +450,4 @@ pub(super) async fn resume(
         touched += done?;
     }
     Ok(touched)
-}
-
-/// A text as a regular expression for itself.
-fn escaped(text: &str) -> String {
-    let mut out = String::new();
-    for c in text.chars() {
-        if !c.is_alphanumeric() {
-            out.push('\\');
-        }
-        out.push(c);
-    }
-    out
 }

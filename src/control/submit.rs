@@ -9,7 +9,7 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 
 use super::protocol::{Refusal, Submitted};
 use crate::message::{Body, Content};
-use crate::queue::{Accept, Handle};
+use crate::queue::{Accept, Handle, Held};
 use crate::signing::Sign;
 use crate::smtp::address::{Address, Charset};
 
@@ -84,6 +84,11 @@ pub(super) async fn submit(
     let utf8 = !content.head.is_ascii()
         || !given.from.is_ascii()
         || given.to.iter().any(|address| !address.is_ascii());
+    let held = Held {
+        by: super::operator(given.by),
+        reason: "submitted to be held".to_owned(),
+        ..Held::default()
+    };
     let accept = Accept {
         id: queue.ids.issue(),
         arrived: crate::time::now(),
@@ -100,7 +105,7 @@ pub(super) async fn submit(
             ..Envelope::new(given.from, given.to.iter().map(Recipient::new).collect())
         },
         content,
-        held: given.held,
+        held: given.held.then_some(held).into_iter().collect(),
     };
     let sent = queue.addr.send(accept).await;
     let id = sent

@@ -52,9 +52,12 @@ impl Summary {
                 *count += 1;
             }
             domain.queued += u64::from(state.last_attempt == 0);
-            domain.held += u64::from(message.held);
-            if let Some(reply) = &state.last_reply {
-                let text = reply.to_string();
+            domain.held += u64::from(state.is_held(now));
+            let suspended = state.suspended.as_ref();
+            let suspended = suspended.filter(|one| one.until > now);
+            let said = state.last_reply.as_ref();
+            let why = suspended.map(ToString::to_string);
+            if let Some(text) = why.or_else(|| said.map(ToString::to_string)) {
                 if domain.replies.len() < REPLIES || domain.replies.contains_key(&text) {
                     *domain.replies.entry(text).or_default() += 1;
                 }
@@ -108,7 +111,7 @@ mod tests {
         }
         let mut summary = Summary::default();
         summary.add(&message, &[0, 1, 2, 3], 6 * 60_000);
-        message.held = true;
+        message.states[0].hold(crate::queue::Held::default().since(1));
         message.states[1].status = Status::Removed;
         summary.add(&message, &[0, 1], 1280 * 60_000);
         let rows = summary.rows();

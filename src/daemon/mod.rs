@@ -7,6 +7,7 @@ mod load;
 mod manager;
 mod start;
 mod watch;
+mod ways;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;

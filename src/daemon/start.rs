@@ -8,6 +8,7 @@ use futures_util::future::join_all;
 use hickory_resolver::TokioResolver;
 
 use super::Loaded;
+use super::ways::Ways;
 use crate::auth::password::NOBODY;
 use crate::auth::{self, AuthFiles, Authenticator};
 use crate::config::Config;
@@ -71,6 +72,7 @@ pub enum StartError {
 
 /// Addresses of the actors that are told of reloads and of the stop.
 pub struct Running {
+    ways: Ways,
     config: Arc<Config>,
     queue: queue::Handle,
     dispatcher: Addr<Dispatcher>,
@@ -146,7 +148,8 @@ pub async fn start(loaded: Loaded) -> Result<Running, StartError> {
     let opened = queue::open(&config)?;
     let files = AuthFiles::open(&config).map_err(StartError::Auth)?;
     let auth = Authenticator::new(config.clone(), identity.clone(), files, pool).start();
-    let leads = leads(identity.clone());
+    let ways = Ways::new(&config, &identity, &outside);
+    let leads = ways.leads();
     let mut queue = queue::start(
         opened,
         config.clone(),
@@ -179,6 +182,7 @@ pub async fn start(loaded: Loaded) -> Result<Running, StartError> {
         .addr
         .send(queue::Connect(dispatcher.clone().recipient()))
         .await?;
+    queue.onward = Some((ways.onward(), signer.clone().recipient()));
     queue.resume = Some(dispatcher.clone().recipient());
     queue.suspended = Some(dispatcher.clone().recipient());
     let keeper = delivery::Keeper {
@@ -189,6 +193,7 @@ pub async fn start(loaded: Loaded) -> Result<Running, StartError> {
     let suspended = queue.addr.send(queue::Suspended).await?;
     dispatcher.send(delivery::Suspensions(suspended)).await?;
     let control = control::start(&config.data_dir, queue.clone()).map_err(StartError::Control)?;
+    actix_rt::spawn(control::catch_up(queue.clone()));
 
     let (challenges, answers) = Challenges::new();
     let site = web::Site {
@@ -215,6 +220,7 @@ pub async fn start(loaded: Loaded) -> Result<Running, StartError> {
     let reporter = Reporter::new(config.clone(), &identity, leading, others).start();
 
     let mut running = Running {
+        ways,
         web,
         certificates,
         reports,
@@ -244,11 +250,16 @@ pub async fn start(loaded: Loaded) -> Result<Running, StartError> {
 
 /// Where a DSN's recipient leads; to nobody if its own aliases are at fault.
 fn leads(identity: Arc<Identity>) -> Leads {
-    Arc::new(move |address| match identity.resolve(address) {
+    Arc::new(move |address| led(&identity, address))
+}
+
+/// The same at once.
+pub(super) fn led(identity: &Identity, address: &str) -> Vec<String> {
+    match identity.resolve(address) {
         Resolution::Remote => vec![address.to_owned()],
         Resolution::Targets(targets) => targets,
         Resolution::Unknown | Resolution::Rejected(_) | Resolution::Refused(_) => Vec::new(),
-    })
+    }
 }
 
 impl Running {
@@ -309,6 +320,7 @@ impl Running {
             );
         }
         self.config = config.clone();
+        self.ways.replace(&config, &identity, &self.outside);
         let site = web::Site {
             config: config.clone(),
             identity: identity.clone(),

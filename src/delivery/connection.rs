@@ -21,6 +21,7 @@ use super::promise::waives;
 use super::reach::{Destination, HostMemory, Lesson, Reach};
 use super::session::Session;
 use super::seven_bit::SevenBit;
+use super::stops::Stops;
 use super::targets;
 use super::verdict::{self, Verdict};
 use super::worker::{Ended, Grade, Next, Unreachable, Worker};
@@ -56,6 +57,8 @@ pub(super) struct Common {
     pub(super) judge: Option<Judge>,
     /// Knows the MTA-STS policies of domains.
     pub(super) policies: Addr<Policies>,
+    /// What operators suspended.
+    pub(super) stops: Stops,
     /// Connections to all destinations together.
     pub(super) connections: Arc<Semaphore>,
     /// Since when this holds: who delivered what arrived before, and how far, nobody may know.
@@ -198,6 +201,15 @@ impl Connection {
                 };
                 if kept && !open.is_quiet().await {
                     continue;
+                }
+                // It may have been suspended while the connection was opened.
+                self.common.stops.apply(&mut part, &self.destination);
+                if part.recipients().is_empty() {
+                    match open.is_ready() {
+                        true => session = Some(open),
+                        false => open.quit().await,
+                    }
+                    break;
                 }
                 match self.deliver(&mut open, kept, &mut part, sessions).await {
                     Sent::Untouched => continue,
@@ -448,15 +460,16 @@ impl Connection {
     }
 
     async fn content(&self, part: &mut Pending) -> Result<Content, Verdict> {
+        let top = &part.message.top;
         if let Some(content) = part.content.take() {
-            return Ok(content);
+            return Ok(content.under(top));
         }
         let fetch = Fetch {
             id: part.message.id,
             location: part.message.location.clone(),
         };
         match self.common.fetch.send(fetch).await {
-            Ok(Ok(content)) => Ok(content),
+            Ok(Ok(content)) => Ok(content.under(top)),
             Ok(Err(error)) => {
                 tracing::error!(id = %part.message.id, %error, "a message can not be read back");
                 Err(Verdict::deferred(451, "4.3.0", &error.to_string()))

@@ -27,13 +27,15 @@ use super::connection::Common;
 use super::counts;
 use super::hops::{Found, Hops};
 use super::messages::{Drain, Keeper, Reload, Resume, Wake};
-use super::paces::{Paces, Standing};
+use super::paces::Paces;
 use super::pending::{Pending, Reporter};
 use super::reach::{Destination, Reach};
 use super::routes::RouteError;
 use super::seven_bit::SevenBit;
 use super::sources::Sources;
-use super::worker::{self, Deliver, Worker};
+use super::started::{Domains, Started};
+use super::stops::Stops;
+use super::worker::{self, Deliver, Shed, Worker};
 use crate::config::Config;
 use crate::dns::Resolver;
 use crate::queue::{Fetch, Record};
@@ -80,16 +82,6 @@ struct Resolved {
     hops: Vec<(String, Found)>,
 }
 
-/// A started worker.
-pub(super) struct Started {
-    number: u64,
-    pub(super) address: Addr<Worker>,
-    delivers: u64,
-    pub(super) destination: Arc<Destination>,
-    /// What it was told.
-    pub(super) standing: Standing,
-}
-
 /// See the module.
 pub struct Dispatcher {
     common: Arc<Common>,
@@ -132,7 +124,8 @@ impl Dispatcher {
         let mut paces = Paces::default();
         let now = (crate::time::now(), Instant::now());
         paces.recount(counts::take(&config.data_dir), now);
-        let common = common(&config, resolver, content, connections, policies, tally)?;
+        let shared = (connections, Stops::default());
+        let common = common(&config, resolver, content, shared, policies, tally)?;
         Ok(Dispatcher {
             common,
             hops: Hops::new(&config)?,
@@ -285,6 +278,20 @@ impl Dispatcher {
         }
     }
 
+    /// What operators suspended, as connections see it.
+    pub(super) fn stops(&self) -> &Stops {
+        &self.common.stops
+    }
+
+    /// Has every worker send back what may not begin; done when they have.
+    pub(super) fn shed(
+        &self,
+    ) -> Vec<impl Future<Output = Result<(), actix::MailboxError>> + use<>> {
+        let workers = self.workers.values().map(|started| &started.address);
+        let workers = workers.chain(&self.retired);
+        workers.map(|worker| worker.send(Shed)).collect()
+    }
+
     /// Sends back what goes to a suspended next hop.
     fn without_suspended(&self, batches: Batches) -> Batches {
         if self.paces.is_empty() {
@@ -309,6 +316,7 @@ impl Dispatcher {
             for _ in 0..2 {
                 let started = self.worker(&destination, context);
                 started.delivers += 1;
+                deliver.0.iter().for_each(|part| started.domains.add(part));
                 match started.address.try_send(deliver) {
                     Ok(()) => break,
                     Err(SendError::Full(returned)) => {
@@ -366,6 +374,7 @@ impl Dispatcher {
                     delivers: 0,
                     destination: Arc::clone(destination),
                     standing,
+                    domains: Domains::default(),
                 }
             })
     }
@@ -388,7 +397,7 @@ fn common(
     config: &Arc<Config>,
     resolver: Resolver,
     (fetch, seven_bit): (Recipient<Fetch>, SevenBit),
-    connections: Arc<Semaphore>,
+    (connections, stops): (Arc<Semaphore>, Stops),
     policies: Addr<Policies>,
     tally: Arc<OnceLock<Recipient<Tally>>>,
 ) -> Result<Arc<Common>, DispatcherError> {
@@ -401,6 +410,7 @@ fn common(
         fetch,
         seven_bit,
         connections,
+        stops,
         policies,
         tally,
         judge: tls::client::judge(config)?,
@@ -482,13 +492,14 @@ impl Handler<Reload> for Dispatcher {
         let fetcher = Fetcher::new(&config, resolver.clone())?;
         let policies = old.policies.clone();
         let connections = Arc::clone(&old.connections);
+        let stops = old.stops.clone();
         let content = (fetch, old.seven_bit.clone());
         let tally = Arc::clone(&old.tally);
         self.common = common(
             &config,
             resolver,
             content,
-            connections,
+            (connections, stops),
             policies.clone(),
             tally,
         )?;
@@ -510,10 +521,11 @@ impl Handler<Reload> for Dispatcher {
 impl Handler<Resume> for Dispatcher {
     type Result = ResponseFuture<()>;
 
-    fn handle(&mut self, _: Resume, _: &mut Context<Self>) -> Self::Result {
+    fn handle(&mut self, resume: Resume, _: &mut Context<Self>) -> Self::Result {
         let workers = self.workers.values();
         let told: Vec<_> = workers
-            .map(|started| started.address.send(Resume))
+            .filter(|started| started.is_meant(&resume))
+            .map(|started| started.address.send(Resume::default()))
             .collect();
         Box::pin(async move {
             // A worker that is gone pauses no more.

@@ -1,5 +1,6 @@
 //! What the dispatcher is told.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use actix::{Message as ActorMessage, Recipient};
@@ -14,10 +15,14 @@ use crate::queue::Job;
 #[rtype(result = "()")]
 pub struct Wake(pub Vec<Job>);
 
-/// An operator replays mail: every destination that pauses may be tried at once.
-#[derive(ActorMessage)]
+/// An operator replays mail: destinations that pause may be tried at once.
+#[derive(ActorMessage, Debug, Clone, Default)]
 #[rtype(result = "()")]
-pub struct Resume;
+pub struct Resume {
+    /// Only those that serve one of these recipient domains or next hops, in lower case; `*`
+    /// stands for anything. `None`: all.
+    pub only: Option<HashSet<String>>,
+}
 
 /// Nothing is tried at the hosts these name. Replaces what was said before.
 #[derive(ActorMessage)]

@@ -45,6 +45,8 @@ mod security;
 mod session;
 mod seven_bit;
 mod sources;
+mod started;
+mod stops;
 mod targets;
 #[cfg(test)]
 mod tests;

@@ -9,13 +9,13 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use queue_schema::Millis;
+use queue_schema::{Millis, Suspended};
 use tokio::sync::Semaphore;
 
 use super::counts::Counts;
 use super::providers::{self, Action, Rule};
 use super::reach::Destination;
-use crate::queue::suspend::{Effect, Rate, Slow, Suspension};
+use crate::queue::suspend::{Effect, Rate, Slow, Suspension, UNTIL_RESUMED};
 use crate::smtp::reply::Reply;
 
 /// Replies that count towards a rule's `after` are forgotten after this time.
@@ -42,8 +42,8 @@ pub(super) struct Standing {
     pub(super) messages: usize,
     /// Messages in a time: then each asks for its turn.
     pub(super) rate: Option<Rate>,
-    /// What is said about a message whose turn is far away.
-    pub(super) slowed: String,
+    /// Why a message waits whose turn is far away.
+    pub(super) slowed: Suspended,
 }
 
 impl Default for Standing {
@@ -55,7 +55,7 @@ impl Default for Standing {
             places: None,
             messages: usize::MAX,
             rate: None,
-            slowed: String::new(),
+            slowed: Suspended::default(),
         }
     }
 }
@@ -146,7 +146,8 @@ impl Paces {
     /// Forgets what is over; how long until the next one is.
     pub(super) fn expire(&mut self, now: Millis) -> Option<Duration> {
         self.suspensions.retain(|one| one.until > now);
-        let next = self.suspensions.iter().map(|one| one.until).min()?;
+        let ends = self.suspensions.iter().map(|one| one.until);
+        let next = ends.filter(|end| *end != UNTIL_RESUMED).min()?;
         Some(Duration::from_millis(next.saturating_sub(now).max(1)))
     }
 
@@ -156,11 +157,13 @@ impl Paces {
         let mut most = provider.connections;
         let mut messages = provider.messages;
         let mut rate = provider.rate;
-        let mut slowed = format!(
-            "{} is sent to at most {} messages",
-            provider.name,
-            rate_text(rate)
-        );
+        let mut slowed = Suspended {
+            destination: provider.name.clone(),
+            by: "the configuration".to_owned(),
+            reason: String::new(),
+            until: UNTIL_RESUMED,
+            slowed_to: format!("{} messages", rate_text(rate)),
+        };
         let mut stop = None;
         for one in self.holding(destination, now) {
             match one.effect {
@@ -173,7 +176,7 @@ impl Paces {
                         && rate.is_none_or(|rate| rate.interval() < slower.interval())
                     {
                         rate = Some(slower);
-                        slowed = one.text();
+                        slowed = one.into();
                     }
                 }
             }

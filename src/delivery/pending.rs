@@ -104,8 +104,8 @@ impl Reporter {
     pub(super) fn send_suspended(&self, parts: Vec<Pending>, suspension: &Suspension) {
         let suspension = suspension.clone();
         self.send_each(parts, move || {
-            let reply = crate::smtp::reply::Reply::new(450, "4.3.2", &suspension.text());
-            Verdict::postponed(suspension.wait(time::now(), fastrand::f64()), reply)
+            let wait = suspension.wait(time::now(), fastrand::f64());
+            Verdict::suspended(&(&suspension).into(), wait)
         });
     }
 

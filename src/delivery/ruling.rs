@@ -132,8 +132,15 @@ impl Handler<Suspensions> for Dispatcher {
         Suspensions(list): Suspensions,
         context: &mut Context<Self>,
     ) -> Self::Result {
+        self.stops().replace(&list);
         self.paces.replace(list);
-        Box::pin(self.tell_workers(context))
+        let shed = self.shed();
+        let told = self.tell_workers(context);
+        Box::pin(async move {
+            told.await;
+            // A worker that is gone has nothing that waits.
+            let _ = join_all(shed).await;
+        })
     }
 }
 

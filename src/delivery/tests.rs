@@ -14,6 +14,7 @@ use queue_schema::{
 use tokio::sync::mpsc;
 
 use super::pending::{Pending, Reporter};
+use super::stops::Stops;
 use super::verdict::Verdict;
 use crate::message::{Body, Content};
 use crate::queue::{Job, Outcome, Record};
@@ -57,8 +58,9 @@ fn job(recipients: &[&str]) -> Job {
             body: BodyPlace::Inline,
         },
         states: recipients.iter().map(|_| RecipientState::new(0)).collect(),
-        warned: false,
-        held: false,
+        message_id: String::new(),
+        subject: String::new(),
+        top: String::new(),
         story: Vec::new(),
     };
     Job {
@@ -93,8 +95,8 @@ async fn what_is_dropped_is_reported_and_only_that() {
     let record = heard.recv().await.expect("a record");
     assert_eq!(record.attempts.len(), 1);
     assert_eq!(
-        (record.attempts[0].recipient, record.attempts[0].outcome),
-        (1, Outcome::Failed)
+        (record.attempts[0].recipient, &record.attempts[0].outcome),
+        (1, &Outcome::Failed)
     );
     // In a task that panics.
     let panicking = actix::spawn(async move {
@@ -106,7 +108,7 @@ async fn what_is_dropped_is_reported_and_only_that() {
     let told: Vec<_> = record
         .attempts
         .iter()
-        .map(|one| (one.recipient, one.outcome))
+        .map(|one| (one.recipient, one.outcome.clone()))
         .collect();
     assert_eq!(told, [(0, CUT_OFF), (2, CUT_OFF)]);
     // A verdict too few: none is left without one.
@@ -208,7 +210,7 @@ mod workers {
         for _ in 0..3 {
             let record = heard.recv().await.expect("a record");
             let to = record.message.envelope.recipients[0].address.clone();
-            told.insert(to, record.attempts[0].outcome);
+            told.insert(to, record.attempts[0].outcome.clone());
         }
         let expected = [
             ("a@x", Outcome::Delivered),
@@ -318,6 +320,7 @@ mod workers {
         let policies = Policies::new(fetcher, "/nowhere".into()).start();
         let common = Arc::new(Common {
             policies,
+            stops: Stops::default(),
             tally: Arc::default(),
             judge: None,
             reach: Reach::new(&config),

@@ -39,6 +39,12 @@ impl Connection {
         part: Pending,
         session: &mut Option<Session>,
     ) -> Option<Pending> {
+        let mut part = self.in_turn(part, session).await?;
+        self.common.stops.apply(&mut part, &self.destination);
+        (!part.recipients().is_empty()).then_some(part)
+    }
+
+    async fn in_turn(&self, part: Pending, session: &mut Option<Session>) -> Option<Pending> {
         let (rate, slowed) = {
             let standing = self.standing.borrow();
             let Some(rate) = standing.rate else {
@@ -53,8 +59,7 @@ impl Connection {
         let wait = match self.dispatcher.send(ask).await {
             Ok(Turn::After(wait)) => wait,
             Ok(Turn::Later(wait)) => {
-                let reply = Reply::new(450, "4.3.2", &slowed);
-                let verdict = Verdict::postponed(wait, reply);
+                let verdict = Verdict::suspended(&slowed, wait);
                 part.reporter().clone().send_one(part, &verdict, "");
                 return None;
             }

@@ -4,6 +4,8 @@
 
 use std::time::Duration;
 
+use queue_schema::Suspended;
+
 use super::providers::{Action, Rule};
 use crate::queue::Outcome;
 use crate::smtp::client::{Answer, Loss, Refusal, Said, Stage};
@@ -41,6 +43,22 @@ impl Verdict {
                 counts: false,
             },
             reply,
+        }
+    }
+
+    /// Not tried, because the destination is suspended or slowed. Who did that and why is for
+    /// operators; the reply, which may reach senders, does not say it.
+    pub fn suspended(what: &Suspended, wait: Duration) -> Verdict {
+        Verdict {
+            outcome: Outcome::Suspended {
+                what: Box::new(what.clone()),
+                wait,
+            },
+            reply: Reply::new(
+                450,
+                "4.3.2",
+                "delivery to this destination is held back here",
+            ),
         }
     }
 
@@ -101,7 +119,7 @@ fn judge_reply(stage: Stage, reply: &Reply) -> Outcome {
 pub fn follow(judged: Verdict, rule: &Rule, ours: bool) -> Verdict {
     let named = match judged.outcome {
         Outcome::Deferred { retry_after, .. } => retry_after,
-        Outcome::Delivered | Outcome::Failed => None,
+        Outcome::Delivered | Outcome::Failed | Outcome::Suspended { .. } => None,
     };
     let outcome = match rule.action {
         Action::Permanent => Outcome::Failed,

@@ -95,6 +95,11 @@ pub(super) struct Learned {
 #[rtype(result = "()")]
 pub(super) struct Paced(pub(super) Standing);
 
+/// Something was suspended: what waits for it goes back.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(super) struct Shed;
+
 /// A connection is gone.
 #[derive(Message)]
 #[rtype(result = "()")]
@@ -187,6 +192,12 @@ impl Worker {
 
     /// Sends back what can not go soon, because the destination is suspended or slowed.
     fn shed(&mut self) {
+        for mut part in std::mem::take(&mut self.waiting) {
+            self.common.stops.apply(&mut part, &self.destination);
+            if !part.recipients().is_empty() {
+                self.waiting.push_back(part);
+            }
+        }
         let standing = self.standing.borrow().clone();
         if let Some(suspension) = &standing.stop {
             let waiting = std::mem::take(&mut self.waiting);
@@ -202,7 +213,7 @@ impl Worker {
         let slowed = standing.slowed.clone();
         self.reporter.send_each(over.into(), move || {
             let wait = SHORT_WAIT + longest.mul_f64(fastrand::f64());
-            Verdict::postponed(wait, Reply::new(450, "4.3.2", &slowed))
+            Verdict::suspended(&slowed, wait)
         });
     }
 
@@ -457,6 +468,14 @@ impl Handler<Resume> for Worker {
         self.memory.forgive();
         // Each has a memory of its own.
         self.end_connections();
+    }
+}
+
+impl Handler<Shed> for Worker {
+    type Result = ();
+
+    fn handle(&mut self, _: Shed, context: &mut Context<Self>) {
+        self.hand_out(context);
     }
 }
 

@@ -7,6 +7,7 @@
 //! strangers (I11).
 
 pub mod hooks;
+pub mod onward;
 pub mod outside;
 pub mod policy;
 pub mod reputation;

@@ -22,6 +22,7 @@ use crate::config::{Config, Hooks, Rewrite, Spam};
 use crate::identity::Identity;
 use crate::message::headers::{self, Field};
 use crate::message::{Body, Content};
+use crate::queue::Held;
 use crate::report::dmarc::Tally;
 use crate::signing::Seal;
 use crate::signing::arc::ChainState;
@@ -68,8 +69,8 @@ pub struct Passed {
     pub content: Content,
     /// What replaces the body.
     pub new_body: Option<Bytes>,
-    /// Whether it waits for an operator.
-    pub held: bool,
+    /// Why it waits for an operator; nothing if it does not.
+    pub held: Vec<Held>,
     /// Whether the reverse-path is not forged.
     pub verified: bool,
     /// What the signer is to do.
@@ -207,7 +208,10 @@ impl Outside {
             match config.dnslists.listed {
                 // What is here all the same is for an address that everybody may write to.
                 Spam::Refuse => {}
-                Spam::Hold => held = true,
+                Spam::Hold => {
+                    let reason = format!("the client {client} is listed");
+                    held.push(Held::quarantine(&format!("list {}", listing.zone), &reason));
+                }
                 Spam::Tag => {
                     let tag = format!("{}: Yes\r\n", config.milter.spam_header.as_str());
                     content.head = [tag.as_bytes(), &content.head].concat().into();
@@ -243,7 +247,9 @@ impl Outside {
                 identity,
                 from,
                 forwarder,
-                verdicts.as_ref(),
+                verdicts
+                    .as_ref()
+                    .is_some_and(|verdicts| verdicts.dmarc.dkim_aligned),
                 arrival.at,
             );
         }
@@ -292,18 +298,18 @@ impl Outside {
         })
     }
 
-    /// The reverse-path under which a message leaves us, where it is not its own.
-    fn rewritten(
+    /// The reverse-path under which a message leaves us, where it is not its own. `signed`: a
+    /// signature of its author's domain is right.
+    pub(super) fn rewritten(
         &self,
         config: &Config,
         identity: &Identity,
         from: Option<&Address>,
         forwarder: &Address,
-        verdicts: Option<&Verdicts>,
+        signed: bool,
         at: Millis,
     ) -> Option<String> {
         let from = from.filter(|from| identity.domain(from.domain()).is_none())?;
-        let signed = verdicts.is_some_and(|verdicts| verdicts.dmarc.dkim_aligned);
         let wanted = match config.forwarding.rewrite {
             Rewrite::Always => true,
             Rewrite::WithoutDkim => !signed,

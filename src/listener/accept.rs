@@ -14,7 +14,7 @@ use crate::message::fold;
 use crate::message::reencode::Rule;
 use crate::message::trace::{self, Trace};
 use crate::message::{Body, Content};
-use crate::queue::{Accept, AcceptError};
+use crate::queue::{Accept, AcceptError, Held};
 use crate::signing::{Seal, Sign};
 use crate::smtp::replies::{self, Reply};
 
@@ -25,7 +25,7 @@ struct Judged {
     content: Content,
     /// Signature or seal: what is to be put on top.
     top: Bytes,
-    held: bool,
+    held: Vec<Held>,
 }
 
 impl Session {

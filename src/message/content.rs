@@ -37,6 +37,14 @@ pub struct SpoolFile {
 }
 
 impl Content {
+    /// The same with these header fields above its own.
+    pub fn under(mut self, top: &str) -> Content {
+        if !top.is_empty() {
+            self.head = [top.as_bytes(), &self.head].concat().into();
+        }
+        self
+    }
+
     /// Length of the whole message in bytes.
     pub fn len(&self) -> u64 {
         let body = match &self.body {

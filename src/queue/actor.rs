@@ -20,14 +20,16 @@ use super::budget::Budget;
 use super::clock::{self, Clock};
 use super::commit::Commits;
 use super::due::{DueIndex, Lane, Lanes};
+use super::listed::Listed;
 use super::messages::{
     Accept, AcceptError, Adopt, Connect, Fetch, FetchError, Ping, Record, Reload, Stop,
 };
+use super::order::{self, Order};
 use super::settle::Settled;
 use super::shares::Shares;
 use super::steer::Steering;
 use super::store::{self, Readers, Store, StoreError};
-use super::suspend::Suspension;
+use super::suspend::{self, Suspension};
 use super::{Feed, IdSource, Leads, blocking, end_process, schedule};
 use crate::config::Config;
 use crate::delivery::Wake;
@@ -155,10 +157,10 @@ pub struct Queue {
     pub(super) settlers: Arc<Semaphore>,
     pub(super) steering: VecDeque<Steering>,
     pub(super) feed: Feed,
-    /// Shared with the tasks of this thread that change it.
-    pub(super) suspensions: Rc<RefCell<Vec<Suspension>>>,
-    /// The suspensions on disk; locked while they are written.
-    pub(super) saving: Arc<tokio::sync::Mutex<Vec<Suspension>>>,
+    pub(super) suspensions: Listed<Suspension>,
+    pub(super) orders: Listed<Order>,
+    /// Orders were applied since their counts were written down.
+    pub(super) orders_counted: bool,
     pub(super) clock: Clock,
     /// What time that never jumps is counted from.
     started: Instant,
@@ -229,8 +231,9 @@ impl Queue {
             settlers: Arc::new(Semaphore::new(SETTLING)),
             steering: VecDeque::new(),
             feed,
-            suspensions: Rc::new(RefCell::new(opened.suspensions.clone())),
-            saving: Arc::new(tokio::sync::Mutex::new(opened.suspensions)),
+            suspensions: Listed::new(suspend::FILE, opened.suspensions),
+            orders: Listed::new(order::FILE, opened.orders),
+            orders_counted: false,
             clock,
             started: Instant::now(),
             timer: None,
@@ -366,6 +369,9 @@ impl Queue {
             Event::Settled(settled) => self.settled(*settled),
             Event::Adopted(message) => {
                 self.feed.accepted(&message);
+                if self.is_ordered(&message, crate::time::now()) {
+                    return self.ordered_at_once(message);
+                }
                 // An operator may have been quicker than this event, and knows better.
                 if let Some(due) = self.clock.message_due(&message, crate::time::now())
                     && !self.slots.contains_key(&message.id)
@@ -380,6 +386,9 @@ impl Queue {
     pub(super) fn accepted(&mut self, message: Arc<Message>, content: Content) {
         let id = message.id;
         self.feed.accepted(&message);
+        if self.is_ordered(&message, crate::time::now()) {
+            return self.ordered_at_once(message);
+        }
         let first = schedule::released(&message);
         let lane = Lane::of(&message);
         if first > crate::time::now() {
@@ -417,6 +426,7 @@ impl Actor for Queue {
         ctx.add_stream(events);
         ctx.run_interval(SWEEP_EVERY, |queue, ctx| {
             queue.sweep();
+            actix_rt::spawn(queue.keep_order_counts());
             queue.pump(ctx);
         });
         self.pump(ctx);
@@ -452,7 +462,11 @@ impl Handler<Accept> for Queue {
                 held,
             } = accept;
             let mut message = store::new_message(id, arrived, origin, envelope);
-            message.held = held;
+            for state in &mut message.states {
+                for why in &held {
+                    state.hold(why.since(arrived));
+                }
+            }
             match store.accept_with(message, content.clone(), with).await {
                 Ok(message) => {
                     tracing::info!(
@@ -573,8 +587,10 @@ impl Handler<Stop> for Queue {
         }
         let (answer, answered) = oneshot::channel();
         self.stopping.push(answer);
+        let kept = self.keep_order_counts();
         self.pump(ctx);
         Box::pin(async move {
+            kept.await;
             let _ = answered.await;
         })
     }

@@ -146,6 +146,18 @@ impl Queue {
             .map(|(position, _)| *position)
             .collect();
         self.unbusy(id, &recipients);
+        self.note(id, change, notice, waiter);
+    }
+
+    /// The same for a change that leaves its recipients where they are: one that is being tried
+    /// goes on being tried.
+    pub(super) fn note(
+        &mut self,
+        id: QueueId,
+        change: Change,
+        notice: Option<(Box<Message>, Content)>,
+        waiter: Option<Waiter>,
+    ) {
         let Some(slot) = self.slots.get_mut(&id) else {
             return;
         };

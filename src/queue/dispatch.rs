@@ -180,14 +180,15 @@ impl Queue {
         content: Option<crate::message::Content>,
         now: Millis,
     ) -> Option<Job> {
+        self.slots.get_mut(&id)?.queued = false;
+        self.obey(id, now, || None);
         let slot = self.slots.get_mut(&id)?;
-        slot.queued = false;
         let message = slot.message.clone()?;
         let mut recipients = Vec::new();
-        if !message.held && !slot.ended {
+        if !slot.ended {
             for (position, state) in (0..).zip(&message.states) {
-                let due =
-                    state.status == Status::Waiting && self.clock.due(&message, state, now) <= now;
+                let due = self.clock.due(&message, state, now);
+                let due = due.is_some_and(|due| due <= now);
                 if due && !slot.busy.contains(&position) {
                     recipients.push(position);
                 }
@@ -231,7 +232,7 @@ impl Queue {
         now: Millis,
     ) -> Vec<u32> {
         let suspensions = self.suspensions.clone();
-        let suspensions = suspensions.borrow();
+        let suspensions = suspensions.now.borrow();
         if suspensions.is_empty() {
             return recipients;
         }
@@ -248,9 +249,9 @@ impl Queue {
                 Some(suspension) => attempts.push(Attempt {
                     recipient,
                     at: now,
-                    outcome: Outcome::Deferred {
-                        retry_after: Some(suspension.wait(now, fastrand::f64())),
-                        counts: false,
+                    outcome: Outcome::Suspended {
+                        what: Box::new(suspension.into()),
+                        wait: suspension.wait(now, fastrand::f64()),
                     },
                     reply: super::own_reply(450, "4.3.2", &suspension.text()),
                     tls: String::new(),
@@ -328,12 +329,9 @@ impl Queue {
         let now = crate::time::now();
         let next = (0..)
             .zip(&message.states)
-            .filter(|(position, state)| {
-                state.status == Status::Waiting && !slot.busy.contains(position)
-            })
-            .map(|(_, state)| self.clock.due(message, state, now))
-            .min()
-            .filter(|_| !message.held && !slot.ended);
+            .filter(|(position, _)| !slot.busy.contains(position) && !slot.ended)
+            .filter_map(|(_, state)| self.clock.due(message, state, now))
+            .min();
         match next {
             Some(due) => self.due.set(id, due, Lane::of(message)),
             None => self.due.remove(id),

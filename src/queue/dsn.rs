@@ -31,6 +31,8 @@ pub struct Report {
     pub state: RecipientState,
     /// Protocol version and cipher of the attempt, for the message's story.
     pub tls: String,
+    /// When it happened.
+    pub at: Millis,
 }
 
 /// What a notification is made of.

@@ -38,6 +38,7 @@ fn state(status: Status, code: u16, enhanced: &str, text: &str, remote: &str) ->
             text: text.into(),
             remote: remote.into(),
         }),
+        ..RecipientState::new(0)
     }
 }
 
@@ -73,6 +74,7 @@ fn refused() -> Report {
         recipient: 0,
         state: state(Status::Bounced, 550, "5.1.1", "no such user here", said),
         tls: String::new(),
+        at: NOW,
     }
 }
 
@@ -149,6 +151,7 @@ fn one_notice_names_every_recipient_and_each_has_its_own_reason() {
     let expired = Report {
         recipient: 1,
         tls: String::new(),
+        at: NOW,
         state: state(
             Status::Expired,
             451,
@@ -172,6 +175,7 @@ fn delivered(remote: &str) -> Report {
         recipient: 0,
         state: state(Status::Delivered, 250, "2.0.0", "ok", remote),
         tls: String::new(),
+        at: NOW,
     }
 }
 
@@ -218,6 +222,7 @@ fn a_delay_says_that_nothing_needs_to_be_done_and_returns_headers_only() {
     let late = Report {
         recipient: 0,
         tls: String::new(),
+        at: NOW,
         state: state(
             Status::Waiting,
             421,
@@ -319,7 +324,7 @@ proptest! {
             last_reply: state.last_reply.map(|reply| crate::queue::outcome::clean_reply(&reply)),
             ..state
         };
-        let (_, text) = built(&message, &[Report { recipient: 0, state, tls: String::new() }], Some(&original(b"x\r\n")));
+        let (_, text) = built(&message, &[Report { recipient: 0, state, tls: String::new(), at: NOW }], Some(&original(b"x\r\n")));
         prop_assert_eq!(text.matches("\r\n--0020000000000.mx.example.org").count(), 4);
         prop_assert_eq!(text.matches("\r\nFinal-Recipient: ").count(), 1);
         prop_assert_eq!(text.matches("\r\nStatus: 5.").count(), 1);

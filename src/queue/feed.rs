@@ -92,6 +92,8 @@ pub fn word(kind: EventKind) -> &'static str {
         EventKind::Returned => "returned",
         EventKind::Told => "told",
         EventKind::Imported => "imported",
+        EventKind::Suspended => "suspended",
+        EventKind::Requeued => "requeued",
     }
 }
 

@@ -1,12 +1,19 @@
 //! What the queue actor is told and asked: the only words other actors have for it.
 
+use std::collections::HashMap;
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use actix::{Message as ActorMessage, Recipient};
-use queue_schema::{Envelope, Location, Message, Millis, Origin, QueueId, Reply};
+use queue_schema::{
+    Envelope, Hold, HoldKind, Location, Message, Millis, Origin, QueueId, RecipientState, Reply,
+    Suspended as Wait,
+};
 
 use super::Leads;
+use super::order::Order;
+use super::outcome::clean;
 use super::store::StoreError;
 use super::suspend::Suspension;
 use crate::config::Config;
@@ -27,9 +34,66 @@ pub struct Accept {
     pub envelope: Envelope,
     /// The bytes, as they go out.
     pub content: Content,
-    /// Whether it waits for an operator's release.
-    pub held: bool,
+    /// Why it waits for a release; nothing if it does not.
+    pub held: Vec<Held>,
 }
+
+/// Why a message is held from the moment it comes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Held {
+    /// Whose decision it was.
+    pub kind: HoldKind,
+    /// Who: a filter, an operator, an order.
+    pub by: String,
+    /// Why.
+    pub reason: String,
+    /// When it ends by itself.
+    pub until: Option<Millis>,
+}
+
+impl Default for Held {
+    fn default() -> Held {
+        Held {
+            kind: HoldKind::Operator,
+            by: String::new(),
+            reason: String::new(),
+            until: None,
+        }
+    }
+}
+
+impl Held {
+    /// A filter keeps it back. Both texts may come from outside.
+    pub fn quarantine(by: &str, reason: &str) -> Held {
+        Held {
+            kind: HoldKind::Quarantine,
+            by: clean(by, BY),
+            reason: clean(reason, REASON),
+            until: None,
+        }
+    }
+
+    /// Whether one of the holds is this already.
+    pub fn is_among(&self, holds: &[Hold]) -> bool {
+        holds.iter().any(|hold| self.since(hold.since) == *hold)
+    }
+
+    /// The hold of a recipient.
+    pub fn since(&self, since: Millis) -> Hold {
+        Hold {
+            kind: self.kind,
+            by: self.by.clone(),
+            reason: self.reason.clone(),
+            since,
+            until: self.until,
+        }
+    }
+}
+
+/// Bytes of the name of whoever holds a message.
+pub const BY: usize = 100;
+/// Bytes of a reason.
+pub const REASON: usize = 300;
 
 /// Why a message was not accepted; none of them is the sender's fault, so all are 4xx (I7).
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -107,8 +171,8 @@ pub struct Attempt {
     pub notifies: bool,
 }
 
-/// The three ends of an attempt.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// The ends of an attempt.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
     /// The next hop answered 2xx: it is theirs now.
     Delivered,
@@ -122,6 +186,14 @@ pub enum Outcome {
     },
     /// Never try again; tell the sender.
     Failed,
+    /// It was not tried, because its destination is suspended or slowed: what the next hop said
+    /// last stays its last reply.
+    Suspended {
+        /// What holds for the destination.
+        what: Box<Wait>,
+        /// For how long it waits.
+        wait: Duration,
+    },
 }
 
 /// Jobs go to this dispatcher from now on; before the first one nothing is delivered.
@@ -169,10 +241,92 @@ pub struct Steer {
 pub struct Manner {
     /// Replay: due at a random moment from now to then.
     pub spread: Duration,
-    /// Redirect: who takes the place of the recipients.
-    pub address: String,
+    /// Redirect, requeue: where each message goes from now on.
+    pub anew: HashMap<QueueId, Anew>,
     /// Bounce: what the sender is told.
     pub reason: String,
+    /// Hold: who, why, until when.
+    pub hold: Held,
+    /// Release: which holds end.
+    pub release: Release,
+}
+
+/// Where recipients of a message go from now on, and how it leaves us.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Anew {
+    /// Positions of recipients and the addresses they lead to now; none if to nobody.
+    pub places: Vec<(u32, Vec<String>)>,
+    /// The new `forwarded_as` of the envelope, if it changes.
+    pub forwarded_as: Option<Option<String>>,
+    /// What goes above the header, if it was made.
+    pub top: Option<String>,
+}
+
+/// Which holds end; what is not said does not matter.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Release {
+    /// Whose decision it was.
+    pub kind: Option<HoldKind>,
+    /// Who, or the name of a filter or an order; `*` stands for anything.
+    pub by: Option<String>,
+    /// Why; `*` stands for anything.
+    pub reason: Option<String>,
+}
+
+impl Release {
+    /// Ends holds of a recipient; whether there were any. The hold of an order that stands is not
+    /// taken away but over, so that the order is not applied to the recipient again.
+    pub fn apply(&self, state: &mut RecipientState, orders: &[Order], now: Millis) -> bool {
+        let stands = |hold: &Hold| {
+            let mut standing = orders.iter().filter(|order| order.stands(now));
+            hold.kind == HoldKind::Order && standing.any(|order| order.name() == hold.by)
+        };
+        let mut found = false;
+        for mut hold in std::mem::take(&mut state.holds) {
+            let means = self.means(&hold, now);
+            found |= means;
+            if means && stands(&hold) {
+                hold.until = Some(now);
+            } else if means {
+                continue;
+            }
+            state.holds.push(hold);
+        }
+        found
+    }
+
+    /// Whether it ends this hold.
+    pub fn means(&self, hold: &Hold, now: Millis) -> bool {
+        let like = |wanted: &Option<String>, text: &str| {
+            let wanted = wanted.as_ref().map(|wanted| wanted.to_ascii_lowercase());
+            wanted.is_none_or(|wanted| super::like(&wanted, text))
+        };
+        hold.until.is_none_or(|until| until > now)
+            && self.kind.is_none_or(|kind| kind == hold.kind)
+            && like(&self.by, &hold.by)
+            && like(&self.reason, &hold.reason)
+    }
+}
+
+impl fmt::Display for Release {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let words = [
+            self.kind.map(|kind| format!("kind {}", kind_word(kind))),
+            self.by.as_ref().map(|by| format!("held by {by}")),
+            self.reason.as_ref().map(|reason| format!("for {reason}")),
+        ];
+        let words: Vec<String> = words.into_iter().flatten().collect();
+        f.write_str(&words.join(", "))
+    }
+}
+
+/// The word for whose decision a hold was.
+pub fn kind_word(kind: HoldKind) -> &'static str {
+    match kind {
+        HoldKind::Operator => "operator",
+        HoldKind::Quarantine => "quarantine",
+        HoldKind::Order => "order",
+    }
 }
 
 /// A message that was in a queue before: its attempts and due times go on.
@@ -205,6 +359,27 @@ pub struct Unsuspend {
 #[rtype(result = "Vec<Suspension>")]
 pub struct Suspended;
 
+/// From now on this order stands, under a number of its own. The answer, when it is durable, is
+/// the order with its number.
+#[derive(ActorMessage)]
+#[rtype(result = "Result<Order, String>")]
+pub struct Stand(pub Order);
+
+/// End a standing order, or all of them for 0. The answer, when it is durable, is what ended.
+#[derive(ActorMessage)]
+#[rtype(result = "Result<Vec<Order>, String>")]
+pub struct EndOrder {
+    /// Its number.
+    pub id: u64,
+    /// The operator.
+    pub by: String,
+}
+
+/// The orders that stand, and the last that have ended.
+#[derive(ActorMessage)]
+#[rtype(result = "Vec<Order>")]
+pub struct Orders;
+
 /// What an operator can do to messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -221,4 +396,9 @@ pub enum Verb {
     Bounce,
     /// The recipients' place is taken by another address, which is tried at once.
     Redirect,
+    /// Addresses, routes and the reverse-path are resolved again, as if the message came now.
+    Requeue,
+    /// Whatever standing orders want is done.
+    #[serde(skip)]
+    Obey,
 }

@@ -11,6 +11,7 @@
 //! A panic in it ends the process, which systemd starts again.
 
 mod actor;
+mod anew;
 mod budget;
 mod clock;
 mod commit;
@@ -20,7 +21,11 @@ pub mod due;
 mod feed;
 mod ids;
 mod kept;
+mod listed;
 mod messages;
+mod names;
+pub mod order;
+mod orders;
 mod outcome;
 pub mod schedule;
 mod selector;
@@ -35,14 +40,15 @@ use std::sync::Arc;
 
 use actix::ArbiterHandle;
 use actix::prelude::*;
-use queue_schema::Reply;
+use queue_schema::{Message, Reply};
 
 pub use actor::Queue;
 pub use feed::{Counts, Feed, Happened, word};
 pub use ids::IdSource;
 pub use messages::{
-    Accept, AcceptError, Adopt, Attempt, Connect, Fetch, FetchError, Job, Manner, Outcome, Ping,
-    Record, Reload, Steer, Stop, Suspend, Suspended, Unsuspend, Verb,
+    Accept, AcceptError, Adopt, Anew, Attempt, BY, Connect, EndOrder, Fetch, FetchError, Held, Job,
+    Manner, Orders, Outcome, Ping, REASON, Record, Release, Reload, Stand, Steer, Stop, Suspend,
+    Suspended, Unsuspend, Verb, kind_word,
 };
 pub(crate) use outcome::{clean, clean_reply};
 pub(crate) use selector::like;
@@ -51,18 +57,32 @@ pub use store::{Arrival, Arrivals, Spool, SpoolWriter};
 pub use view::{Page, View};
 
 use crate::config::Config;
-use crate::signing::Sign;
+use crate::message::Content;
+use crate::signing::{Seal, Sign};
 use store::{OpenError, Options, Recovered, Store};
 
 /// Where an address leads: itself if its domain is not ours, its targets if it is, nothing if
 /// nobody is there. Must not block.
 pub type Leads = Arc<dyn Fn(&str) -> Vec<String> + Send + Sync>;
 
+/// How a message goes on that was for an address of ours, and that an operator sends elsewhere.
+#[derive(Debug, Default)]
+pub struct Onward {
+    /// Its reverse-path, where that is not its own.
+    pub forwarded_as: Option<String>,
+    /// What the signer is to make, which goes on top.
+    pub seal: Option<Seal>,
+}
+
+/// How a message with these bytes, which came for an address, goes on to others. Must not block.
+pub type Onwards = Arc<dyn Fn(&Message, &Content, &str, &[String]) -> Onward + Send + Sync>;
+
 /// A store that was opened and recovered, not yet given to the actor.
 pub struct Opened {
     store: Store,
     ids: IdSource,
     suspensions: Vec<suspend::Suspension>,
+    orders: Vec<order::Order>,
     jumps: Vec<clock::Jump>,
     /// What opening found.
     pub recovered: Recovered,
@@ -87,6 +107,8 @@ pub struct Handle {
     pub leads: Leads,
     /// Signs notices, and messages that an operator sends.
     pub signer: Recipient<Sign>,
+    /// How redirected mail goes on, and who seals it; `None` where nothing is delivered.
+    pub onward: Option<(Onwards, Recipient<Seal>)>,
     /// Hears of suspensions; `None` where nothing is delivered.
     pub suspended: Option<Recipient<crate::delivery::Suspensions>>,
     /// Ends the pauses of destinations when an operator replays; `None` where nothing is delivered.
@@ -107,11 +129,13 @@ pub fn open(config: &Config) -> Result<Opened, OpenError> {
     };
     let suspensions =
         kept::load(&disk, &config.data_dir, suspend::FILE).map_err(kept(suspend::FILE))?;
+    let orders = kept::load(&disk, &config.data_dir, order::FILE).map_err(kept(order::FILE))?;
     let jumps = kept::load(&disk, &config.data_dir, clock::FILE).map_err(kept(clock::FILE))?;
     Ok(Opened {
         store,
         ids,
         suspensions,
+        orders,
         jumps,
         recovered,
     })
@@ -143,6 +167,7 @@ pub fn start(
         feed,
         leads,
         signer,
+        onward: None,
         suspended: None,
         resume: None,
     }

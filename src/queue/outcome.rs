@@ -1,6 +1,6 @@
 //! From an attempt's outcome to a recipient's new state. Pure.
 
-use queue_schema::{Message, Millis, RecipientState, Reply, Status};
+use queue_schema::{Hold, HoldKind, Message, Millis, RecipientState, Reply, Status, Suspended};
 
 use super::messages::{Attempt, Outcome};
 use super::schedule::{self, Next};
@@ -8,6 +8,9 @@ use crate::config::Retry;
 
 /// Bytes of a reply's text that are kept.
 const MAX_TEXT: usize = 512;
+/// What is told of a recipient whose destination was suspended all the time. Why and by whom is
+/// for operators alone.
+const UNTRIED: &str = "delivery to this destination was held back here until the time was over";
 /// Bytes of other words of a peer that are kept.
 const MAX_WORD: usize = 300;
 
@@ -30,17 +33,20 @@ pub fn decide(
     shift: i64,
     chance: f64,
 ) -> Decision {
+    let next = |named| {
+        let deadline = schedule::deadline(retry, message).saturating_add_signed(shift);
+        schedule::next(retry, deadline, attempt.at, before.attempts, named, chance)
+    };
     let counts = !matches!(attempt.outcome, Outcome::Deferred { counts: false, .. });
-    let (status, next_due, word) = match attempt.outcome {
+    let (status, next_due, word) = match &attempt.outcome {
         Outcome::Delivered => (Status::Delivered, 0, "delivered"),
         Outcome::Failed => (Status::Bounced, 0, "bounced"),
-        Outcome::Deferred { retry_after, .. } => {
-            let deadline = schedule::deadline(retry, message).saturating_add_signed(shift);
-            let failed = before.attempts;
-            match schedule::next(retry, deadline, attempt.at, failed, retry_after, chance) {
-                Next::At(at) => (Status::Waiting, at, "deferred"),
-                Next::Expired => (Status::Expired, 0, "expired"),
-            }
+        Outcome::Deferred { retry_after, .. } => match next(*retry_after) {
+            Next::At(at) => (Status::Waiting, at, "deferred"),
+            Next::Expired => (Status::Expired, 0, "expired"),
+        },
+        Outcome::Suspended { what, wait } => {
+            return suspended(before, what, next(Some(*wait)));
         }
     };
     Decision {
@@ -50,20 +56,69 @@ pub fn decide(
             next_due,
             last_attempt: attempt.at,
             last_reply: Some(clean_reply(&attempt.reply)),
+            suspended: None,
+            warned: before.warned,
+            holds: holds(before, attempt.at),
         },
         word,
     }
 }
 
-/// Whether the sender is to be told now that the message is late.
-pub fn is_late(retry: &Retry, message: &Message, now: Millis) -> bool {
+/// What holds for its destination keeps a recipient from being tried: it is as it was, but for
+/// when it is due. A suspension stops no deadline.
+fn suspended(before: &RecipientState, what: &Suspended, next: Next) -> Decision {
+    let before = before.clone();
+    match next {
+        Next::At(at) => Decision {
+            state: RecipientState {
+                next_due: at,
+                suspended: Some(clean_suspended(what)),
+                ..before
+            },
+            word: "suspended",
+        },
+        Next::Expired => Decision {
+            state: RecipientState {
+                status: Status::Expired,
+                next_due: 0,
+                last_reply: before
+                    .last_reply
+                    .or_else(|| Some(super::own_reply(450, "4.4.7", UNTRIED))),
+                suspended: None,
+                ..before
+            },
+            word: "expired",
+        },
+    }
+}
+
+/// The holds that go on.
+fn holds(before: &RecipientState, now: Millis) -> Vec<Hold> {
+    // That an order was applied is remembered, or it would be again.
+    let goes_on =
+        |hold: &&Hold| hold.kind == HoldKind::Order || hold.until.is_none_or(|until| until > now);
+    before.holds.iter().filter(goes_on).cloned().collect()
+}
+
+fn clean_suspended(what: &Suspended) -> Suspended {
+    Suspended {
+        destination: clean(&what.destination, MAX_WORD),
+        by: clean(&what.by, MAX_WORD),
+        reason: clean(&what.reason, MAX_WORD),
+        until: what.until,
+        slowed_to: clean(&what.slowed_to, MAX_WORD),
+    }
+}
+
+/// Whether the sender is to be told now that a recipient of a message is late.
+pub fn is_late(retry: &Retry, message: &Message, state: &RecipientState, now: Millis) -> bool {
     let after = crate::time::millis(retry.warn_after.0);
     let patience = schedule::released(message).saturating_add(after);
     let late = match message.envelope.deliver_by {
         Some(by) if !by.give_up => patience.min(by.at),
         _ => patience,
     };
-    !message.warned && now >= late
+    !state.warned && now >= late
 }
 
 /// A reply that can not break a line of the log, a header or a table.
@@ -180,7 +235,7 @@ mod tests {
             retry_after: Some(Duration::MAX),
             counts: false,
         };
-        let last = decided(outcome, five_days - 1, &RecipientState::new(0)).state;
+        let last = decided(outcome.clone(), five_days - 1, &RecipientState::new(0)).state;
         assert_eq!((last.status, last.next_due), (Status::Waiting, five_days));
         let over = decided(outcome, five_days, &last);
         assert_eq!((over.state.status, over.word), (Status::Expired, "expired"));
@@ -189,15 +244,16 @@ mod tests {
     #[test]
     fn lateness_is_told_once_and_never_means_never() {
         let mut retry = Retry::default();
-        let mut message = message();
+        let message = message();
         let four_hours = 4 * 3_600_000;
-        assert!(!is_late(&retry, &message, four_hours - 1));
-        assert!(is_late(&retry, &message, four_hours));
-        message.warned = true;
-        assert!(!is_late(&retry, &message, four_hours));
-        message.warned = false;
+        let mut state = RecipientState::new(0);
+        assert!(!is_late(&retry, &message, &state, four_hours - 1));
+        assert!(is_late(&retry, &message, &state, four_hours));
+        state.warned = true;
+        assert!(!is_late(&retry, &message, &state, four_hours));
+        state.warned = false;
         retry.warn_after = Span::NEVER;
-        assert!(!is_late(&retry, &message, u64::MAX - 1));
+        assert!(!is_late(&retry, &message, &state, u64::MAX - 1));
     }
 
     #[test]

@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use queue_schema::{Message, Millis, Origin, Status};
+use queue_schema::{Message, Millis, Origin, RecipientState, Status};
 
 use crate::config::Retry;
 
@@ -80,17 +80,26 @@ pub fn next(
     Next::At(now.saturating_add(crate::time::millis(wait)).min(deadline))
 }
 
-/// When a message has something to do next: an attempt, or its end. `None` while it is held.
+/// When a message has something to do next: an attempt, or its end. `None` while all of its
+/// recipients that wait are held.
 pub fn due(message: &Message) -> Option<Millis> {
-    if message.held {
-        return None;
+    earliest(message, |state| {
+        Some(state.next_due.max(state.released_at()?))
+    })
+}
+
+/// The earliest of the times that `due` gives for recipients that wait.
+pub fn earliest(
+    message: &Message,
+    due: impl Fn(&RecipientState) -> Option<Millis>,
+) -> Option<Millis> {
+    let waits = |state: &&RecipientState| state.status == Status::Waiting;
+    let mut waiting = message.states.iter().filter(waits).peekable();
+    if waiting.peek().is_none() {
+        // One that waits for nothing should have ended; it is due at once, to be ended.
+        return Some(0);
     }
-    let waiting = message
-        .states
-        .iter()
-        .filter(|state| state.status == Status::Waiting);
-    // One that waits for nothing should have ended; it is due at once, to be ended.
-    Some(waiting.map(|state| state.next_due).min().unwrap_or(0))
+    waiting.filter_map(due).min()
 }
 
 #[cfg(test)]
@@ -255,9 +264,11 @@ mod tests {
         assert_eq!(due(&message), Some(4000));
         message.states[1].status = Status::Delivered;
         assert_eq!(due(&message), Some(5000));
-        message.held = true;
+        let hold = crate::queue::Held::default().since(0);
+        message.states[0].hold(hold.clone());
         assert_eq!(due(&message), None);
-        message.held = false;
+        message.states[0].holds[0].until = Some(7000);
+        assert_eq!(due(&message), Some(7000), "a hold ends by itself");
         message.states[0].status = Status::Bounced;
         assert_eq!(due(&message), Some(0), "to be ended");
     }

@@ -4,6 +4,7 @@ use queue_schema::{Message, Millis, QueueId, Recipient, RecipientState, Status};
 use regex_lite::Regex;
 use serde::{Deserialize, Serialize};
 
+use super::order::Whose;
 use crate::config::Span;
 
 /// Bytes of a regular expression.
@@ -27,6 +28,10 @@ pub struct Selector {
     pub older: Option<String>,
     /// A regular expression over the last reply.
     pub reply: Option<String>,
+    /// The destination whose suspension kept it from being tried; as it was suspended.
+    pub suspended: Option<String>,
+    /// Whose mail a standing order means.
+    pub whose: Option<Whose>,
 }
 
 /// A selector that can not be understood.
@@ -35,9 +40,10 @@ pub struct Selector {
 pub struct SelectorError(String);
 
 /// State words, as `mta-queue` prints them.
-pub const STATES: [&str; 7] = [
+pub const STATES: [&str; 8] = [
     "queued",
     "deferred",
+    "suspended",
     "held",
     "delivered",
     "bounced",
@@ -46,9 +52,10 @@ pub const STATES: [&str; 7] = [
 ];
 
 /// The state word of a recipient.
-pub fn state_word(message: &Message, state: &RecipientState) -> &'static str {
+pub fn state_word(state: &RecipientState, now: Millis) -> &'static str {
     match state.status {
-        Status::Waiting if message.held => "held",
+        Status::Waiting if state.is_held(now) => "held",
+        Status::Waiting if state.is_suspended(now) => "suspended",
         Status::Waiting if state.last_attempt == 0 => "queued",
         Status::Waiting => "deferred",
         Status::Delivered => "delivered",
@@ -69,6 +76,10 @@ pub struct Matcher {
     state: Option<String>,
     before: Option<Millis>,
     reply: Option<Regex>,
+    suspended: Option<String>,
+    whose: Option<Whose>,
+    /// When it was compiled.
+    pub now: Millis,
 }
 
 impl Selector {
@@ -121,6 +132,9 @@ impl Selector {
             state: self.state.clone(),
             before,
             reply,
+            suspended: self.suspended.clone(),
+            whose: self.whose.clone().map(Whose::lower),
+            now,
         })
     }
 }
@@ -134,12 +148,16 @@ impl Matcher {
                 .from
                 .as_ref()
                 .is_some_and(|from| !like(from, &message.envelope.reverse_path))
+            || self
+                .whose
+                .as_ref()
+                .is_some_and(|whose| !whose.means(message))
         {
             return Vec::new();
         }
         (0..)
             .zip(message.envelope.recipients.iter().zip(&message.states))
-            .filter(|(_, (recipient, state))| self.recipient(message, recipient, state))
+            .filter(|(_, (recipient, state))| self.recipient(recipient, state))
             .map(|(position, _)| position)
             .collect()
     }
@@ -162,7 +180,7 @@ impl Matcher {
             && (to.is_empty() || to.iter().any(one))
     }
 
-    fn recipient(&self, message: &Message, to: &Recipient, state: &RecipientState) -> bool {
+    fn recipient(&self, to: &Recipient, state: &RecipientState) -> bool {
         let domain = to.address.rsplit_once('@').map_or("", |(_, domain)| domain);
         let alias = |wanted: &str| {
             to.alias_of
@@ -176,11 +194,19 @@ impl Matcher {
                 .domain
                 .as_ref()
                 .is_none_or(|wanted| like(wanted, domain))
+            && self
+                .whose
+                .as_ref()
+                .is_none_or(|whose| whose.means_recipient(&to.address))
             && match &self.state {
-                Some(word) => word == state_word(message, state),
+                Some(word) => word == state_word(state, self.now),
                 // One that ended is history, which only its id or its state word asks for.
                 None => self.id.is_some() || state.status == Status::Waiting,
             }
+            && self.suspended.as_ref().is_none_or(|wanted| {
+                let waits = state.suspended.as_ref();
+                waits.is_some_and(|waits| waits.destination == *wanted)
+            })
             && self.reply.as_ref().is_none_or(|regex| {
                 state
                     .last_reply
@@ -290,7 +316,7 @@ mod tests {
             state: some("waiting"),
             ..Selector::default()
         };
-        assert!(error(state).contains("queued, deferred, held"));
+        assert!(error(state).contains("queued, deferred, suspended, held"));
         assert!(
             error(Selector {
                 older: some("5"),

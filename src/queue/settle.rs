@@ -38,6 +38,8 @@ pub(super) struct Order {
     pub by: String,
     /// Hears when it is durable.
     pub waiter: Option<Waiter>,
+    /// A standing order did it: if the sender cannot be told yet, it is tried again.
+    pub standing: bool,
 }
 
 impl Queue {
@@ -69,13 +71,20 @@ impl Queue {
             let chance = fastrand::f64();
             let shift = self.clock.deadline_shift(&message, attempt.at);
             let retry = &self.config.retry;
-            let decision = decide(retry, &message, before, attempt, shift, chance);
+            let mut decision = decide(retry, &message, before, attempt, shift, chance);
+            if decision.state.suspended.is_some() {
+                // It is read as written at the last attempt, or when the message came.
+                let shift = self.clock.shift(&message, before, attempt.at);
+                let due = &mut decision.state.next_due;
+                *due = due.saturating_sub_signed(shift);
+            }
             log(&message, recipient, attempt, &decision, handed_at);
             let (told, notify) = (self.told(&message), recipient.notify);
             let report = Report {
                 recipient: attempt.recipient,
                 state: decision.state,
                 tls: clean(&attempt.tls, 100),
+                at: attempt.at,
             };
             let retry = &self.config.retry;
             match report.state.status {
@@ -87,7 +96,12 @@ impl Queue {
                 Status::Waiting
                     if told.is_some_and(|told| !told.always)
                         && notify.delay
-                        && is_late(retry, &message, attempt.at.saturating_sub_signed(shift)) =>
+                        && is_late(
+                            retry,
+                            &message,
+                            before,
+                            attempt.at.saturating_sub_signed(shift),
+                        ) =>
                 {
                     late.push(report);
                 }
@@ -111,7 +125,7 @@ impl Queue {
             sure.append(&mut late);
         }
         if !sure.is_empty() {
-            self.decided(id, sure, None, None, Order::default());
+            self.decided(id, sure, None, Order::default());
             self.release(id);
         }
         for reports in [failed, late, done] {
@@ -145,16 +159,25 @@ impl Queue {
         &mut self,
         id: QueueId,
         reports: Vec<Report>,
-        warned: Option<bool>,
         notice: Option<(Box<Message>, Content)>,
         order: Order,
     ) {
-        let mut story = events(&reports, &order.by);
         let message = self.slots.get(&id).and_then(|slot| slot.message.clone());
+        let before = |report: &Report| {
+            let (_, state) = recipient(message.as_deref()?, report.recipient)?;
+            state.suspended.as_ref()
+        };
+        // That the same suspension goes on is no news.
+        let news = |report: &&Report| {
+            report.state.status != Status::Waiting
+                || report.state.suspended.is_none()
+                || before(report) != report.state.suspended.as_ref()
+        };
+        let mut story = events(reports.iter().filter(news), &order.by);
         if let (Some((told, _)), Some(first)) = (&notice, reports.first()) {
             let to = told.envelope.recipients.first();
             story.push(queue_schema::Event {
-                at: told.arrived.max(first.state.last_attempt),
+                at: told.arrived.max(first.at),
                 kind: EventKind::Told,
                 recipients: reports.iter().map(|report| report.recipient).collect(),
                 text: format!(
@@ -177,7 +200,6 @@ impl Queue {
                 .into_iter()
                 .map(|report| (report.recipient, report.state))
                 .collect(),
-            warned,
             by: order.by,
             story,
             ..Change::default()
@@ -208,7 +230,11 @@ impl Queue {
                 }
             }
         }
-        let Order { by, mut waiter } = order;
+        let Order {
+            by,
+            mut waiter,
+            standing,
+        } = order;
         if !silent.is_empty() {
             let waiter = if telling.is_empty() {
                 waiter.take()
@@ -218,11 +244,17 @@ impl Queue {
             let order = Order {
                 by: by.clone(),
                 waiter,
+                standing,
             };
-            self.decided(id, silent, None, None, order);
+            self.decided(id, silent, None, order);
         }
         if !telling.is_empty() {
-            self.settle(id, telling, Order { by, waiter });
+            let order = Order {
+                by,
+                waiter,
+                standing,
+            };
+            self.settle(id, telling, order);
         }
     }
 
@@ -273,10 +305,9 @@ impl Queue {
         let Some(message) = self.slots.get(&id).and_then(|slot| slot.message.clone()) else {
             return;
         };
-        let ordered = !settled.order.by.is_empty();
+        let ordered = !settled.order.by.is_empty() && !settled.order.standing;
         let mut reports = Vec::new();
         let mut given_up = Vec::new();
-        let mut warned = None;
         for mut report in settled.reports {
             // An operator may have removed it meanwhile.
             let Some((_, before)) = recipient(&message, report.recipient) else {
@@ -285,8 +316,10 @@ impl Queue {
             if before.status != Status::Waiting {
                 continue;
             }
+            // Or held.
+            report.state.holds.clone_from(&before.holds);
             match (&settled.notice, report.state.status) {
-                (Ok(_), Status::Waiting) => warned = Some(true),
+                (Ok(_), Status::Waiting) => report.state.warned = true,
                 // It was delivered, whether that can be told or not.
                 (Ok(_), _) | (Err(_), Status::Waiting | Status::Delivered) => {}
                 (Err(_), _) if ordered => {
@@ -320,7 +353,7 @@ impl Queue {
         }
         self.unbusy(id, &given_up);
         if !reports.is_empty() {
-            self.decided(id, reports, warned, notice, order);
+            self.decided(id, reports, notice, order);
         } else if let Some(waiter) = order.waiter {
             let _ = waiter.send(Ok(()));
         }
@@ -353,10 +386,11 @@ struct Told {
 }
 
 /// What is remembered of attempts that ended alike.
-fn events(reports: &[Report], by: &str) -> Vec<queue_schema::Event> {
+fn events<'a>(reports: impl Iterator<Item = &'a Report>, by: &str) -> Vec<queue_schema::Event> {
     let mut events: Vec<queue_schema::Event> = Vec::new();
     for report in reports {
         let kind = match report.state.status {
+            Status::Waiting if report.state.suspended.is_some() => EventKind::Suspended,
             Status::Waiting => EventKind::Deferred,
             Status::Delivered => EventKind::Delivered,
             Status::Bounced if !by.is_empty() => EventKind::Returned,
@@ -365,12 +399,16 @@ fn events(reports: &[Report], by: &str) -> Vec<queue_schema::Event> {
             Status::Removed => EventKind::Removed,
         };
         let reply = report.state.last_reply.as_ref();
+        let reply = reply.filter(|_| kind != EventKind::Suspended);
+        let suspended = report.state.suspended.as_ref().map(ToString::to_string);
         let event = queue_schema::Event {
-            at: report.state.last_attempt,
+            at: report.at,
             kind,
             recipients: vec![report.recipient],
             text: reply
-                .map(|reply| clean(&reply.to_string(), REMEMBERED))
+                .map(ToString::to_string)
+                .or(suspended)
+                .map(|text| clean(&text, REMEMBERED))
                 .unwrap_or_default(),
             remote: reply.map(|reply| reply.remote.clone()).unwrap_or_default(),
             tls: report.tls.clone(),
@@ -509,7 +547,9 @@ fn log(
         return;
     }
     let seconds = |from: u64, to: u64| to.saturating_sub(from) as f64 / 1000.0;
+    let waits = decision.state.suspended.as_ref();
     let reply = decision.state.last_reply.as_ref();
+    let reply = reply.filter(|_| waits.is_none());
     let dsn = reply
         .map(|reply| reply.enhanced.as_str())
         .unwrap_or_default();
@@ -529,7 +569,7 @@ fn log(
         tls = clean(&attempt.tls, 100),
         dsn,
         status = decision.word,
-        reply = reply.map(|reply| reply.to_string()),
+        reply = reply.map(ToString::to_string).or(waits.map(ToString::to_string)),
         "attempt"
     );
 }

@@ -7,18 +7,19 @@
 use std::collections::VecDeque;
 
 use actix::prelude::*;
-use queue_schema::{Change, Event, EventKind, Message, Recipient, RecipientState, Status};
+use queue_schema::{Change, Event, EventKind, Hold, Message, RecipientState, Status};
 use tokio::sync::oneshot;
 
 use super::actor::{Purpose, Queue, Slot};
+use super::anew;
 use super::clock::Clock;
 use super::dsn::Report;
-use super::kept;
 use super::messages::{Steer, Suspend, Suspended, Unsuspend, Verb};
+use super::orders::RETURNED;
+use super::own_reply;
 use super::settle::Order;
 use super::store::StoreError;
 use super::suspend::{self, Suspension};
-use super::{blocking, own_reply};
 
 /// A request of an operator on its way.
 pub(super) struct Steering {
@@ -87,25 +88,48 @@ impl Queue {
         let mut touched = 0;
         let mut changes = VecDeque::new();
         let mut returns = Vec::new();
+        let mut obeyed = Vec::new();
+        let orders = self.orders.now.clone();
+        let orders = orders.borrow();
         for (id, recipients) in &steer.targets {
             let Some(slot) = self.slots.get_mut(id) else {
                 continue;
             };
             slot.claims = slot.claims.saturating_sub(1);
-            if steer.verb == Verb::Bounce {
-                let reports = returned(slot, recipients, &steer, now);
+            if steer.verb == Verb::Obey {
+                obeyed.push(*id);
+                continue;
+            }
+            let ends = match steer.verb {
+                Verb::Bounce => recipients.clone(),
+                Verb::Requeue => anew::lost(steer.manner.anew.get(id), &slot.busy),
+                _ => Vec::new(),
+            };
+            if !ends.is_empty() {
+                let reports = returned(slot, &ends, &steer, now);
                 if !reports.is_empty() {
                     touched += reports.len() as u64;
                     returns.push((*id, reports));
                 }
+            }
+            if steer.verb == Verb::Bounce {
                 continue;
             }
-            if let Some((change, count)) = wanted(slot, recipients, &steer, &self.clock, now) {
+            let context = (&self.clock, &orders[..]);
+            if let Some((change, count)) = wanted(slot, recipients, &steer, context, now) {
                 touched += count;
                 changes.push_back((*id, change));
             }
         }
+        drop(orders);
         let mut durable = Vec::new();
+        for id in obeyed {
+            touched += self.obey(id, now, || {
+                let (waiter, waited) = oneshot::channel();
+                durable.push(waited);
+                Some(waiter)
+            });
+        }
         for (id, reports) in returns {
             tracing::info!(%id, verb = ?steer.verb, by = steer.by, "steered");
             let (waiter, waited) = oneshot::channel();
@@ -113,6 +137,7 @@ impl Queue {
             let order = Order {
                 by: steer.by.clone(),
                 waiter: Some(waiter),
+                standing: false,
             };
             self.give_back(id, reports, order);
         }
@@ -135,7 +160,10 @@ impl Queue {
                     self.feed.event(&message, event);
                 }
             }
-            self.change(id, change, None, waiter);
+            match steer.verb {
+                Verb::Hold | Verb::Release => self.note(id, change, None, waiter),
+                _ => self.change(id, change, None, waiter),
+            }
         }
         for (id, _) in &steer.targets {
             self.release(*id);
@@ -160,7 +188,7 @@ fn wanted(
     slot: &Slot,
     recipients: &[u32],
     steer: &Steer,
-    clock: &Clock,
+    (clock, orders): (&Clock, &[super::order::Order]),
     now: u64,
 ) -> Option<(Change, u64)> {
     let message = slot.message.as_ref().filter(|_| !slot.ended)?;
@@ -169,120 +197,119 @@ fn wanted(
         ..Change::default()
     };
     let waiting = waiting(message, recipients);
-    let mut count = 0;
-    let mut text = String::new();
-    match steer.verb {
+    let manner = &steer.manner;
+    let (kind, text) = match steer.verb {
         Verb::Replay => {
-            for (position, mut state) in waiting {
-                // One that is being tried now can not be tried any sooner.
-                let due = clock.due(message, &state, now);
-                if !slot.busy.contains(&position) && due > now {
-                    let spread = crate::time::millis(steer.manner.spread);
-                    // A random moment of the spread, so that it is no herd.
-                    let later = if spread == 0 {
-                        0
-                    } else {
-                        fastrand::u64(0..spread)
-                    };
-                    // Written as if before the clock was set, for it is read like that.
-                    let shift = clock.shift(message, &state, now);
-                    let wanted = now.saturating_add(later).min(due);
-                    state.next_due = wanted.saturating_sub_signed(shift);
-                    change.recipients.push((position, state));
-                    count += 1;
-                }
-            }
-            if change.recipients.is_empty() {
-                return None;
-            }
+            change.recipients = replayed(slot, message, waiting, steer, (clock, now));
+            (EventKind::Replayed, String::new())
         }
         Verb::Remove => {
-            for (position, mut state) in waiting {
-                state.status = Status::Removed;
-                state.next_due = 0;
-                let text = format!("removed from the queue by {}", steer.by);
-                state.last_reply = Some(own_reply(550, "5.7.0", &text));
-                change.recipients.push((position, state));
-                count += 1;
-            }
-            if change.recipients.is_empty() {
-                return None;
-            }
+            change.recipients = waiting.into_iter().map(removed).collect();
+            (EventKind::Removed, String::new())
         }
-        Verb::Hold | Verb::Release => {
-            let held = steer.verb == Verb::Hold;
-            if message.held == held {
-                return None;
-            }
-            change.held = Some(held);
-            count = waiting.len() as u64;
+        Verb::Hold => {
+            let hold = manner.hold.since(now);
+            let new = |(_, state): &(u32, RecipientState)| !manner.hold.is_among(&state.holds);
+            let held = |(position, mut state): (u32, RecipientState)| {
+                state.hold(hold.clone());
+                (position, state)
+            };
+            change.recipients = waiting.into_iter().filter(new).map(held).collect();
+            (EventKind::Held, hold_text(&hold))
         }
-        Verb::Redirect => {
-            let address = &steer.manner.address;
-            let mut taken = message
-                .envelope
-                .recipients
-                .iter()
-                .zip(&message.states)
-                .any(|(to, state)| to.address == *address && state.status == Status::Waiting);
-            for (position, mut state) in waiting {
-                let old = usize::try_from(position)
-                    .ok()
-                    .and_then(|at| message.envelope.recipients.get(at))?;
-                // One that is being tried now may be delivered where it was to go.
-                if slot.busy.contains(&position) || old.address == *address {
-                    continue;
-                }
-                if taken {
-                    state.status = Status::Removed;
-                    state.next_due = 0;
-                    let text = format!("redirected to {address}, which gets the message already");
-                    state.last_reply = Some(own_reply(250, "2.1.5", &text));
-                } else {
-                    taken = true;
-                    state = RecipientState::new(now);
-                    let shift = clock.shift(message, &state, now);
-                    state.next_due = now.saturating_sub_signed(shift);
-                    let new = Recipient {
-                        address: address.clone(),
-                        alias_of: Some(old.alias_of.clone().unwrap_or_else(|| old.address.clone())),
-                        ..old.clone()
-                    };
-                    change.redirected.push((position, new));
-                }
-                change.recipients.push((position, state));
-                count += 1;
-            }
-            if change.recipients.is_empty() {
-                return None;
-            }
-            text = format!("to {address}");
+        Verb::Release => {
+            let released = |(position, mut state): (u32, RecipientState)| {
+                let any = manner.release.apply(&mut state, orders, now);
+                any.then_some((position, state))
+            };
+            change.recipients = waiting.into_iter().filter_map(released).collect();
+            (EventKind::Released, manner.release.to_string())
         }
-        // See `returned`.
-        Verb::Bounce => return None,
-    }
-    let kind = match steer.verb {
-        Verb::Replay => EventKind::Replayed,
-        Verb::Remove => EventKind::Removed,
-        Verb::Hold => EventKind::Held,
-        Verb::Release => EventKind::Released,
-        Verb::Redirect => EventKind::Redirected,
-        Verb::Bounce => EventKind::Returned,
+        Verb::Redirect | Verb::Requeue => {
+            let anew = manner.anew.get(&message.id)?;
+            let shift = |state: &RecipientState| clock.shift(message, state, now);
+            let moved = anew::moved(message, anew, steer.verb, &slot.busy, now, shift);
+            change.recipients = moved.recipients;
+            change.redirected = moved.redirected;
+            change.added = moved.added;
+            change.forwarded_as.clone_from(&anew.forwarded_as);
+            // A seal that is there already stays.
+            change.top = anew.top.clone().filter(|_| message.top.is_empty());
+            let kind = match steer.verb {
+                Verb::Requeue => EventKind::Requeued,
+                _ => EventKind::Redirected,
+            };
+            (kind, moved.text)
+        }
+        // See `returned` and `Queue::obey`.
+        Verb::Bounce | Verb::Obey => return None,
     };
+    if change.recipients.is_empty() {
+        return None;
+    }
+    let touched = change.recipients.iter().map(|(position, _)| *position);
     change.story.push(Event {
         at: now,
         kind,
-        recipients: change
-            .recipients
-            .iter()
-            .map(|(position, _)| *position)
-            .collect(),
+        recipients: touched.collect(),
         text,
         remote: String::new(),
         tls: String::new(),
         by: steer.by.clone(),
     });
+    let count = change.recipients.len() as u64;
     Some((change, count))
+}
+
+/// Recipients that are due now, or at a random moment of the spread, so that it is no herd.
+fn replayed(
+    slot: &Slot,
+    message: &Message,
+    waiting: Vec<(u32, RecipientState)>,
+    steer: &Steer,
+    (clock, now): (&Clock, u64),
+) -> Vec<(u32, RecipientState)> {
+    let spread = crate::time::millis(steer.manner.spread);
+    let replay = |(position, mut state): (u32, RecipientState)| {
+        let due = clock.due(message, &state, now);
+        // One that is being tried now can not be tried any sooner.
+        let due = due.filter(|due| *due > now && !slot.busy.contains(&position))?;
+        let later = if spread == 0 {
+            0
+        } else {
+            fastrand::u64(0..spread)
+        };
+        // Written as if before the clock was set, for it is read like that.
+        let shift = clock.shift(message, &state, now);
+        let wanted = now.saturating_add(later).min(due);
+        state.next_due = wanted.saturating_sub_signed(shift);
+        state.suspended = None;
+        Some((position, state))
+    };
+    waiting.into_iter().filter_map(replay).collect()
+}
+
+/// Whoever reads of it, an operator's name is not for senders.
+fn removed((position, state): (u32, RecipientState)) -> (u32, RecipientState) {
+    let ended = RecipientState {
+        status: Status::Removed,
+        next_due: 0,
+        last_reply: Some(own_reply(550, "5.7.0", "removed from the queue")),
+        suspended: None,
+        ..state
+    };
+    (position, ended)
+}
+
+/// What a story tells of a hold.
+fn hold_text(hold: &Hold) -> String {
+    let until = hold.until.map(crate::time::text);
+    match (hold.reason.as_str(), until) {
+        ("", None) => String::new(),
+        ("", Some(until)) => format!("until {until}"),
+        (reason, None) => reason.to_owned(),
+        (reason, Some(until)) => format!("until {until}: {reason}"),
+    }
 }
 
 /// Those of the recipients that wait.
@@ -299,20 +326,22 @@ fn returned(slot: &Slot, recipients: &[u32], steer: &Steer, now: u64) -> Vec<Rep
     let Some(message) = slot.message.as_ref().filter(|_| !slot.ended) else {
         return Vec::new();
     };
-    let reason = match steer.manner.reason.as_str() {
-        "" => "the operator of the mail server returned it",
-        reason => reason,
+    let (enhanced, reason) = match (steer.verb, steer.manner.reason.as_str()) {
+        (Verb::Requeue, _) => ("5.1.1", "the address leads to nobody any more"),
+        (_, "") => ("5.7.0", RETURNED),
+        (_, reason) => ("5.7.0", reason),
     };
     let end = |(recipient, state): (u32, RecipientState)| Report {
         recipient,
         state: RecipientState {
             status: Status::Bounced,
             next_due: 0,
-            last_attempt: now,
-            last_reply: Some(own_reply(550, "5.7.0", reason)),
+            last_reply: Some(own_reply(550, enhanced, reason)),
+            suspended: None,
             ..state
         },
         tls: String::new(),
+        at: now,
     };
     waiting(message, recipients).into_iter().map(end).collect()
 }
@@ -375,34 +404,19 @@ impl Handler<Suspended> for Queue {
 
     fn handle(&mut self, _: Suspended, _ctx: &mut Self::Context) -> Self::Result {
         let now = crate::time::now();
-        let all = self.suspensions.borrow();
+        let all = self.suspensions.now.borrow();
         let holds = all.iter().filter(|one| one.until > now);
         MessageResult(holds.cloned().collect())
     }
 }
 
 impl Queue {
-    /// Changes the list on disk, then here. One change after the other.
-    fn change_suspensions<T: Send + 'static>(
+    /// Changes the list on disk, then here.
+    fn change_suspensions<T: 'static>(
         &self,
-        change: impl FnOnce(&mut Vec<Suspension>, u64) -> Result<T, String> + Send + 'static,
+        change: impl FnOnce(&mut Vec<Suspension>, u64) -> Result<T, String> + 'static,
     ) -> impl Future<Output = Result<T, String>> + 'static {
-        let saved = self.saving.clone();
-        let (holding, data_dir) = (self.suspensions.clone(), self.config.data_dir.clone());
-        let disk = self.store.disk();
-        async move {
-            let mut saved = saved.lock_owned().await;
-            let mut list = saved.clone();
-            let result = change(&mut list, crate::time::now())?;
-            let written = list.clone();
-            let save = move || kept::save(&disk, &data_dir, suspend::FILE, &written);
-            let done = blocking(save).await;
-            done.map_err(|error| error.to_string())
-                .and_then(|done| done.map_err(|error| format!("it can not be written: {error}")))?;
-            saved.clone_from(&list);
-            // Before the answer: whoever hears it and asks hears the new list.
-            *holding.borrow_mut() = list;
-            Ok(result)
-        }
+        let place = (self.store.disk(), self.config.data_dir.as_path());
+        self.suspensions.change(place, change, |_, _| {})
     }
 }

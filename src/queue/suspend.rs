@@ -17,12 +17,10 @@ use super::selector::like;
 /// The file they lie in.
 pub const FILE: &str = "suspensions.json";
 
+/// The end of a suspension that has none: it holds until it is resumed.
+pub const UNTIL_RESUMED: Millis = Millis::MAX;
 /// Suspensions at the same time.
 pub const MOST: usize = 1000;
-/// The text by which a suspended recipient is known, also to `resume`.
-pub const MARK: &str = "is suspended";
-/// The same where a destination is only slowed.
-pub const SLOWED: &str = "is slowed";
 
 /// What holds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
@@ -144,7 +142,7 @@ pub struct Suspension {
     /// The rule behind it, as `provider/rule`; empty for what an operator did.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub rule: String,
-    /// Nothing is tried before then; milliseconds since 1970.
+    /// Nothing is tried before then; milliseconds since 1970, or [`UNTIL_RESUMED`].
     pub until: Millis,
     /// Why, in the operator's words.
     pub reason: String,
@@ -171,16 +169,15 @@ impl Suspension {
 
     /// What is said about a recipient that waits for it.
     pub fn text(&self) -> String {
+        if self.effect != Effect::Alarm {
+            return queue_schema::Suspended::from(self).to_string();
+        }
         let reason = match self.reason.is_empty() {
             true => String::new(),
             false => format!(": {}", self.reason),
         };
-        let mark = match self.effect {
-            Effect::Stop => MARK.to_owned(),
-            Effect::Slow(slow) => format!("{SLOWED} to {slow}"),
-            Effect::Alarm => "has an alarm raised".to_owned(),
-        };
-        format!("{} {mark} by {}{reason}", self.destination, self.by)
+        let (destination, by) = (&self.destination, &self.by);
+        format!("{destination} has an alarm raised by {by}{reason}")
     }
 
     /// How long one recipient waits: to the end, and a little longer by chance, so that not all
@@ -189,6 +186,21 @@ impl Suspension {
         let rest = Duration::from_millis(self.until.saturating_sub(now));
         let spread = (rest / 10).min(Duration::from_secs(600));
         rest + spread.mul_f64(chance.clamp(0.0, 1.0))
+    }
+}
+
+impl From<&Suspension> for queue_schema::Suspended {
+    fn from(one: &Suspension) -> queue_schema::Suspended {
+        queue_schema::Suspended {
+            destination: one.destination.clone(),
+            by: one.by.clone(),
+            reason: one.reason.clone(),
+            until: one.until,
+            slowed_to: match one.effect {
+                Effect::Slow(slow) => slow.to_string(),
+                Effect::Stop | Effect::Alarm => String::new(),
+            },
+        }
     }
 }
 

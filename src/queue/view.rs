@@ -90,7 +90,10 @@ impl View {
         let id = message.id;
         let scanner = self.store.scanner();
         let read = scanner
-            .run(move |reader| reader.fetch(message.id, &message.location))
+            .run(move |reader| {
+                let content = reader.fetch(message.id, &message.location);
+                content.map(|content| content.under(&message.top))
+            })
             .await;
         read.unwrap_or_else(|error| {
             Err(FetchError {

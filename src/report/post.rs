@@ -83,7 +83,7 @@ pub(super) async fn post(
         // From the null reverse-path: nobody is told if it can not be delivered.
         envelope: Envelope::new("", report.recipients),
         content,
-        held: false,
+        held: Vec::new(),
     };
     match queue.send(accept).await {
         Ok(Ok(_)) => Ok(()),

@@ -548,7 +548,11 @@ async fn many_recipients_through_unreliable_hosts() {
         if open.is_empty() {
             break;
         }
-        world.dispatcher.send(Resume).await.expect("a dispatcher");
+        world
+            .dispatcher
+            .send(Resume::default())
+            .await
+            .expect("a dispatcher");
     }
     assert!(open.is_empty(), "{} still wait", open.len());
     let mut copies: HashMap<String, usize> = HashMap::new();

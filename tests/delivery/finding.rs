@@ -229,7 +229,11 @@ async fn c056_what_the_dns_can_not_say_now_is_asked_again() {
         dns.mx(domain, 10, "mx.example.com");
     }
     // It paused with its only host.
-    world.dispatcher.send(Resume).await.expect("a dispatcher");
+    world
+        .dispatcher
+        .send(Resume::default())
+        .await
+        .expect("a dispatcher");
     for domain in domains {
         expect(&mut world, &format!("u@{domain}"), QUEUED).await;
     }

@@ -8,6 +8,7 @@ use chapar::delivery::Suspensions;
 use chapar::delivery::providers::Providers;
 use chapar::lab::{Act, Mx, MxConfig, Stage};
 use chapar::queue::Outcome;
+use chapar::queue::suspend::{Effect, Suspension, UNTIL_RESUMED};
 use queue_schema::Origin;
 
 use crate::world::{World, hosts, ip};
@@ -97,17 +98,13 @@ async fn a_pause_holds_for_the_whole_provider_until_it_is_lifted() {
     for to in ["a@gmail.com", "a@example.com"] {
         world.send(&[to]).await;
         let (_, attempt) = world.heard().await;
-        let Outcome::Deferred {
-            retry_after: Some(wait),
-            counts: false,
-        } = attempt.outcome
-        else {
+        let Outcome::Suspended { what, wait } = attempt.outcome else {
             panic!("{attempt:?}")
         };
         let hours = Duration::from_secs(3600);
         assert!(wait > hours && wait < hours * 3, "{wait:?}");
-        let said = attempt.reply.to_string();
-        let start = "450 4.3.2 google is suspended by rule google/rate-refused: Gmail refuses mail";
+        let said = what.to_string();
+        let start = "google is suspended by rule google/rate-refused: Gmail refuses mail";
         assert!(said.starts_with(start), "{said}");
     }
     mx.wait_closed().await;
@@ -246,8 +243,7 @@ async fn a_refusing_greeting_falls_under_rules_as_well() {
     );
     world.send(&["a@example.com"]).await;
     let second = world.outcome().await;
-    let start =
-        "a@example.com postponed 450 4.3.2 mine is suspended by rule mine/listed: they list us";
+    let start = "a@example.com suspended mine is suspended by rule mine/listed: they list us";
     assert!(second.starts_with(start), "{second}");
     assert_eq!(mx.connections(), 1);
     world.end().await;
@@ -345,5 +341,157 @@ async fn c091_an_unusual_rate_slows_the_provider_as_a_whole() {
         }
     }
     assert_eq!(mx.taken(), 1);
+    world.end().await;
+}
+
+/// One operator's suspension of a recipient domain.
+fn suspended(domain: &str) -> Suspension {
+    Suspension {
+        destination: domain.to_owned(),
+        hosts: Vec::new(),
+        effect: Effect::Stop,
+        rule: String::new(),
+        until: UNTIL_RESUMED,
+        reason: "a reason for operators".into(),
+        by: "root".into(),
+        since: 0,
+    }
+}
+
+#[actix::test]
+async fn d19_nothing_to_a_suspended_domain_begins_after_the_answer() {
+    let (mut world, mx) = World::with_mx_and(MxConfig::default(), |config| {
+        config.delivery.connections = 1
+    })
+    .await;
+    world.dns.mx("example.net", 10, "mx.example.com");
+    // The first message is in its transaction, the worker holds the others.
+    mx.on(Stage::Dot, |_| {
+        Act::After(Duration::from_millis(700), Box::new(Act::Default))
+    });
+    for _ in 0..12 {
+        world.send(&["a@example.com"]).await;
+    }
+    world.send(&["b@example.net"]).await;
+    mx.until(|mx| mx.log().iter().any(|line| line.line == "DATA"))
+        .await;
+    let list = Suspensions(vec![suspended("example.com")]);
+    world.dispatcher.send(list).await.expect("a dispatcher");
+    let begun = mx
+        .log()
+        .iter()
+        .filter(|line| line.line.starts_with("MAIL"))
+        .count();
+    assert_eq!(begun, 1, "the worker had not begun the others");
+    let told = world.outcomes(13).await;
+    let of = |start: &str| told.iter().filter(|one| one.starts_with(start)).count();
+    assert_eq!(
+        of("a@example.com suspended example.com is suspended by root"),
+        11,
+        "{told:?}"
+    );
+    assert_eq!(
+        (of("a@example.com delivered"), of("b@example.net delivered")),
+        (1, 1)
+    );
+    let to: Vec<_> = mx
+        .received()
+        .into_iter()
+        .flat_map(|one| one.recipients)
+        .collect();
+    assert_eq!(to, ["a@example.com", "b@example.net"]);
+    world.end().await;
+}
+
+#[actix::test]
+async fn d19_a_worker_that_a_reload_retired_obeys_a_suspension() {
+    let (mut world, mx) = World::with_mx_and(MxConfig::default(), |config| {
+        config.delivery.connections = 1
+    })
+    .await;
+    mx.on(Stage::Dot, |_| {
+        Act::After(Duration::from_millis(700), Box::new(Act::Default))
+    });
+    for _ in 0..5 {
+        world.send(&["a@example.com"]).await;
+    }
+    mx.until(|mx| mx.log().iter().any(|line| line.line == "DATA"))
+        .await;
+    let config = Arc::new(crate::world::config(&world.dns, mx.address().port()));
+    let reloaded = world
+        .dispatcher
+        .send(chapar::delivery::Reload(config))
+        .await;
+    reloaded.expect("a dispatcher").expect("a configuration");
+    let list = Suspensions(vec![suspended("*.com")]);
+    world.dispatcher.send(list).await.expect("a dispatcher");
+    let told = world.outcomes(5).await;
+    let suspended = told
+        .iter()
+        .filter(|one| one.contains(" suspended "))
+        .count();
+    assert_eq!(suspended, 4, "{told:?}");
+    assert_eq!(mx.taken(), 1);
+    world.end().await;
+}
+
+#[actix::test]
+async fn q15_resume_ends_the_pauses_of_the_selected_destinations_alone() {
+    let (mut world, mx) = World::with_mx(MxConfig::default()).await;
+    for (domain, host) in [
+        ("one.example", "mx.one.example"),
+        ("two.example", "mx.two.example"),
+    ] {
+        world.dns.mx(domain, 10, host);
+        world.dns.a(host, ip(&mx));
+    }
+    mx.on(Stage::Greeting, |_| Act::Close);
+    for to in ["a@one.example", "a@two.example"] {
+        world.send(&[to]).await;
+        assert!(
+            world
+                .outcome()
+                .await
+                .starts_with(&format!("{to} deferred "))
+        );
+        world.send(&[to]).await;
+        assert!(
+            world
+                .outcome()
+                .await
+                .starts_with(&format!("{to} postponed ")),
+            "it pauses"
+        );
+    }
+    mx.behave();
+    let resume = |name: &str| chapar::delivery::Resume {
+        only: Some([name.to_owned()].into()),
+    };
+    world
+        .dispatcher
+        .send(resume("one.example"))
+        .await
+        .expect("a dispatcher");
+    for (to, is) in [
+        ("a@one.example", "delivered"),
+        ("a@two.example", "postponed"),
+    ] {
+        world.send(&[to]).await;
+        let told = world.outcome().await;
+        assert!(told.starts_with(&format!("{to} {is} ")), "{told}");
+    }
+    // By the name of its next hop, with a pattern.
+    world
+        .dispatcher
+        .send(resume("mx.two.*"))
+        .await
+        .expect("a dispatcher");
+    world.send(&["a@two.example"]).await;
+    assert!(
+        world
+            .outcome()
+            .await
+            .starts_with("a@two.example delivered ")
+    );
     world.end().await;
 }

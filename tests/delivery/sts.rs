@@ -470,7 +470,11 @@ async fn a_host_that_failed_a_policy_is_not_asked_again_for_every_message() {
     let (outcome, _) = sent(&mut world, "b@other.example").await;
     assert_eq!(outcome, "b@other.example delivered 250 2.0.0 Ok: queued");
     // An operator who has mended it says so.
-    world.dispatcher.send(Resume).await.expect("a dispatcher");
+    world
+        .dispatcher
+        .send(Resume::default())
+        .await
+        .expect("a dispatcher");
     let before = lab.mx.connections();
     sent(&mut world, "a@example.com").await;
     assert_eq!(lab.mx.connections(), before + 1);

@@ -177,8 +177,9 @@ impl World {
                 body: BodyPlace::Inline,
             },
             states: to.iter().map(|_| RecipientState::new(now)).collect(),
-            warned: false,
-            held: false,
+            message_id: String::new(),
+            subject: String::new(),
+            top: String::new(),
             story: Vec::new(),
         }
     }
@@ -236,7 +237,8 @@ impl World {
 
 pub fn text(message: &Message, attempt: &Attempt) -> String {
     let to = &message.envelope.recipients[attempt.recipient as usize].address;
-    let outcome = match attempt.outcome {
+    let outcome = match &attempt.outcome {
+        Outcome::Suspended { what, .. } => return format!("{to} suspended {what}"),
         Outcome::Delivered => "delivered".to_owned(),
         Outcome::Failed => "failed".to_owned(),
         Outcome::Deferred {

@@ -216,10 +216,10 @@ async fn a_suspended_next_hop_is_left_in_peace_through_a_restart_and_orders_are_
         .wait_queue("it waits", |queue| {
             queue
                 .first()
-                .is_some_and(|one| one["last_reply"].is_string())
+                .is_some_and(|one| one["suspended"].is_string())
         })
         .await;
-    let reply = queue[0]["last_reply"].as_str().expect("reply");
+    let reply = queue[0]["suspended"].as_str().expect("why");
     assert!(reply.contains("mx.box.example is suspended by"), "{reply}");
     assert!(reply.ends_with(": maintenance"), "{reply}");
     assert_eq!(queue[0]["attempts"], 0);

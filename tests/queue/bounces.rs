@@ -154,7 +154,7 @@ async fn lateness_is_told_once() {
             notices += 1;
         } else {
             retries += 1;
-            assert!(job.message.warned);
+            assert!(job.message.states[0].warned);
             world.report(&job, deferred(true), 450).await;
         }
     }

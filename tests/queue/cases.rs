@@ -20,7 +20,7 @@ async fn say(world: &World, job: &Job, outcome: Outcome, reply: (u16, &str, &str
     let attempts = job.recipients.iter().map(|recipient| Attempt {
         recipient: *recipient,
         at: chapar::time::now(),
-        outcome,
+        outcome: outcome.clone(),
         reply: Reply {
             code: reply.0,
             enhanced: reply.1.into(),
@@ -384,7 +384,7 @@ async fn c121_a_notice_repeats_the_other_servers_words_in_full() {
             if is_notice(&job) {
                 break job;
             }
-            say(&world, &job, outcome, words, remote).await;
+            say(&world, &job, outcome.clone(), words, remote).await;
         };
         let said = notice(&notice_job);
         let flat = said

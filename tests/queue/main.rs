@@ -4,6 +4,7 @@ mod bounces;
 mod cases;
 mod clock;
 mod fair;
+mod held;
 mod peer_faults;
 mod steering;
 mod support;
@@ -245,7 +246,7 @@ async fn after_stop_nothing_is_accepted_and_what_was_reported_is_kept() {
         origin: job.message.origin.clone(),
         envelope: job.message.envelope.clone(),
         content: job.content.clone().unwrap(),
-        held: false,
+        held: Vec::new(),
     };
     assert_eq!(
         handle.addr.send(accept).await.unwrap(),
@@ -279,7 +280,7 @@ async fn i7_a_full_disk_is_told_and_the_spool_file_goes() {
             head: bytes::Bytes::new(),
             body: Body::Spool(file.clone()),
         },
-        held: false,
+        held: Vec::new(),
     };
     let refused = world.handle().addr.send(accept).await.unwrap();
     assert_eq!(refused, Err(AcceptError::DiskFull));

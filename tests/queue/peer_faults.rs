@@ -70,7 +70,7 @@ async fn fault_03_and_04_a_suspension_burns_no_attempt_and_its_end_is_no_burst()
     }
     world
         .until("all wait", |all| {
-            all.len() == 20 && all.iter().all(|one| one.states[0].last_reply.is_some())
+            all.len() == 20 && all.iter().all(|one| one.states[0].suspended.is_some())
         })
         .await;
     let mut due: Vec<u64> = world
@@ -182,7 +182,7 @@ async fn fault_35_no_250_once_the_stop_has_begun() {
         origin: job.message.origin.clone(),
         envelope: job.message.envelope.clone(),
         content: job.content.clone().unwrap(),
-        held: false,
+        held: Vec::new(),
     };
     let accepted = handle.addr.send(accept);
     let (stopped, accepted) = tokio::join!(stop, accepted);

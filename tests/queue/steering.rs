@@ -62,7 +62,7 @@ async fn remove_ends_recipients_even_under_way_and_tells_nobody() {
             .as_ref()
             .unwrap()
             .text
-            .ends_with("by root")
+            .ends_with("removed from the queue")
     );
     world.report(&job, Outcome::Failed, 550).await;
     let notice = world.job().await;

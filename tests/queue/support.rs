@@ -154,7 +154,7 @@ impl World {
                 head: Bytes::from_static(b"Subject: hello\r\n\r\n"),
                 body: Body::Memory(Bytes::from_static(b"the body\r\n")),
             },
-            held: false,
+            held: Vec::new(),
         };
         change(&mut accept);
         self.handle().addr.send(accept).await.unwrap().unwrap()
@@ -183,7 +183,7 @@ impl World {
             .map(|recipient| Attempt {
                 recipient: *recipient,
                 at: chapar::time::now(),
-                outcome,
+                outcome: outcome.clone(),
                 reply: Reply {
                     code,
                     enhanced: String::new(),

@@ -179,11 +179,11 @@ async fn the_tool_over_the_socket() {
     );
     assert_eq!(
         words(&world, &["hold", "--domain", "example.com"]).await,
-        "2 recipients held\n"
+        "1 recipient held\n"
     );
     assert_eq!(
         words(&world, &["release", &ids[0]]).await,
-        "2 recipients released\n"
+        "1 recipient released\n"
     );
     let touched = objects(&world, &["remove", &ids[0], "--json"]).await;
     assert_eq!(touched.len(), 2);

@@ -117,6 +117,7 @@ pub fn progress(message: &Arc<Message>, status: Status, next_due: u64) -> (Actio
         next_due,
         last_attempt: 5,
         last_reply: Some(reply(450)),
+        ..RecipientState::new(0)
     };
     let change = Change {
         recipients: vec![(0, state)],

@@ -242,7 +242,7 @@ fn needs_daemon(request: &Request) -> Option<&'static str> {
             ..
         } => Some("the sender's notice is signed by the daemon, and none runs"),
         Request::Steer {
-            verb: Verb::Redirect,
+            verb: Verb::Redirect | Verb::Requeue,
             dry_run: false,
             ..
         } => Some("where an address leads is known to the daemon, and none runs"),

@@ -7,6 +7,7 @@
 //! message, 69 the queue can not be reached, 78 a wrong configuration.
 
 pub(super) mod ask;
+mod orders;
 mod postfix;
 mod show;
 mod steer;
@@ -20,7 +21,9 @@ use std::process::ExitCode;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use clap::builder::{PossibleValuesParser, TypedValueParser as _};
 use clap::{Args, Parser, Subcommand};
+use queue_schema::HoldKind;
 
 use crate::config::Config;
 use crate::control::protocol::{Answer, Request};
@@ -123,12 +126,43 @@ enum Command {
         #[arg(long, value_name = "ADDRESS")]
         target: String,
     },
+    /// Resolve addresses, routes and reverse-paths of waiting mail again, as if it came now
+    #[command(
+        after_help = "Example:\n  mta-queue requeue --to info@example.org    # its alias was corrected"
+    )]
+    Requeue(Steering),
     /// Stop trying messages until they are released; no deadline ends them
-    #[command(after_help = "Example:\n  mta-queue hold --domain example.net")]
-    Hold(Steering),
-    /// Try held messages again
-    #[command(after_help = "Example:\n  mta-queue release --from news@example.org")]
-    Release(Steering),
+    #[command(
+        after_help = "Examples:\n  mta-queue hold --domain example.net\n  mta-queue hold --from ann@example.org --reason 'a stolen password' --for 8h"
+    )]
+    Hold {
+        #[command(flatten)]
+        steering: Steering,
+        /// Why; `list` and `show` print it, senders never see it
+        #[arg(long)]
+        reason: Option<String>,
+        /// For how long, such as 8h; without it until they are released
+        #[arg(long = "for", value_name = "SPAN")]
+        span: Option<String>,
+    },
+    /// Try held recipients again. Without --reason, --kind or --by every hold of theirs ends
+    #[command(
+        after_help = "Examples:\n  mta-queue release --from news@example.org\n  mta-queue release all --kind quarantine\n  mta-queue release all --reason 'a stolen password'"
+    )]
+    Release {
+        #[command(flatten)]
+        steering: Steering,
+        /// Only holds with this reason; `*` stands for anything
+        #[arg(long)]
+        reason: Option<String>,
+        /// Only holds of this kind
+        #[arg(long, value_parser = PossibleValuesParser::new(["operator", "quarantine", "order"])
+            .try_map(|text| steer::kind(&text)))]
+        kind: Option<HoldKind>,
+        /// Only holds by this operator, filter or order; `*` stands for anything
+        #[arg(long, value_name = "WHO")]
+        by: Option<String>,
+    },
     /// Try nothing at a destination for a while; without one, print what is suspended
     #[command(
         after_help = "Examples:\n  mta-queue suspend gmail.com --for 2h --reason 'they asked for it'\n  mta-queue suspend"
@@ -137,6 +171,19 @@ enum Command {
     /// End a suspension; what waited for it is due
     #[command(after_help = "Example:\n  mta-queue resume gmail.com --spread 10m")]
     Resume(steer::Resume),
+    /// Hold, discard or bounce the mail of a sender, user, client or domain, also what is to come
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  mta-queue order hold --user ann@example.org --for 8h --reason 'a stolen password'\n  mta-queue order end 3"
+    )]
+    Order(orders::Command),
+    /// Print the orders that stand and how many recipients each was applied to
+    #[command(after_help = "Examples:\n  mta-queue orders\n  mta-queue orders --all --json")]
+    Orders {
+        /// Also the last that have ended
+        #[arg(long)]
+        all: bool,
+    },
     /// Write messages to a directory, each as ID.eml and ID.json
     #[command(after_help = "Example:\n  mta-queue export /var/tmp/queue all")]
     Export(transfer::Export),
@@ -168,7 +215,8 @@ struct Which {
     /// The recipient's domain
     #[arg(long)]
     domain: Option<String>,
-    /// queued, deferred, held, delivered, bounced, expired or removed; for `watch` an event
+    /// queued, deferred, suspended, held, delivered, bounced, expired or removed; for `watch` an
+    /// event
     #[arg(long)]
     state: Option<String>,
     /// Messages that came longer ago than this, such as 2h
@@ -189,6 +237,7 @@ impl Which {
             state: self.state.clone(),
             older: self.older.clone(),
             reply: self.reply.clone(),
+            ..Selector::default()
         }
     }
 }
@@ -318,11 +367,38 @@ fn act(command: QueueCommand, config: &Path) -> Result<(), Failure> {
             };
             steer::steer(&config, Verb::Redirect, &steering, manner, json)?;
         }
+        Command::Requeue(steering) => plain(&config, Verb::Requeue, &steering, json)?,
         Command::Remove(steering) => plain(&config, Verb::Remove, &steering, json)?,
-        Command::Hold(steering) => plain(&config, Verb::Hold, &steering, json)?,
-        Command::Release(steering) => plain(&config, Verb::Release, &steering, json)?,
+        Command::Hold {
+            steering,
+            reason,
+            span,
+        } => {
+            let manner = steer::Manner {
+                reason,
+                span,
+                ..steer::Manner::default()
+            };
+            steer::steer(&config, Verb::Hold, &steering, manner, json)?;
+        }
+        Command::Release {
+            steering,
+            reason,
+            kind,
+            by,
+        } => {
+            let manner = steer::Manner {
+                reason,
+                kind,
+                who: by,
+                ..steer::Manner::default()
+            };
+            steer::steer(&config, Verb::Release, &steering, manner, json)?;
+        }
         Command::Suspend(suspend) => steer::suspend(&config, suspend, json)?,
         Command::Resume(resume) => steer::resume(&config, resume, json)?,
+        Command::Order(command) => orders::act(&config, command, json)?,
+        Command::Orders { all } => orders::list(&config, all, json)?,
         Command::Export(export) => transfer::export(&config, &export, json)?,
         Command::Import(import) => transfer::import(&config, &import, json)?,
         Command::Verify => verify(&config, json)?,
@@ -348,6 +424,7 @@ fn lines(config: &Config, request: Request) -> Result<u64, Failure> {
             Answer::Item(item) => serde_json::to_string(item),
             Answer::Row(row) => serde_json::to_string(row),
             Answer::Suspended(one) => serde_json::to_string(one),
+            Answer::Order(one) => serde_json::to_string(one),
             _ => return Ok(()),
         };
         writeln!(out, "{}", text.unwrap_or_default())

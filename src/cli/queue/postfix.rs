@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use queue_schema::{BodyKind, Envelope, Origin, Recipient, RecipientState, Reply, Status};
+use queue_schema::{BodyKind, Envelope, Origin, Recipient, RecipientState, Reply};
 use serde::Deserialize;
 
 use super::ask::{Failure, Taken};
@@ -100,12 +100,11 @@ fn taken(listed: Listed, bytes: Vec<u8>) -> Taken {
         let tried = to.delay_reason.is_some();
         envelope.recipients.push(Recipient::new(to.address));
         states.push(RecipientState {
-            status: Status::Waiting,
             // How often Postfix tried is not listed; it tried at least once.
             attempts: u32::from(tried),
-            next_due: now,
             last_attempt: if tried { arrived } else { 0 },
             last_reply: to.delay_reason.map(reply),
+            ..RecipientState::new(now)
         });
     }
     Taken {

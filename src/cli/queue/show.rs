@@ -3,7 +3,7 @@
 
 use std::fmt::Write as _;
 
-use crate::control::protocol::{AGES, Item, Row, Suspended, Told};
+use crate::control::protocol::{AGES, HeldBy, Item, Row, Suspended, Told};
 
 /// The width to fit into; `None`: any.
 fn width() -> Option<usize> {
@@ -127,7 +127,7 @@ pub(super) fn rows(items: &[Item], senders: bool, width: Option<usize>) -> Vec<S
             item.state.clone(),
             item.attempts.to_string(),
             item.next_due.as_deref().map(until).unwrap_or_default(),
-            item.last_reply.clone().unwrap_or_default(),
+            why(item),
         ];
         if senders {
             cells.insert(2, sender(&item.from));
@@ -138,6 +138,32 @@ pub(super) fn rows(items: &[Item], senders: bool, width: Option<usize>) -> Vec<S
     let more = usize::from(senders);
     let shrink = [(2, 10), (2 + more, 14), (6 + more, 12)];
     table(&head, &rows, &[1, 4 + more], &shrink, width)
+}
+
+/// What a recipient waits for: a hold, a suspension, or what the last reply said.
+fn why(item: &Item) -> String {
+    match (item.held.first(), &item.suspended) {
+        (Some(hold), _) => held(hold),
+        (None, Some(suspended)) => suspended.clone(),
+        (None, None) => item.last_reply.clone().unwrap_or_default(),
+    }
+}
+
+/// One hold in words.
+fn held(hold: &HeldBy) -> String {
+    let by = match (hold.kind.as_str(), hold.who.as_str()) {
+        ("order", id) => format!("held by order {id}"),
+        ("quarantine", "") => "in quarantine".to_owned(),
+        ("quarantine", who) => format!("in quarantine by {who}"),
+        (_, "") => "held".to_owned(),
+        (_, who) => format!("held by {who}"),
+    };
+    let until = hold.until.as_deref().map(|at| format!(" until {at}"));
+    let why = match hold.why.as_str() {
+        "" => String::new(),
+        why => format!(": {why}"),
+    };
+    format!("{by}{}{why}", until.unwrap_or_default())
 }
 
 /// `mta-queue show`: the story of one message.
@@ -169,6 +195,12 @@ pub fn message(items: &[Item]) {
             attempts => format!("{attempts} attempts"),
         };
         say!("  state   {}, {tries}", item.state);
+        for hold in &item.held {
+            say!("  hold    {}, since {}", held(hold), hold.since);
+        }
+        if let Some(suspended) = &item.suspended {
+            say!("  waits   {suspended}");
+        }
         if let Some(reply) = &item.last_reply {
             say!("  reply   {reply}");
             let by = item.remote.as_deref().unwrap_or("ourselves");
@@ -211,6 +243,19 @@ pub fn suspensions(list: &[Suspended]) {
     }
 }
 
+/// The table of `mta-queue orders`.
+pub fn orders(rows: &[Vec<String>]) -> Vec<String> {
+    let head = ["ID", "DOES", "MAIL", "UNTIL", "RECIPIENTS", "BY", "REASON"];
+    table(&head, rows, &[4], &[(6, 12), (2, 14), (5, 8)], width())
+}
+
+/// When a suspension ends, in words.
+pub fn end(one: &Suspended) -> String {
+    one.until
+        .clone()
+        .unwrap_or_else(|| "it is resumed".to_owned())
+}
+
 /// What holds for destinations: a line, and the reason below it where there is no room beside.
 fn holding_rows(list: &[Suspended], width: Option<usize>) -> Vec<String> {
     let beside = width.is_none();
@@ -222,7 +267,7 @@ fn holding_rows(list: &[Suspended], width: Option<usize>) -> Vec<String> {
         let mut cells = vec![
             one.destination.clone(),
             holds,
-            until(&one.until),
+            one.until.as_deref().map_or("resumed".to_owned(), until),
             one.by.clone(),
         ];
         if beside {
@@ -370,6 +415,9 @@ mod tests {
             arrived: "2026-01-01T00:00:00Z".into(),
             size: 1,
             origin: String::new(),
+            held: Vec::new(),
+            suspended: None,
+            suspended_until: None,
             signed_by: None,
             events: None,
         }

@@ -2,6 +2,7 @@
 //! `--dry-run`, and says how many recipients it touched.
 
 use clap::Args;
+use queue_schema::HoldKind;
 
 use super::ask::{self, Failure};
 use super::{Which, lines, show};
@@ -24,7 +25,7 @@ pub(super) struct Steering {
 pub(super) struct Suspend {
     /// A recipient domain such as gmail.com, or the name of a next hop; `*` stands for anything
     destination: Option<String>,
-    /// For how long, such as 2h
+    /// For how long, such as 2h; without it until `resume`
     #[arg(long = "for", value_name = "SPAN", requires = "destination")]
     span: Option<String>,
     /// Why; it is printed by `list` and `show`
@@ -54,6 +55,19 @@ pub(super) struct Manner {
     pub(super) spread: Option<String>,
     pub(super) address: Option<String>,
     pub(super) reason: Option<String>,
+    pub(super) span: Option<String>,
+    pub(super) kind: Option<HoldKind>,
+    pub(super) who: Option<String>,
+}
+
+/// The kind of a hold as an operator writes it.
+pub(super) fn kind(text: &str) -> Result<HoldKind, String> {
+    match text {
+        "operator" => Ok(HoldKind::Operator),
+        "quarantine" => Ok(HoldKind::Quarantine),
+        "order" => Ok(HoldKind::Order),
+        _ => Err("write operator, quarantine or order".to_owned()),
+    }
 }
 
 /// The operator, for the log; the daemon adds what the system says.
@@ -87,6 +101,9 @@ pub(super) fn steer(
         spread: manner.spread,
         address: manner.address,
         reason: manner.reason,
+        span: manner.span,
+        kind: manner.kind,
+        who: manner.who,
     };
     if json {
         return lines(config, request).map(drop);
@@ -109,6 +126,8 @@ pub(super) fn steer(
         (Verb::Release, _) => "released".to_owned(),
         (Verb::Bounce, _) => "returned to their senders".to_owned(),
         (Verb::Redirect, _) => format!("redirected to {target}"),
+        (Verb::Requeue, _) => "resolved again and due now".to_owned(),
+        (Verb::Obey, _) => String::new(),
     };
     if dry_run {
         table.print(touched);
@@ -119,7 +138,7 @@ pub(super) fn steer(
     Ok(())
 }
 
-fn recipients(count: u64) -> String {
+pub(super) fn recipients(count: u64) -> String {
     match count {
         1 => "1 recipient".to_owned(),
         count => format!("{count} recipients"),
@@ -141,7 +160,6 @@ pub(super) fn suspend(config: &Config, suspend: Suspend, json: bool) -> Result<(
         show::suspensions(&list);
         return Ok(());
     };
-    let span = span.ok_or_else(|| Failure::Usage("say for how long, such as --for 2h".into()))?;
     let request = Request::Suspend {
         destination,
         span,
@@ -155,7 +173,7 @@ pub(super) fn suspend(config: &Config, suspend: Suspend, json: bool) -> Result<(
     let (list, waiting) = suspended(config, request)?;
     let would = if dry_run { "would be " } else { "" };
     for one in list {
-        let (name, until) = (one.destination, one.until);
+        let (name, until) = (&one.destination, show::end(&one));
         say!("{name} {would}suspended until {until}");
     }
     say!("{} at that domain wait now", recipients(waiting));

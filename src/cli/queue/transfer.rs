@@ -118,15 +118,7 @@ pub(super) fn export(config: &Config, export: &Export, json: bool) -> Result<(),
 }
 
 fn order(config: &Config, verb: Verb, selector: Selector) -> Result<u64, Failure> {
-    let request = Request::Steer {
-        verb,
-        selector,
-        dry_run: false,
-        by: steer::operator(),
-        spread: None,
-        address: None,
-        reason: None,
-    };
+    let request = Request::steer(verb, selector, steer::operator());
     ask::ask(config, request, &mut |_| Ok(()))
 }
 

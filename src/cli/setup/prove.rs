@@ -177,18 +177,11 @@ impl Proof<'_> {
             }
             Ok(())
         });
-        let remove = Request::Steer {
-            verb: Verb::Remove,
-            selector: Selector {
-                id: Some(taken.id.clone()),
-                ..Selector::default()
-            },
-            dry_run: false,
-            by: "chapar setup".to_owned(),
-            spread: None,
-            address: None,
-            reason: None,
+        let which = Selector {
+            id: Some(taken.id.clone()),
+            ..Selector::default()
         };
+        let remove = Request::steer(Verb::Remove, which, "chapar setup".to_owned());
         socket::ask(self.config, &remove, &mut |_| Ok(())).map_err(text)?;
         read.map_err(text)?;
         Ok((bytes, taken.id))

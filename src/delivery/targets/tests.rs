@@ -207,7 +207,7 @@ async fn exit_codes_are_those_of_sysexits() {
         assert_eq!(found, expected, "exit {code}");
         let kind = match verdict.outcome {
             Outcome::Delivered => 2,
-            Outcome::Deferred { .. } => 4,
+            Outcome::Deferred { .. } | Outcome::Suspended { .. } => 4,
             Outcome::Failed => 5,
         };
         assert_eq!(kind, verdict.reply.code / 100, "exit {code}");

@@ -10,6 +10,7 @@ use super::wire::{self, Command, Edit, Said};
 use super::{Checked, edits};
 use crate::config::{Config, Failing, MilterAddress, MilterChanges, Spam};
 use crate::message::{Body, Content, headers};
+use crate::queue::Held;
 use crate::smtp::replies::{self, Reply};
 
 /// Changes of one message by one milter.
@@ -54,7 +55,8 @@ enum Turn {
 #[derive(Default)]
 struct Verdict {
     edits: Vec<Edit>,
-    hold: bool,
+    /// Why it is to be held.
+    hold: Option<String>,
     tag: bool,
 }
 
@@ -227,7 +229,7 @@ async fn show(
                     Said::Edit(edit) => verdict.edits.push(edit),
                     Said::Quarantine(reason) => {
                         tracing::info!(target: "session", id, reason, "quarantined by a milter");
-                        verdict.hold = true;
+                        verdict.hold = Some(reason);
                     }
                     other => break other,
                 }
@@ -256,7 +258,7 @@ async fn show(
     if let Some(refusal) = refusal {
         match settings.rejected {
             Spam::Refuse => return Ok(Err(refusal)),
-            Spam::Hold => verdict.hold = true,
+            Spam::Hold => verdict.hold = Some(format!("it was to be refused: {}", refusal.text)),
             Spam::Tag => verdict.tag = true,
         }
         // What a milter changes in mail it rejects means nothing.
@@ -264,7 +266,7 @@ async fn show(
     } else if tags(&verdict.edits, settings.spam_header.as_str()) {
         match settings.tagged {
             Spam::Refuse => return Ok(Err(replies::MILTER_REJECTED)),
-            Spam::Hold => verdict.hold = true,
+            Spam::Hold => verdict.hold = Some("it was marked as spam".to_owned()),
             Spam::Tag => {}
         }
     }
@@ -274,7 +276,9 @@ async fn show(
             value: b"Yes".to_vec(),
         });
     }
-    checked.held |= verdict.hold;
+    let by = format!("milter {}", milter.address);
+    let held = verdict.hold.map(|reason| Held::quarantine(&by, &reason));
+    checked.held.extend(held);
     change(config, checked, verdict.edits)?;
     Ok(Ok(()))
 }

@@ -15,6 +15,7 @@ pub mod wire;
 use bytes::Bytes;
 
 use crate::message::Content;
+use crate::queue::Held;
 
 pub use filters::{Filters, Sender};
 
@@ -25,8 +26,8 @@ pub struct Checked {
     pub content: Content,
     /// The body that replaces its own.
     pub new_body: Option<Bytes>,
-    /// Whether it waits for an operator.
-    pub held: bool,
+    /// Why it waits for an operator; nothing if it does not.
+    pub held: Vec<Held>,
     /// Whether it is thrown away although the client hears 250.
     pub discarded: bool,
 }
@@ -37,7 +38,7 @@ impl Checked {
         Checked {
             content,
             new_body: None,
-            held: false,
+            held: Vec::new(),
             discarded: false,
         }
     }

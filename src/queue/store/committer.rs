@@ -20,6 +20,7 @@ use super::shared::{Shared, State};
 use super::space::Space;
 use super::{Options, StoreError, failpoint};
 use crate::message::{Body, Content};
+use crate::queue::names::names;
 
 /// Bytes of content after which a batch is written although more waits.
 const BATCH_BYTES: u64 = 1 << 20;
@@ -367,6 +368,7 @@ impl Committer {
             Body::Spool(_) => &[],
         };
         message.size = content.len();
+        (message.message_id, message.subject) = names(&content.head);
         self.append(&mut message, &content.head, body, grouped)?;
         let message = Arc::new(message);
         self.merges.push(Merge::Accepted(message.clone()));

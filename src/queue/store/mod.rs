@@ -471,7 +471,8 @@ impl Store {
 }
 
 /// A message as it is when it arrives: every recipient is due at once, or when the message is
-/// released. The store sets its size and location.
+/// released. The store sets its
+/// size and location, Message-ID and subject.
 pub fn new_message(id: QueueId, arrived: Millis, origin: Origin, envelope: Envelope) -> Message {
     let first_due = envelope.release_at.unwrap_or(arrived).max(arrived);
     let states = envelope
@@ -493,9 +494,10 @@ pub fn new_message(id: QueueId, arrived: Millis, origin: Origin, envelope: Envel
             body: BodyPlace::Inline,
         },
         states,
-        warned: false,
-        held: false,
         story: Vec::new(),
+        message_id: String::new(),
+        subject: String::new(),
+        top: String::new(),
     }
 }
 

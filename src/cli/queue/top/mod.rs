@@ -105,15 +105,7 @@ fn screen(
 
 /// Carries out an order and says what came of it.
 fn order(config: &Config, verb: Verb, selector: Selector) -> String {
-    let request = Request::Steer {
-        verb,
-        selector,
-        dry_run: false,
-        by: steer::operator(),
-        spread: None,
-        address: None,
-        reason: None,
-    };
+    let request = Request::steer(verb, selector, steer::operator());
     match ask::ask(config, request, &mut |_| Ok(())) {
         Ok(count) => format!("{verb:?}: {count} recipients"),
         Err(failure) => failure.to_string(),
