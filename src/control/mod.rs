@@ -9,6 +9,7 @@ mod anew;
 mod answer;
 mod import;
 mod live;
+mod measures;
 mod orders;
 pub mod protocol;
 mod steer;
