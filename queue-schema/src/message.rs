@@ -246,8 +246,8 @@ impl RecipientState {
 
     /// When its holds are over: 0 if there is none, `None` if one of them has no end of its own.
     pub fn released_at(&self) -> Option<Millis> {
-        let ends = self.holds.iter().map(|hold| hold.until);
-        ends.fold(Some(0), |latest, end| Some(latest?.max(end?)))
+        let mut ends = self.holds.iter().map(|hold| hold.until);
+        ends.try_fold(0, |latest: Millis, end| Some(latest.max(end?)))
     }
 
     /// Whether a hold keeps it from being tried and from expiring now.
