@@ -129,7 +129,7 @@ fn message(exported: Exported, by: &str, queue: &Handle) -> Result<Message, Refu
                 ..hold
             });
         }
-        if exported.held && !state.is_held(now) {
+        if exported.held && state.status == Status::Waiting && !state.is_held(now) {
             state.hold(held.since(now));
         }
     }

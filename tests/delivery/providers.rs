@@ -311,7 +311,11 @@ async fn c091_an_unusual_rate_slows_the_provider_as_a_whole() {
     let told = |text: &str| outcomes.iter().filter(|one| one.contains(text)).count();
     let knocks = told(" deferred 421 4.7.28 Gmail has detected an unusual rate");
     assert!((1..=6).contains(&knocks), "{outcomes:#?}");
-    assert_eq!(knocks + told(" postponed "), 100, "{outcomes:#?}");
+    assert_eq!(
+        knocks + told(" suspended google is slowed to "),
+        100,
+        "{outcomes:#?}"
+    );
     let dots = mx.log().iter().filter(|line| line.line == "DATA").count();
     assert_eq!(dots, knocks, "no other message was tried");
     mx.behave();
@@ -333,10 +337,7 @@ async fn c091_an_unusual_rate_slows_the_provider_as_a_whole() {
         let (_, attempt) = world.heard().await;
         match attempt.outcome {
             Outcome::Delivered => break,
-            Outcome::Deferred {
-                retry_after: Some(wait),
-                counts: false,
-            } => tokio::time::sleep(wait).await,
+            Outcome::Suspended { wait, .. } => tokio::time::sleep(wait).await,
             other => panic!("{other:?}"),
         }
     }
