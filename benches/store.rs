@@ -184,6 +184,7 @@ impl Handler<Wake> for Sink {
                 let record_ = Record {
                     message: job.message,
                     attempts: vec![attempt],
+                    synced: false,
                 };
                 let _ = record.send(record_).await;
             }

@@ -22,7 +22,6 @@ use super::reach::{Destination, HostMemory, Lesson, Reach};
 use super::session::Session;
 use super::seven_bit::SevenBit;
 use super::stops::Stops;
-use super::targets;
 use super::verdict::{self, Verdict};
 use super::worker::{Ended, Grade, Next, Unreachable, Worker};
 use crate::config::Config;
@@ -127,7 +126,7 @@ impl Connection {
             };
             sent += 1;
             if self.destination.local.is_some() {
-                grade = Some(self.deliver_here(&mut part).await);
+                grade = Some(self.deliver_here(part).await);
                 continue;
             }
             let strict = part.message.envelope.require_tls;
@@ -346,8 +345,30 @@ impl Connection {
                 .settle(session, part, verdict::judge_refusal(&refusal))
                 .await;
         }
+        // A server that answers each recipient by itself (LMTP) may take long over many: what it took
+        // is reported as it says so.
+        let all = part.recipients().to_vec();
+        let (remote, tls) = (session.remote.clone(), session.tls.clone());
+        let notifies = session.client().extensions().dsn;
+        let mut reported = Vec::new();
+        let told = |at: usize, answer: &Answer| {
+            let verdict = verdict::judge(answer);
+            if verdict.outcome == Outcome::Delivered
+                && let Some(recipient) = all.get(at)
+            {
+                let mut record = part
+                    .split(vec![*recipient])
+                    .settle_all(&verdict, &remote, &tls);
+                record
+                    .attempts
+                    .iter_mut()
+                    .for_each(|attempt| attempt.notifies = notifies);
+                part.reporter().send(record, None);
+                reported.push(at);
+            }
+        };
         let finished = session
-            .transact(&content, &self.common.config.timeouts)
+            .transact(&content, &self.common.config.timeouts, told)
             .await;
         if session.client().is_chunked()
             && (finished.no_chunks || finished.answers.iter().any(was_lost_in_data))
@@ -384,19 +405,21 @@ impl Connection {
         let again = again::plan(&finished, &verdicts, !ruled.is_empty(), sessions);
         let (mut last, mut held) = (Vec::new(), Vec::new());
         for (at, verdict) in verdicts.into_iter().enumerate() {
+            if reported.contains(&at) {
+                continue;
+            }
             let is_left = again.as_ref().is_some_and(|(_, left)| left.contains(&at));
             let list = if is_left { &mut held } else { &mut last };
             list.push(verdict);
         }
         let left = again.as_ref().map(|(_, left)| {
-            let left = left.iter().filter_map(|at| part.recipients().get(*at));
+            let left = left.iter().filter_map(|at| all.get(*at));
             let left = left.copied().collect();
             part.split(left)
         });
         if !part.recipients().is_empty() {
             let permit = self.permit().await;
             let mut record = part.settle(last.into_iter(), &session.remote, &session.tls);
-            let notifies = session.client().extensions().dsn;
             for attempt in &mut record.attempts {
                 attempt.notifies = notifies;
             }
@@ -416,41 +439,6 @@ impl Connection {
         Sent::Again(again, held)
     }
 
-    /// Delivers a part to a target on this machine, one recipient after the other.
-    async fn deliver_here(&self, part: &mut Pending) -> Grade {
-        let permit = self.permit().await;
-        let content = self.content(part).await;
-        let config = &self.common.config;
-        let mut verdicts = Vec::new();
-        for at in part.recipients() {
-            let verdict = match (&content, part.recipient(*at), &self.destination.local) {
-                (Err(verdict), _, _) => verdict.clone(),
-                (Ok(content), Some(recipient), Some(via)) => {
-                    let errand = targets::Errand {
-                        message: &part.message,
-                        at: *at,
-                        recipient,
-                        content,
-                        hostname: &config.hostname,
-                        patience: config.timeouts.pipe.0,
-                        repeated: part.message.arrived < self.common.since,
-                    };
-                    targets::deliver(via, &errand).await
-                }
-                _ => Verdict::deferred(451, "4.3.0", "no such recipient"),
-            };
-            verdicts.push(verdict);
-        }
-        let delivered = |verdict: &Verdict| verdict.outcome == Outcome::Delivered;
-        let grade = match verdicts.iter().any(delivered) {
-            true => Grade::Delivered,
-            false => Grade::Neutral,
-        };
-        let record = part.settle(verdicts.into_iter(), "local", "");
-        part.reporter().send(record, permit);
-        grade
-    }
-
     /// Whether the sender waives what the domain demands of TLS.
     async fn waives(&self, part: &mut Pending) -> bool {
         // What can not be read is told of when it is to be sent.
@@ -459,7 +447,7 @@ impl Connection {
         content.is_some_and(|content| waives(&content.head))
     }
 
-    async fn content(&self, part: &mut Pending) -> Result<Content, Verdict> {
+    pub(super) async fn content(&self, part: &mut Pending) -> Result<Content, Verdict> {
         let top = &part.message.top;
         if let Some(content) = part.content.take() {
             return Ok(content.under(top));
@@ -486,7 +474,7 @@ impl Connection {
     }
 
     /// Waits until the queue has answered enough of this worker's records.
-    async fn permit(&self) -> Option<OwnedSemaphorePermit> {
+    pub(super) async fn permit(&self) -> Option<OwnedSemaphorePermit> {
         // It is closed never.
         Arc::clone(&self.records).acquire_owned().await.ok()
     }

@@ -17,6 +17,7 @@ mod connection;
 mod counts;
 mod dispatcher;
 mod families;
+mod here;
 mod hops;
 mod lanes;
 pub mod look;
@@ -65,6 +66,8 @@ pub use routes::{RouteError, check_routes};
 pub const CONNECTIONS: usize = 2000;
 /// Recipients in one transaction: every server takes 100 (RFC 5321 section 4.5.3.1.8).
 pub const RECIPIENTS: usize = 100;
+/// How outcomes call this machine, where the others name a host.
+pub const HERE: &str = "local";
 /// Messages that wait while the daemon stops are due again after this time.
 pub const DRAIN_WAIT: Duration = Duration::from_secs(5);
 

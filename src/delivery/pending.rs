@@ -87,6 +87,21 @@ impl Reporter {
         });
     }
 
+    /// Sends one record and waits until it is on disk; false if it can not be put there.
+    pub(super) async fn send_synced(&self, record: Record) -> bool {
+        let outstanding = Outstanding::new(self);
+        let record = Record {
+            synced: true,
+            ..record
+        };
+        let synced = self.0.record.send(record).await;
+        drop(outstanding);
+        synced.unwrap_or_else(|_| {
+            tracing::error!("the queue is gone; outcomes of deliveries are lost");
+            false
+        })
+    }
+
     /// Reports the same verdict on every recipient of a part.
     pub(super) fn send_one(&self, mut part: Pending, verdict: &Verdict, remote: &str) {
         let record = part.settle_all(verdict, remote, "");
@@ -204,6 +219,14 @@ impl Pending {
         }
     }
 
+    /// Parts of one message that go the same way, as one; `None` where there are none.
+    pub(super) fn join(parts: Vec<Pending>) -> Option<Pending> {
+        parts.into_iter().reduce(|mut all, mut part| {
+            all.recipients.append(&mut part.recipients);
+            all
+        })
+    }
+
     /// Takes all recipients out, each with its own verdict, in order.
     pub(super) fn settle(
         &mut self,
@@ -234,6 +257,7 @@ impl Pending {
         Record {
             attempts: attempts.collect(),
             message: Arc::clone(&self.message),
+            synced: false,
         }
     }
 

@@ -313,11 +313,20 @@ impl Session {
     }
 
     /// Runs the transaction that was begun, to its end. Whether another may follow is what
-    /// [`Session::is_ready`] says then.
-    pub(super) async fn transact(&mut self, content: &Content, timeouts: &Timeouts) -> Finished {
+    /// [`Session::is_ready`] says then. What is said of single recipients before that is `told`.
+    pub(super) async fn transact(
+        &mut self,
+        content: &Content,
+        timeouts: &Timeouts,
+        mut told: impl FnMut(usize, &Answer),
+    ) -> Finished {
         self.until = Instant::now() + limit(timeouts.transaction);
         loop {
-            match self.client.step() {
+            let step = self.client.step();
+            for (at, answer) in self.client.take_untold() {
+                told(at, &answer);
+            }
+            match step {
                 Step::Read(wait) => self.exchange(wait, timeouts).await,
                 Step::SendData => match outgoing::send(self, content, timeouts).await {
                     Ok(()) => self.client.data_sent(),

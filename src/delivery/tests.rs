@@ -28,10 +28,10 @@ impl Actor for Ear {
 }
 
 impl Handler<Record> for Ear {
-    type Result = ();
+    type Result = bool;
 
-    fn handle(&mut self, record: Record, _: &mut Context<Self>) {
-        let _ = self.0.send(record);
+    fn handle(&mut self, record: Record, _: &mut Context<Self>) -> bool {
+        self.0.send(record).is_ok()
     }
 }
 

@@ -542,12 +542,20 @@ impl Handler<Fetch> for Queue {
 }
 
 impl Handler<Record> for Queue {
-    type Result = ();
+    type Result = ResponseFuture<bool>;
 
-    fn handle(&mut self, record: Record, ctx: &mut Self::Context) {
+    fn handle(&mut self, record: Record, ctx: &mut Self::Context) -> Self::Result {
         let _fatal = Fatal;
-        self.record(&record);
+        let waits = self.record(&record);
         self.pump(ctx);
+        Box::pin(async move {
+            let mut durable = true;
+            for wait in waits {
+                // Without an answer there was nothing to write.
+                durable &= !matches!(wait.await, Ok(Err(_)));
+            }
+            durable
+        })
     }
 }
 

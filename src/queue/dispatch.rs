@@ -272,6 +272,7 @@ impl Queue {
             self.record(&Record {
                 message: message.clone(),
                 attempts,
+                synced: false,
             });
         }
         free
@@ -385,7 +386,11 @@ impl Queue {
                 notifies: false,
             };
             let attempts = recipients.into_iter().map(attempt).collect();
-            self.record(&Record { message, attempts });
+            self.record(&Record {
+                message,
+                attempts,
+                synced: false,
+            });
         }
     }
 }

@@ -143,15 +143,18 @@ pub struct FetchError {
 /// What became of recipients of one job. A job's recipients may be told of in several of these;
 /// each recipient of a job is told of exactly once.
 ///
-/// The answer comes when the queue has taken it over; the caller need not wait for the sync. The
-/// queue forgets no recipient before its end is on disk (I2).
+/// The answer comes when the queue has taken it over, or when it is on disk where that is asked for;
+/// it is false where it can not be put there. The queue forgets no recipient before its end is on
+/// disk (I2).
 #[derive(ActorMessage)]
-#[rtype(result = "()")]
+#[rtype(result = "bool")]
 pub struct Record {
     /// The job's message.
     pub message: Arc<Message>,
     /// One for each recipient that was tried.
     pub attempts: Vec<Attempt>,
+    /// Whether the answer is to wait for the disk.
+    pub synced: bool,
 }
 
 /// One recipient's part of a delivery attempt.

@@ -9,6 +9,7 @@ use queue_schema::{
     BodyKind, Change, Envelope, EventKind, Message, Notify, Origin, QueueId, Recipient,
     RecipientState, Status,
 };
+use tokio::sync::oneshot;
 
 use super::actor::{Event, Queue};
 use super::commit::Waiter;
@@ -18,6 +19,9 @@ use super::outcome::{clean, decide, is_late};
 use super::{own_reply, schedule, store};
 use crate::message::Content;
 use crate::signing::Sign;
+
+/// Resolves when a change is on disk, or with why it can not be put there.
+type Written = oneshot::Receiver<Result<(), store::StoreError>>;
 
 /// Bytes of a reply that a message's story keeps.
 const REMEMBERED: usize = 200;
@@ -43,9 +47,19 @@ pub(super) struct Order {
 }
 
 impl Queue {
-    /// Takes over what delivery reports.
-    pub(super) fn record(&mut self, record: &Record) {
+    /// Takes over what delivery reports. What it gives resolves when that is on disk, if the record
+    /// asks for it.
+    pub(super) fn record(&mut self, record: &Record) -> Vec<Written> {
         let id = record.message.id;
+        let mut written = Vec::new();
+        let mut order = || {
+            let (waiter, wait) = oneshot::channel();
+            written.push(wait);
+            Order {
+                waiter: record.synced.then_some(waiter),
+                ..Order::default()
+            }
+        };
         let mut sure = Vec::new();
         let mut failed = Vec::new();
         let mut late = Vec::new();
@@ -53,7 +67,7 @@ impl Queue {
         for attempt in &record.attempts {
             let Some(slot) = self.slots.get_mut(&id) else {
                 tracing::error!(%id, "an outcome of a message that is not in delivery is ignored");
-                return;
+                return Vec::new();
             };
             let Some(place) = slot.handed.iter().position(|p| *p == attempt.recipient) else {
                 tracing::warn!(%id, attempt.recipient, "a second outcome, or one of a recipient \
@@ -125,14 +139,15 @@ impl Queue {
             sure.append(&mut late);
         }
         if !sure.is_empty() {
-            self.decided(id, sure, None, Order::default());
+            self.decided(id, sure, None, order());
             self.release(id);
         }
         for reports in [failed, late, done] {
             if !reports.is_empty() {
-                self.settle(id, reports, Order::default());
+                self.settle(id, reports, order());
             }
         }
+        written
     }
 
     /// Whom the failure of a message is told, if anybody: its sender where it deserves it (I11),

@@ -318,6 +318,63 @@ async fn lmtp_over_a_socket_gets_the_alias() {
     world.end().await;
 }
 
+/// What a server that takes its time over each recipient has taken is known as soon as it says so.
+#[actix::test]
+async fn d2_lmtp_recipients_are_reported_one_by_one() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("lmtp");
+    let listener = tokio::net::UnixListener::bind(&path).expect("a socket");
+    let (go, mut wait) = tokio::sync::mpsc::unbounded_channel::<()>();
+    let server = actix_rt::spawn(async move {
+        let (stream, _) = listener.accept().await.expect("a client");
+        let (read, mut write) = stream.into_split();
+        let mut lines = BufReader::new(read).lines();
+        write.write_all(b"220 lmtp\r\n").await.expect("written");
+        while let Ok(Some(line)) = lines.next_line().await {
+            let reply: &[u8] = match line.split(' ').next().unwrap_or_default() {
+                "DATA" => b"354 go\r\n",
+                "LHLO" | "MAIL" | "RCPT" => b"250 ok\r\n",
+                "QUIT" => break,
+                "." => {
+                    for _ in 0..2 {
+                        write
+                            .write_all(b"250 2.0.0 stored\r\n")
+                            .await
+                            .expect("written");
+                        wait.recv().await.expect("a test that goes on");
+                    }
+                    b"452 4.2.2 full\r\n"
+                }
+                _ => b"",
+            };
+            write.write_all(reply).await.expect("written");
+        }
+    });
+    let via = [format!("lmtp:{}", path.display())];
+    let mut world = World::new(1, |config| {
+        config.routes = vec![route("*", &via)];
+        config.delivery.keep_idle = chapar::config::Span(std::time::Duration::from_millis(50));
+    })
+    .await;
+    world
+        .send(&["a@example.com", "b@example.com", "c@example.com"])
+        .await;
+    for (who, outcome) in [
+        ("a", "delivered 250 2.0.0 stored"),
+        ("b", "delivered 250 2.0.0 stored"),
+        ("c", "deferred 452 4.2.2 full"),
+    ] {
+        // The server says no more before this was heard.
+        assert_eq!(
+            world.outcome().await,
+            format!("{who}@example.com {outcome}")
+        );
+        let _ = go.send(());
+    }
+    server.await.expect("a server");
+    world.end().await;
+}
+
 #[actix::test]
 async fn local_targets_by_route_and_by_alias() {
     let dir = tempfile::tempdir().expect("a directory");

@@ -41,14 +41,15 @@ impl Actor for Ear {
 }
 
 impl Handler<Record> for Ear {
-    type Result = ();
+    type Result = bool;
 
-    fn handle(&mut self, record: Record, _: &mut Context<Self>) {
+    fn handle(&mut self, record: Record, _: &mut Context<Self>) -> bool {
         for attempt in record.attempts {
             self.heard
                 .send((Arc::clone(&record.message), attempt))
                 .expect("a test that listens");
         }
+        true
     }
 }
 

@@ -7,7 +7,7 @@ use std::process::Command;
 use chapar::lab::{Mx, MxConfig};
 use serde_json::Value;
 
-use crate::world::{PATIENCE, USER, World, binary};
+use crate::world::{PATIENCE, USER, World, binary, write};
 
 /// A world with a Maildir for a@dir.example and a program for everybody at pipe.example, which
 /// writes to a file `out`.
@@ -110,6 +110,85 @@ async fn a_delivery_that_is_repeated_after_a_crash_adds_no_second_file() {
         .wait_queue("it is recorded", <[Value]>::is_empty)
         .await;
     assert!(names(&new).is_empty() && seen.exists());
+    world.stop().await;
+}
+
+/// A world whose pipe.example is a program that writes down whom it serves, and that stays with r5
+/// until there is a file `go`.
+async fn slow_program() -> World {
+    let remote = Mx::start(MxConfig::default()).await.expect("MX");
+    let world = World::new(remote.address().port(), "").await;
+    let root = world.dir.path().display();
+    let script = world.dir.path().join("program");
+    let text = format!(
+        "#!/bin/sh\ncat >/dev/null\necho \"$LOCAL\" >>{root}/out\n\
+         if [ \"$LOCAL\" = r5 ]; then\n  while [ ! -e {root}/go ]; do sleep 0.05; done\nfi\n"
+    );
+    write(script.clone(), &text, 0o755);
+    let route = format!(
+        "\n[[route]]\nto = \"pipe.example\"\nvia = \"pipe:{}\"\n",
+        script.display()
+    );
+    let config = std::fs::read_to_string(world.config()).expect("configuration");
+    std::fs::write(world.config(), config + &route).expect("written");
+    world
+}
+
+/// Whom the program served so far.
+fn served(world: &World) -> Vec<String> {
+    let out = std::fs::read_to_string(world.dir.path().join("out")).unwrap_or_default();
+    out.lines().map(str::to_owned).collect()
+}
+
+/// Sends to r0 to r9 and waits until the program is at r5.
+async fn half_way(world: &World) {
+    let to: Vec<String> = (0..10).map(|n| format!("r{n}@pipe.example")).collect();
+    let to: Vec<&str> = to.iter().map(String::as_str).collect();
+    send(world, &to, "body\r\n").await;
+    let waited = tokio::time::timeout(PATIENCE, async {
+        while served(world).len() < 6 {
+            // A program of the test's own has no other way to tell.
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    });
+    waited.await.expect("six were served");
+    assert_eq!(served(world), ["r0", "r1", "r2", "r3", "r4", "r5"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn d2_a_crash_repeats_the_program_that_ran_and_none_that_had_ended() {
+    let mut world = slow_program().await;
+    world.start().await;
+    half_way(&world).await;
+    world.kill();
+    std::fs::write(world.dir.path().join("go"), "").expect("written");
+    world.start().await;
+    world
+        .wait_queue("all are served", <[Value]>::is_empty)
+        .await;
+    let expected = [
+        "r0", "r1", "r2", "r3", "r4", "r5", "r5", "r6", "r7", "r8", "r9",
+    ];
+    assert_eq!(served(&world), expected);
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn d2_a_stop_lets_the_program_end_and_begins_no_other() {
+    let mut world = slow_program().await;
+    world.start().await;
+    half_way(&world).await;
+    world.daemon().signal("TERM");
+    world.daemon().event_containing("daemon", "stopping").await;
+    std::fs::write(world.dir.path().join("go"), "").expect("written");
+    assert_eq!(world.stop_waiting().await, Some(0));
+    assert_eq!(served(&world), ["r0", "r1", "r2", "r3", "r4", "r5"]);
+    world.start().await;
+    world
+        .wait_queue("all are served", <[Value]>::is_empty)
+        .await;
+    let expected = ["r0", "r1", "r2", "r3", "r4", "r5", "r6", "r7", "r8", "r9"];
+    assert_eq!(served(&world), expected);
     world.stop().await;
 }
 

@@ -33,6 +33,7 @@ async fn say(world: &World, job: &Job, outcome: Outcome, reply: (u16, &str, &str
     let record = Record {
         message: job.message.clone(),
         attempts: attempts.collect(),
+        synced: false,
     };
     world.handle().addr.send(record).await.unwrap();
 }
@@ -236,6 +237,7 @@ async fn c117_notify_is_obeyed() {
         let record = Record {
             message: job.message.clone(),
             attempts: vec![attempt],
+            synced: false,
         };
         world.handle().addr.send(record).await.unwrap();
         if notifies {

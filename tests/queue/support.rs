@@ -197,6 +197,7 @@ impl World {
         let record = Record {
             message: job.message.clone(),
             attempts,
+            synced: false,
         };
         self.handle().addr.send(record).await.unwrap();
     }

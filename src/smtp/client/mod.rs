@@ -230,6 +230,12 @@ impl Client {
         }
     }
 
+    /// What an LMTP server said about single recipients since this was asked last, by their positions:
+    /// each is the last word on its recipient (RFC 2033 section 4.2). [`Finished`] repeats it.
+    pub fn take_untold(&mut self) -> Vec<(usize, Answer)> {
+        self.transaction.take_untold()
+    }
+
     /// Says goodbye; the driver writes it and need not wait for the answer.
     pub fn quit(&mut self) {
         if matches!(self.state, State::Ready) {

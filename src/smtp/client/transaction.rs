@@ -157,6 +157,8 @@ pub(super) struct Transaction {
     /// The first one is RSET.
     reset: bool,
     answers: Vec<Option<Answer>>,
+    /// Positions that had an answer of their own after the message, and were not told of yet.
+    untold: Vec<usize>,
     accepted: usize,
     mail_refused: bool,
     /// A recipient was accepted after MAIL was refused: what would happen to data is anyone's guess.
@@ -392,12 +394,21 @@ impl Transaction {
 
     /// Gives this answer to the first who has none; true when all have one.
     pub(super) fn answer_next(&mut self, answer: Answer) -> bool {
-        if let Some(slot) = self.answers.iter_mut().find(|slot| slot.is_none()) {
+        let open = self.answers.iter_mut().enumerate();
+        if let Some((at, slot)) = open.into_iter().find(|(_, slot)| slot.is_none()) {
             *slot = Some(answer);
+            self.untold.push(at);
         }
         // However it ended for each of them, the transaction is over.
         self.completed = self.answers.iter().all(Option::is_some);
         self.completed
+    }
+
+    /// What was said since this was asked last about single recipients, by their positions.
+    pub(super) fn take_untold(&mut self) -> Vec<(usize, Answer)> {
+        let untold = std::mem::take(&mut self.untold).into_iter();
+        let answer = |at: usize| Some((at, self.answers.get(at)?.clone()?));
+        untold.filter_map(answer).collect()
     }
 
     /// Gives this answer to all who have none.
