@@ -229,13 +229,20 @@ fn encoded(content: &Content) -> Result<(Content, bool), Problem> {
 fn unsigned(head: &Bytes) -> Option<(Vec<u8>, String, Bytes)> {
     let fields = headers::fields(head).ok()?;
     let from = fields.iter().find(|field| field.is("From"))?;
-    let author = author::addresses(from.value).into_iter().next()?;
-    let (_, domain) = author.rsplit_once('@')?;
-    let traces = usize::from(fields.first()?.is("Received"));
+    let authors = author::addresses(from.value).ok()?;
+    let domain = authors.first()?.domain();
+    let traces = traces(&fields);
     let ours = |field: &&Field<'_>| field.is("DKIM-Signature") && signs(field.value, domain);
     let signed = fields.iter().skip(traces).take_while(ours).count();
     let (trace, rest) = without(head, &fields, traces, signed);
     Some((trace, domain.to_owned(), rest))
+}
+
+/// How many fields on top tell how the message came: Received, and Received-SPF above it.
+fn traces(fields: &[Field<'_>]) -> usize {
+    let is = |at: usize, name: &str| fields.get(at).is_some_and(|field| field.is(name));
+    let spf = usize::from(is(0, "Received-SPF"));
+    spf + usize::from(is(spf, "Received"))
 }
 
 /// The first `traces` fields, and what is left without the `count` behind them.
@@ -265,7 +272,7 @@ struct Unsealed {
 /// The same for the newest ARC set, where it stands as we put it.
 fn unsealed(head: &Bytes) -> Option<Unsealed> {
     let fields = headers::fields(head).ok()?;
-    let traces = usize::from(fields.first()?.is("Received"));
+    let traces = traces(&fields);
     let set = fields.get(traces..traces + 3)?;
     let [seal, signature, results] = set else {
         return None;

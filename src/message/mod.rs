@@ -8,6 +8,7 @@ pub mod canonical;
 pub mod collect;
 pub mod complete;
 mod content;
+mod content_type;
 pub mod fold;
 pub mod headers;
 pub mod reencode;

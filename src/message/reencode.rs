@@ -11,6 +11,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use mail_builder::encoders::QuotedPrintableEncoder;
 
+use super::content_type::{self, Kind};
 use super::headers::{self, Field};
 
 /// Multiparts and messages within each other.
@@ -80,6 +81,13 @@ fn entity(
     let encoding = encoding(&fields);
     let plain = matches!(encoding.as_str(), "" | "7bit" | "8bit" | "binary");
     match (kind.main.as_str(), kind.sub.as_str()) {
+        // What is encoded already is wrapped again: white space means nothing in base64, a soft line
+        // break nothing in quoted-printable (RFC 2045 sections 6.7 and 6.8).
+        ("multipart" | "message", _) if !plain => Err(Unencodable),
+        _ if encoding == "base64" && body.is_ascii() => Ok((head.to_vec(), wrapped_base64(body))),
+        _ if encoding == "quoted-printable" && body.is_ascii() => {
+            Ok((head.to_vec(), wrapped_printable(body)))
+        }
         _ if !plain => Err(Unencodable),
         ("multipart", "signed" | "encrypted") => Err(Unencodable),
         ("multipart", _) => {
@@ -87,7 +95,12 @@ fn entity(
             let body = multipart(body, &boundary, rule, depth, left)?;
             Ok((with_encoding(&fields, None, top, &[]), body))
         }
-        ("message", "rfc822" | "global") => {
+        // These may be encoded as a whole (RFC 6532 section 3.7, RFC 6533 section 6).
+        ("message", "global" | "global-headers" | "global-delivery-status") => Ok((
+            with_encoding(&fields, Some("base64"), top, &[]),
+            base64(body),
+        )),
+        ("message", "rfc822") => {
             let (inner_head, inner_body) = split(body);
             let (mut inner, rest) = entity(inner_head, inner_body, rule, false, depth, left)?;
             inner.extend_from_slice(&rest);
@@ -121,6 +134,44 @@ fn base64(body: &[u8]) -> Vec<u8> {
     for line in text.as_bytes().chunks(BASE64_LINE) {
         out.extend_from_slice(line);
         out.extend_from_slice(b"\r\n");
+    }
+    out
+}
+
+/// Base64 in lines of the usual length.
+fn wrapped_base64(body: &[u8]) -> Vec<u8> {
+    let text: Vec<u8> = body
+        .iter()
+        .copied()
+        .filter(|byte| !byte.is_ascii_whitespace())
+        .collect();
+    let mut out = Vec::with_capacity(text.len() + text.len() / 38 + 2);
+    for line in text.chunks(BASE64_LINE) {
+        out.extend_from_slice(line);
+        out.extend_from_slice(b"\r\n");
+    }
+    out
+}
+
+/// Quoted-printable text whose lines are as long as RFC 2045 section 6.7 allows; no `=XX` is torn.
+fn wrapped_printable(body: &[u8]) -> Vec<u8> {
+    const LONGEST: usize = 76;
+    let mut out = Vec::with_capacity(body.len() + body.len() / 30);
+    for line in body.split_inclusive(|byte| *byte == b'\n') {
+        let bare = line.strip_suffix(b"\r\n").unwrap_or(line);
+        let mut rest = bare;
+        while rest.len() > LONGEST {
+            let room = LONGEST - 1;
+            let window = rest.get(..room).unwrap_or(rest);
+            let torn = window.iter().rev().take(2).position(|byte| *byte == b'=');
+            let at = room - torn.map_or(0, |back| back + 1);
+            let (front, back) = rest.split_at(at);
+            out.extend_from_slice(front);
+            out.extend_from_slice(b"=\r\n");
+            rest = back;
+        }
+        out.extend_from_slice(rest);
+        out.extend_from_slice(line.get(bare.len()..).unwrap_or_default());
     }
     out
 }
@@ -253,22 +304,14 @@ struct ContentType {
 impl ContentType {
     fn of(fields: &[Field<'_>]) -> ContentType {
         let field = fields.iter().find(|field| field.is("Content-Type"));
-        let mut whole = b"Content-Type:".to_vec();
-        whole.extend_from_slice(field.map_or(b" text/plain\r\n", |field| field.value));
-        whole.extend_from_slice(b"\r\n");
-        let parsed = mail_parser::MessageParser::new().parse_headers(&whole);
-        let kind = parsed.as_ref().and_then(|message| {
-            use mail_parser::MimeHeaders as _;
-            message.content_type()
-        });
+        let kind = match field {
+            None => Kind::default(),
+            Some(field) => content_type::read(field.value).unwrap_or_default(),
+        };
         ContentType {
-            main: kind.map_or("text".into(), |kind| kind.ctype().to_ascii_lowercase()),
-            sub: kind
-                .and_then(|kind| kind.subtype())
-                .map_or("plain".into(), str::to_ascii_lowercase),
-            boundary: kind
-                .and_then(|kind| kind.attribute("boundary"))
-                .map(|boundary| boundary.as_bytes().to_vec()),
+            main: kind.main,
+            sub: kind.sub,
+            boundary: kind.boundary,
             given: field.is_some(),
         }
     }
@@ -345,6 +388,48 @@ mod tests {
     }
 
     #[test]
+    fn o4_headers_beyond_ascii_that_a_notice_returns_are_encoded() {
+        for kind in ["global-headers", "global-delivery-status", "global"] {
+            let message = format!("Content-Type: message/{kind}\r\n\r\nSubject: \u{fc}\r\n");
+            let out = run(message.as_bytes(), SEVEN).expect("encoded");
+            assert!(
+                out.ends_with("Transfer-Encoding: base64\r\n\r\nU3ViamVjdDogw7wNCg==\r\n"),
+                "{out}"
+            );
+        }
+    }
+
+    #[test]
+    fn r7_what_is_encoded_in_one_line_is_wrapped_again() {
+        let bytes: Vec<u8> = (0..3000u32).map(|n| (n % 251) as u8).collect();
+        let one = STANDARD.encode(&bytes);
+        let head = "Content-Type: image/png\r\nContent-Transfer-Encoding: BASE64\r\n\r\n";
+        let out = run(format!("{head}{one}\r\n").as_bytes(), SHORT).expect("wrapped");
+        let body = out.strip_prefix(head).expect("the same header");
+        assert!(body.lines().all(|line| line.len() <= 76), "{body}");
+        assert_eq!(
+            STANDARD.decode(body.replace("\r\n", "")).as_ref(),
+            Ok(&bytes)
+        );
+        let head = "Content-Type: text/plain; charset=utf-8\r\nContent-Transfer-Encoding: quoted-printable\r\n\r\n";
+        for shift in 0..3 {
+            let text = "x".repeat(shift) + &"=C3=BC".repeat(400);
+            let out = run(format!("{head}{text}\r\nnext\r\n").as_bytes(), SHORT).expect("wrapped");
+            let body = out.strip_prefix(head).expect("the same header");
+            assert!(body.lines().all(|line| line.len() <= 76), "{body}");
+            assert_eq!(body.replace("=\r\n", ""), format!("{text}\r\nnext\r\n"));
+            let torn = body.lines().any(|line| {
+                let line = line.strip_suffix('=').unwrap_or(line);
+                line.ends_with('=')
+                    || line
+                        .get(line.len().saturating_sub(2)..)
+                        .is_some_and(|end| end.starts_with('='))
+            });
+            assert!(!torn, "{body}");
+        }
+    }
+
+    #[test]
     fn only_the_parts_that_need_it_are_touched() {
         let message = "MIME-Version: 1.0\r\nContent-Type: multipart/mixed; boundary=\"b 1\"\r\n\
             Content-Transfer-Encoding: 8bit\r\n\r\npreamble\r\n--b 1\r\n\r\nplain\r\n--b 1\r\n\
@@ -374,7 +459,6 @@ mod tests {
                 .to_owned(),
             "Content-Type: multipart/mixed; boundary=x\r\n\r\n--x\r\nSubject: ä\r\n\r\na\r\n--x--\r\n"
                 .to_owned(),
-            format!("Content-Transfer-Encoding: base64\r\n\r\n{long}\r\n"),
             format!("Subject: {long}\r\n\r\na\r\n"),
         ] {
             assert_eq!(

@@ -9,7 +9,7 @@ pub mod summary;
 
 use std::io::{self, Cursor, Read as _};
 
-use flate2::read::MultiGzDecoder;
+use flate2::bufread::GzDecoder;
 use mail_auth::report::Report;
 use mail_auth::report::tlsrpt::TlsReport;
 use mail_parser::{MessageParser, MimeHeaders as _, PartType};
@@ -19,8 +19,12 @@ use serde::{Deserialize, Serialize};
 pub const MOST_INPUT: u64 = 10 * 1024 * 1024;
 /// Bytes to which all parts of it may unpack.
 pub const MOST_TEXT: u64 = 16 * 1024 * 1024;
+/// How a gzip stream begins (RFC 1952 section 2.3.1).
+const GZIP: &[u8] = &[0x1f, 0x8b];
 /// Parts of a message, and files in an archive, that are looked at.
 const MOST_PARTS: usize = 10;
+/// Encoded words (RFC 2047) of a message; the time to read them grows with their square.
+const MOST_WORDS: usize = 1000;
 /// Records of a report.
 const MOST_RECORDS: usize = 50_000;
 
@@ -153,6 +157,13 @@ struct Reader {
 
 impl Reader {
     fn message(&mut self, bytes: &[u8]) -> Result<(), ReadError> {
+        // The parser looks for the end of each encoded word from where the last one began.
+        let words = memchr::memmem::find_iter(bytes, b"=?").take(MOST_WORDS + 1);
+        if words.count() > MOST_WORDS {
+            return Err(ReadError::Malformed(format!(
+                "it has more than {MOST_WORDS} encoded words"
+            )));
+        }
         let Some(message) = MessageParser::new().parse(bytes) else {
             return Ok(());
         };
@@ -183,7 +194,18 @@ impl Reader {
     fn part(&mut self, kind: Kind, bytes: &[u8]) -> Result<(), ReadError> {
         match kind {
             Kind::Gzip => {
-                let text = self.unpacked(MultiGzDecoder::new(bytes))?;
+                let mut text = Vec::new();
+                let mut rest = bytes;
+                // Several streams are one text (RFC 1952 section 2.2); what else follows is nothing.
+                while rest.starts_with(GZIP) {
+                    let mut stream = GzDecoder::new(rest);
+                    text.append(&mut self.unpacked(&mut stream)?);
+                    let after = stream.into_inner();
+                    if after.len() >= rest.len() {
+                        break;
+                    }
+                    rest = after;
+                }
                 self.text(&text)
             }
             Kind::Zip => {
@@ -237,11 +259,12 @@ impl Reader {
                 if memchr::memmem::find_iter(text, b"<record").count() > MOST_RECORDS {
                     return Err(ReadError::TooBig);
                 }
-                Report::parse_xml(text).map(|report| Received::Dmarc(Box::new(report)))
+                Report::parse_xml(&in_lower_case(text))
+                    .map(|report| Received::Dmarc(Box::new(report)))
             }
-            Some(Kind::Json) => TlsReport::parse_json(text)
+            Some(Kind::Json) => tls_report(text)
                 .map(|report| Received::Tls(Box::new(report)))
-                .map_err(|error| format!("{error:?}")),
+                .map_err(|error| error.to_string()),
             _ => return Ok(()),
         };
         match read {
@@ -250,6 +273,61 @@ impl Reader {
         }
         Ok(())
     }
+}
+
+/// A TLS report. What RFC 8460 section 4.4 wants as a list some write as the one string it holds.
+fn tls_report(text: &[u8]) -> Result<TlsReport, serde_json::Error> {
+    let mut report: serde_json::Value = serde_json::from_slice(text)?;
+    let policies = report
+        .get_mut("policies")
+        .and_then(|all| all.as_array_mut());
+    for policy in policies.into_iter().flatten() {
+        for name in ["mx-host", "policy-string"] {
+            if let Some(value) = policy.pointer_mut(&format!("/policy/{name}"))
+                && value.is_string()
+            {
+                *value = serde_json::Value::Array(vec![value.take()]);
+            }
+        }
+    }
+    serde_json::from_value(report)
+}
+
+/// Elements of a DMARC report that hold one of a few words.
+const WORDS: [&[u8]; 10] = [
+    b"dkim",
+    b"spf",
+    b"result",
+    b"disposition",
+    b"type",
+    b"p",
+    b"sp",
+    b"adkim",
+    b"aspf",
+    b"scope",
+];
+
+/// A DMARC report whose words are written as the schema writes them: some begin with a capital.
+fn in_lower_case(text: &[u8]) -> Vec<u8> {
+    let mut out = text.to_vec();
+    let mut from = 0;
+    while let Some(open) = out.get(from..).and_then(|rest| memchr::memchr(b'<', rest)) {
+        let name = from + open + 1;
+        let Some(close) = out.get(name..).and_then(|rest| memchr::memchr(b'>', rest)) else {
+            break;
+        };
+        let inner = name + close + 1;
+        let is_word = out
+            .get(name..name + close)
+            .is_some_and(|name| WORDS.contains(&name));
+        let end = out.get(inner..).and_then(|rest| memchr::memchr(b'<', rest));
+        let end = end.map_or(out.len(), |end| inner + end);
+        if let Some(word) = out.get_mut(inner..end).filter(|_| is_word) {
+            word.make_ascii_lowercase();
+        }
+        from = end;
+    }
+    out
 }
 
 #[cfg(test)]

@@ -87,6 +87,54 @@ fn every_form_is_read_whatever_it_calls_itself() {
 }
 
 #[test]
+fn o5_bytes_behind_a_gzip_stream_are_nothing() {
+    let whole = read(XML.as_bytes()).expect("a report");
+    let (front, back) = XML.as_bytes().split_at(300);
+    for packed in [
+        [&gzip(XML.as_bytes())[..], b"\0\0\0"].concat(),
+        [&gzip(XML.as_bytes())[..], b"\r\n--"].concat(),
+        [&gzip(XML.as_bytes())[..], &[0x1f, 0x8b, 9]].concat(),
+        [gzip(front), gzip(back)].concat(),
+    ] {
+        assert_eq!(read(&packed[..]).expect("a report"), whole);
+    }
+}
+
+#[test]
+fn o6_a_string_stands_for_the_list_of_it() {
+    let text = JSON.replace("[\"*.example.org\"]", "\"*.example.org\"");
+    assert_ne!(text, JSON);
+    let text = text.replace("[\"version: STSv1\"]", "\"version: STSv1\"");
+    assert_eq!(
+        read(text.as_bytes()).expect("a report"),
+        read(JSON.as_bytes()).expect("a report")
+    );
+}
+
+#[test]
+fn o7_words_are_read_without_case() {
+    let text = XML
+        .replace(">pass<", ">Pass<")
+        .replace(">reject<", ">REJECT<");
+    assert_eq!(
+        read(text.as_bytes()).expect("a report"),
+        read(XML.as_bytes()).expect("a report")
+    );
+}
+
+#[test]
+fn s2_a_message_that_would_take_the_parser_long_is_refused() {
+    let field = format!("From:{}\r\n", " =?aaa?q?".repeat(27_000));
+    let mut long = field.into_bytes();
+    long.extend(message(
+        "application/gzip",
+        "a.xml.gz",
+        &gzip(XML.as_bytes()),
+    ));
+    assert!(matches!(read(&long[..]), Err(ReadError::Malformed(_))));
+}
+
+#[test]
 fn what_unpacks_to_too_much_or_is_none_is_refused_in_little_time() {
     let start = std::time::Instant::now();
     let bomb = vec![b' '; 200 << 20];
