@@ -6,10 +6,10 @@ use std::io::Read;
 use std::path::Path;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use mail_auth::common::crypto::{Ed25519Key, RsaKey, Sha256, SigningKey as _};
-use mail_auth::common::headers::HeaderWriter;
-use mail_auth::dkim::{Canonicalization, DkimSigner, Done, Signature};
 use rustls::pki_types::PrivateKeyDer;
 
 use super::arc::{self, SEALED, Sealer};
@@ -17,45 +17,49 @@ use super::keys::{Algorithm, KeyError, PrivateKey};
 use super::messages::{Seal, SignError};
 use crate::identity::Identity;
 use crate::message::canonical::{BodyHash, Form};
+use crate::message::headers::{Field, fields};
 use crate::message::{Body, Content};
 
-/// What is signed. Named twice: fields that may occur once only (RFC 5322 section 3.6) and those
-/// that decide how the body is read, so that adding one breaks the signature (RFC 6376 section
-/// 8.15). Named once: fields that mailing lists and receivers rightly add.
-const SIGNED: [&str; 25] = [
-    "From",
-    "From",
-    "To",
-    "To",
-    "Cc",
-    "Cc",
-    "Subject",
-    "Subject",
-    "Date",
-    "Date",
-    "Message-ID",
-    "Message-ID",
-    "Reply-To",
-    "Reply-To",
-    "MIME-Version",
-    "MIME-Version",
-    "Content-Type",
-    "Content-Type",
-    "Content-Transfer-Encoding",
-    "Content-Transfer-Encoding",
-    "In-Reply-To",
-    "References",
-    "Sender",
-    "List-Unsubscribe",
-    "List-Unsubscribe-Post",
+/// What is signed. Fields that occur once only and that no hop adds (RFC 5322 section 3.6), and those
+/// that decide how the body is read, are named once more than they are there (true), so that adding
+/// one breaks the signature (RFC 6376 section 8.15). What mailing lists and receivers rightly add is
+/// named as often as it is there, so that adding it breaks nothing.
+const SIGNED: [(&str, bool); 15] = [
+    ("From", true),
+    ("To", true),
+    ("Cc", true),
+    ("Subject", true),
+    ("Date", true),
+    ("Message-ID", true),
+    ("MIME-Version", true),
+    ("Content-Type", true),
+    ("Content-Transfer-Encoding", true),
+    ("Reply-To", false),
+    ("In-Reply-To", false),
+    ("References", false),
+    ("Sender", false),
+    ("List-Unsubscribe", false),
+    ("List-Unsubscribe-Post", false),
 ];
+
+/// Characters of a line of a signature field, without its fold (RFC 5322 section 2.1.1 wants 78).
+const LINE: usize = 72;
 
 /// Bytes of a spooled body that are hashed at a time.
 const BLOCK: usize = 64 * 1024;
 
-enum Key {
-    Rsa(Box<DkimSigner<RsaKey<Sha256>, Done>>),
-    Ed25519(Box<DkimSigner<Ed25519Key, Done>>),
+/// One key of a domain.
+struct Key {
+    secret: Secret,
+    domain: String,
+    selector: String,
+    /// Seconds that its signatures hold.
+    expires: Option<u64>,
+}
+
+enum Secret {
+    Rsa(Box<RsaKey<Sha256>>),
+    Ed25519(Box<Ed25519Key>),
 }
 
 /// The keys of all our domains.
@@ -119,27 +123,38 @@ impl Keys {
             domain: domain.to_owned(),
             reason,
         };
-        let mut fields = String::new();
-        for key in self.of(domain).unwrap_or_default() {
-            let signature = match key {
-                Key::Rsa(signer) => {
-                    let mut stream = signer.sign_streaming();
-                    feed(content, |block| stream.write(block))
-                        .map_err(|error| failed(error.to_string()))?;
-                    stream.finish()
-                }
-                Key::Ed25519(signer) => {
-                    let mut stream = signer.sign_streaming();
-                    feed(content, |block| stream.write(block))
-                        .map_err(|error| failed(error.to_string()))?;
-                    stream.finish()
-                }
-            };
-            let signature: Signature = signature.map_err(|error| failed(error.to_string()))?;
-            fields.push_str(&signature.to_header());
+        let keys = self.of(domain).unwrap_or_default();
+        if keys.is_empty() {
+            return Ok(Bytes::new());
         }
-        Ok(Bytes::from(fields))
+        let body = body_hash(content).map_err(|error| failed(error.to_string()))?;
+        let fields = fields(&content.head).map_err(|error| failed(error.to_string()))?;
+        let (names, text) = chosen(&fields);
+        let now = crate::time::now() / 1000;
+        let mut signatures = String::new();
+        for key in keys {
+            let field = key.field(&names, &body, text.clone(), now);
+            signatures.push_str(&field.map_err(failed)?);
+        }
+        Ok(Bytes::from(signatures))
     }
+}
+
+/// The names of the fields that are signed, and these in their canonical form.
+fn chosen(fields: &[Field<'_>]) -> (Vec<String>, Vec<u8>) {
+    let mut names = Vec::new();
+    let mut text = Vec::new();
+    for (name, once_more) in SIGNED {
+        // Each occurrence from the bottom up, as verifiers look for them (RFC 6376 section 5.4.2).
+        for field in fields.iter().rev().filter(|field| field.is(name)) {
+            Form::Relaxed.write_field(field, &mut text);
+            names.push(name.to_ascii_lowercase());
+        }
+        if once_more {
+            names.push(name.to_ascii_lowercase());
+        }
+    }
+    (names, text)
 }
 
 impl Keys {
@@ -150,50 +165,103 @@ impl Keys {
             reason,
         };
         let keys = self.of(&request.domain).unwrap_or_default();
-        let Some(signer) = keys.iter().find_map(Key::rsa) else {
+        let Some(key) = keys.iter().find(|key| key.is_rsa()) else {
             return Ok(Bytes::new());
         };
         if let Some(head) = &request.replaces {
             // It may have been made with a key that is on its way out.
-            let mut ours = keys.iter().filter_map(Key::rsa);
-            if !ours.any(|signer| arc::is_own(&|text| raw(signer, text), head)) {
+            let mut ours = keys.iter().filter(|key| key.is_rsa());
+            if !ours.any(|key| arc::is_own(&|text| key.raw(text), head)) {
                 return Ok(Bytes::new());
             }
         }
         let sealer = Sealer {
-            sign: &|text| raw(signer, text),
-            domain: &signer.template.d,
-            selector: &signer.template.s,
+            sign: &|text| key.raw(text),
+            domain: &key.domain,
+            selector: &key.selector,
             names: &SEALED,
             now: request.now,
         };
-        let mut hash = BodyHash::new(Form::Relaxed);
-        feed_body(&request.content, |block| hash.write(block))
-            .map_err(|error| failed(error.to_string()))?;
+        let hash = body_hash(&request.content).map_err(|error| failed(error.to_string()))?;
         let head = &request.content.head;
-        let set = arc::seal(
-            &sealer,
-            head,
-            request.state,
-            &request.results,
-            &hash.finish(),
-        );
+        let set = arc::seal(&sealer, head, request.state, &request.results, &hash);
         set.map(Bytes::from).map_err(failed)
     }
 }
 
-/// The bare signature of a text.
-fn raw(signer: &DkimSigner<RsaKey<Sha256>, Done>, text: &[u8]) -> Result<Vec<u8>, String> {
-    signer.key.sign(text).map_err(|error| error.to_string())
+impl Key {
+    fn is_rsa(&self) -> bool {
+        matches!(self.secret, Secret::Rsa(_))
+    }
+
+    /// The bare signature of a text.
+    fn raw(&self, text: &[u8]) -> Result<Vec<u8>, String> {
+        let signature = match &self.secret {
+            Secret::Rsa(key) => key.sign(text),
+            Secret::Ed25519(key) => key.sign(text),
+        };
+        signature.map_err(|error| error.to_string())
+    }
+
+    /// The DKIM-Signature field over fields that are canonical already.
+    fn field(
+        &self,
+        names: &[String],
+        body: &[u8],
+        mut text: Vec<u8>,
+        now: u64,
+    ) -> Result<String, String> {
+        let algorithm = match self.secret {
+            Secret::Rsa(_) => "rsa-sha256",
+            Secret::Ed25519(_) => "ed25519-sha256",
+        };
+        let expires = self.expires.map_or(String::new(), |time| {
+            format!(" x={};", now.saturating_add(time))
+        });
+        let front = format!(
+            " v=1; a={algorithm}; c=relaxed/relaxed;\r\n\td={};\r\n\ts={}; t={now};{expires}\r\n\t\
+             {};\r\n\tbh={};\r\n\tb=",
+            self.domain,
+            self.selector,
+            folded_names(names),
+            STANDARD.encode(body),
+        );
+        Form::Relaxed.write_last(NAME.as_bytes(), front.as_bytes(), &mut text);
+        let signature = STANDARD.encode(self.raw(&text)?);
+        let mut field = format!("{NAME}:{front}");
+        let mut room = LINE - 2;
+        for character in signature.chars() {
+            if room == 0 {
+                field.push_str("\r\n\t");
+                room = LINE;
+            }
+            field.push(character);
+            room -= 1;
+        }
+        field.push_str("\r\n");
+        Ok(field)
+    }
 }
 
-impl Key {
-    fn rsa(&self) -> Option<&DkimSigner<RsaKey<Sha256>, Done>> {
-        match self {
-            Key::Rsa(signer) => Some(signer),
-            Key::Ed25519(_) => None,
+const NAME: &str = "DKIM-Signature";
+
+/// `h=` folded at its colons.
+fn folded_names(names: &[String]) -> String {
+    let mut out = String::from("h=");
+    let mut length = out.len();
+    for (index, name) in names.iter().enumerate() {
+        if index > 0 {
+            out.push(':');
+            length += 1;
         }
+        if length + name.len() >= LINE {
+            out.push_str("\r\n\t");
+            length = 0;
+        }
+        out.push_str(name);
+        length += name.len();
     }
+    out
 }
 
 fn prepare(
@@ -202,40 +270,33 @@ fn prepare(
     selector: &str,
     expires: Option<Duration>,
 ) -> Result<Key, String> {
-    // 0: it does not.
-    let expires = expires.map_or(0, |time| time.as_secs());
     let broken = |error: mail_auth::Error| error.to_string();
-    match key.algorithm() {
+    let secret = match key.algorithm() {
         Algorithm::Rsa => {
-            let key = RsaKey::<Sha256>::from_key_der(PrivateKeyDer::Pkcs8(key.pkcs8().into()))
-                .map_err(broken)?;
-            let signer = DkimSigner::from_key(key).domain(domain).selector(selector);
-            let signer = relaxed(signer.headers(SIGNED)).expiration(expires);
-            Ok(Key::Rsa(Box::new(signer)))
+            let key = RsaKey::<Sha256>::from_key_der(PrivateKeyDer::Pkcs8(key.pkcs8().into()));
+            Secret::Rsa(Box::new(key.map_err(broken)?))
         }
         Algorithm::Ed25519 => {
-            let key = Ed25519Key::from_pkcs8_maybe_unchecked_der(key.pkcs8()).map_err(broken)?;
-            let signer = DkimSigner::from_key(key).domain(domain).selector(selector);
-            let signer = relaxed(signer.headers(SIGNED)).expiration(expires);
-            Ok(Key::Ed25519(Box::new(signer)))
+            let key = Ed25519Key::from_pkcs8_maybe_unchecked_der(key.pkcs8());
+            Secret::Ed25519(Box::new(key.map_err(broken)?))
         }
-    }
+    };
+    Ok(Key {
+        secret,
+        domain: domain.to_owned(),
+        selector: selector.to_owned(),
+        expires: expires.map(|time| time.as_secs()),
+    })
 }
 
-fn relaxed<T: mail_auth::common::crypto::SigningKey>(
-    signer: DkimSigner<T, Done>,
-) -> DkimSigner<T, Done> {
-    signer
-        .header_canonicalization(Canonicalization::Relaxed)
-        .body_canonicalization(Canonicalization::Relaxed)
+/// The hash of the body in its relaxed form.
+fn body_hash(content: &Content) -> std::io::Result<Vec<u8>> {
+    let mut hash = BodyHash::new(Form::Relaxed);
+    feed_body(content, |block| hash.write(block))?;
+    Ok(hash.finish())
 }
 
-/// Gives the message block by block, a spooled body from its file.
-fn feed(content: &Content, mut write: impl FnMut(&[u8])) -> std::io::Result<()> {
-    write(&content.head);
-    feed_body(content, write)
-}
-
+/// Gives the body block by block, a spooled one from its file.
 fn feed_body(content: &Content, mut write: impl FnMut(&[u8])) -> std::io::Result<()> {
     match &content.body {
         Body::Memory(bytes) => write(bytes),
@@ -289,20 +350,19 @@ mod tests {
             "{text}"
         );
         let flat = text.replace("\r\n\t", "");
-        for field in ["From:", "Subject:", "Reply-To:", "To:"] {
-            let listed = flat
-                .split("h=")
-                .nth(1)
-                .expect("h=")
-                .split(';')
-                .next()
-                .expect("list");
-            let count = listed
-                .split(':')
-                .filter(|name| field.starts_with(name))
-                .count();
-            assert!(count >= 2, "{field} in {listed}");
-        }
+        let listed = flat
+            .split("h=")
+            .nth(1)
+            .and_then(|rest| rest.split(';').next());
+        assert_eq!(
+            listed,
+            Some(
+                "from:from:to:cc:subject:subject:date:message-id:mime-version:content-type:\
+                 content-transfer-encoding"
+            ),
+            "r2: what lists add is not named while it is absent"
+        );
+        assert!(text.lines().all(|line| line.len() <= 78), "r18: {text}");
         assert!(!flat.contains(" l="));
         assert!(keys.covers("mail.example.org"));
         assert!(!keys.covers("example.net") && !keys.covers("org"));

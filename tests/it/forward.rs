@@ -212,6 +212,52 @@ async fn whatever_an_honest_sender_sent_is_accepted_at_gmail() {
     }
 }
 
+/// Whoever looks at Gmail's side sees the author's own signature hold, ours too, and no forgery.
+#[tokio::test(flavor = "multi_thread")]
+async fn r1_r2_s1_gmail_sees_what_was_signed_and_no_forgery_of_ours() {
+    let (world, gmail, keys) = world("v=DMARC1; p=reject").await;
+    let text = "Hello,\r\n\r\nthis is it.  \r\n   \r\n \t\r\n";
+    let content = Content {
+        head: format!("{HEAD}\r\n").into_bytes().into(),
+        body: Body::Memory(text.as_bytes().into()),
+    };
+    let signature = keys.sign("src.example", &content).expect("signed");
+    // What a list adds to a message of others.
+    let added = b"Sender: list@lists.example\r\nList-Unsubscribe: <mailto:x@lists.example>\r\n\
+                  Reply-To: list@lists.example\r\n";
+    let message = [added, &signature[..], &content.head[..], text.as_bytes()].concat();
+    let answer = send(&world, BAD, "her@src.example", "i@example.org", &message).await;
+    assert!(answer.starts_with("250 "), "{answer}");
+    let (seen, arrived) = gmail.saw(0).await;
+    assert!(
+        seen["reply"].as_str().is_some_and(|r| r.starts_with("250")),
+        "{seen:#}"
+    );
+    assert_eq!(seen["arc"], "pass", "{seen:#}");
+    assert!(
+        head(&arrived).contains("dkim=pass header.d=src.example"),
+        "{}",
+        head(&arrived)
+    );
+    let records = [("s._domainkey.src.example".to_owned(), record(&world))];
+    assert_eq!(oracle::dkimpy(&message, &records), (1, 1));
+    // A stranger in our name, with every reverse-path.
+    let forged = letter(&HEAD.replace("Her <her@src.example>", "CEO <ceo@example.org>"));
+    for from in ["ceo@example.org", "her@src.example", ""] {
+        let answer = send(&world, GOOD, from, "i@example.org", &forged).await;
+        assert!(
+            answer.contains("550 5.7.1 The author is of a domain"),
+            "{from}: {answer}"
+        );
+    }
+}
+
+/// The TXT record of the key that src.example and example.org share in this world.
+fn record(world: &World) -> String {
+    let key = chapar::signing::keys::PrivateKey::load(world.dir.path(), "example.org", "rsa1");
+    key.expect("key").record()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_fails_under_reject_is_refused_at_the_door() {
     let (world, gmail, _) = world("v=DMARC1; p=reject").await;
