@@ -35,6 +35,32 @@ choices! {
         Reject,
     }
 
+    /// What is done with mail of a stranger in the name of a domain of ours.
+    OwnDomains {
+        /// It is refused.
+        Reject,
+        /// It is taken and held for an operator.
+        Hold,
+        /// Nothing.
+        Accept,
+    }
+
+    /// What is done with mail from outside that names several authors.
+    SeveralAuthors {
+        /// It is refused.
+        Reject,
+        /// It is judged by the one who fares worst.
+        Accept,
+    }
+
+    /// What is done with a user's message without From.
+    MissingFrom {
+        /// Its reverse-path becomes its author.
+        Add,
+        /// It is refused.
+        Reject,
+    }
+
     /// Whether answers of the DNS are validated.
     Dnssec {
         /// As soon as the servers hand on what that takes.

@@ -24,7 +24,8 @@ use crate::smtp::extension::Extension;
 
 pub use choices::{
     AcmeChallenge, CertificateName, Dmarc, DnsProvider, DnsTrouble, Dnssec, DomainName, Failing,
-    FieldName, HttpsUrl, LogFormat, MilterAddress, MilterChanges, MtaSts, Rewrite, Spam, SpfFail,
+    FieldName, HttpsUrl, LogFormat, MilterAddress, MilterChanges, MissingFrom, MtaSts, OwnDomains,
+    Rewrite, SeveralAuthors, Spam, SpfFail,
 };
 pub use sections::{
     Acme, Auth, Delivery, Dns, DnsLists, Forwarding, Greylist, Hooks, Incoming, Limits, Log,
@@ -330,7 +331,8 @@ impl Config {
         if !problems.is_empty() {
             return Err(problems);
         }
-        config.hostname = check::without_root(&config.hostname).to_owned();
+        // One form wherever it is compared: directories, EHLO, authserv-id, loops.
+        config.hostname = check::without_root(&config.hostname).to_ascii_lowercase();
         config.dir = dir.to_path_buf();
         config.data_dir = dir.join(&config.data_dir);
         if !config.dns.trust_anchor.is_empty() {

@@ -10,8 +10,8 @@ use serde::Deserialize;
 use super::table::{Row, Shown};
 use super::{
     AcmeChallenge, CertificateName, Dmarc, DnsProvider, DnsTrouble, Dnssec, DomainName, Failing,
-    Family, FieldName, HttpsUrl, LogFormat, MilterChanges, MtaSts, Rewrite, Size, Spam, Span,
-    SpfFail, Steps, TlsRules, TlsVersion,
+    Family, FieldName, HttpsUrl, LogFormat, MilterChanges, MissingFrom, MtaSts, OwnDomains,
+    Rewrite, SeveralAuthors, Size, Spam, Span, SpfFail, Steps, TlsRules, TlsVersion,
 };
 use crate::intake::reputation::lists::ListZone;
 use crate::smtp::extension::Extension;
@@ -130,6 +130,12 @@ sections! {
         dmarc: Dmarc = Dmarc::Reject,
         /// Whether a fail of SPF alone refuses a message (RFC 7208 section 8.4).
         spf_fail: SpfFail = SpfFail::Accept,
+        /// Mail of strangers whose author is of a domain of ours, which neither SPF nor DKIM proves, whatever that domain publishes: a forwarder would vouch for it with its own name.
+        own_domains: OwnDomains = OwnDomains::Reject,
+        /// Domains whose passing SPF or DKIM is enough for an author of ours, such as that of a newsletter service that signs as itself.
+        own_domains_from: Vec<DomainName> = Vec::new(),
+        /// Mail that names several authors in From; accept: all are judged, and the one that fares worst counts.
+        several_authors: SeveralAuthors = SeveralAuthors::Reject,
         /// What is done while the DNS does not answer and the verdict depends on it.
         dns_trouble: DnsTrouble = DnsTrouble::Defer,
         /// How long the DNS may take for one message, twice (RFC 7208 section 4.6.4 asks for 20 s).
@@ -192,6 +198,12 @@ sections! {
         srs_domain: DomainName = DomainName::default(),
         /// How long a bounce to a rewritten reverse-path is taken, at most 255d.
         srs_valid: Span = Span::days(21),
+        /// Whether a rewritten reverse-path takes mail from <> only, as bounces come.
+        bounces_only: bool = true,
+        /// Bounces to one rewritten reverse-path in a day; 0: no limit.
+        bounces: usize = 20,
+        /// What becomes of mail that would leave and that failed DMARC under quarantine, or that a filter or list tagged as spam: refused, held for an operator, or (tag) it leaves with its tag.
+        suspect: Spam = Spam::Refuse,
         /// Whether an ARC set with our verdicts is added (RFC 8617).
         seal: bool = true,
         /// Whether X-Forwarded-For and X-Forwarded-To are added.
@@ -318,6 +330,10 @@ sections! {
         disable: Vec<Extension> = vec![Extension::DeliverBy, Extension::MtPriority],
         /// Write the address of authenticated clients into the Received header.
         show_client: bool = false,
+        /// What becomes of a user's message without From: its reverse-path is added as its author (RFC 6409 section 8.1), or it is refused.
+        missing_from: MissingFrom = MissingFrom::Add,
+        /// Whether EHLO names that are no host names are refused; else they are written down with a hyphen for what is none.
+        strict_hello: bool = false,
         /// Turn the 8-bit messages of users into 7-bit ones before they are signed.
         seven_bit: bool = false,
     }

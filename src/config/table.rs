@@ -5,8 +5,9 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::{
     AcmeChallenge, CertificateName, Dmarc, DnsProvider, DnsTrouble, Dnssec, DomainName, Failing,
-    Family, FieldName, HttpsUrl, LogFormat, MilterChanges, MtaSts, Rewrite, Size, Spam, Span,
-    SpfFail, Steps, TlsRules, TlsVersion, sections, warmup,
+    Family, FieldName, HttpsUrl, LogFormat, MilterChanges, MissingFrom, MtaSts, OwnDomains,
+    Rewrite, SeveralAuthors, Size, Spam, Span, SpfFail, Steps, TlsRules, TlsVersion, sections,
+    warmup,
 };
 use crate::intake::reputation::lists::ListZone;
 use crate::publish::Provider;
@@ -231,6 +232,22 @@ shown! {
         SpfFail::Accept => "accept",
         SpfFail::Reject => "reject",
     });
+    OwnDomains, "reject | hold | accept", value => quoted(match value {
+        OwnDomains::Reject => "reject",
+        OwnDomains::Hold => "hold",
+        OwnDomains::Accept => "accept",
+    });
+    SeveralAuthors, "reject | accept", value => quoted(match value {
+        SeveralAuthors::Reject => "reject",
+        SeveralAuthors::Accept => "accept",
+    });
+    MissingFrom, "add | reject", value => quoted(match value {
+        MissingFrom::Add => "add",
+        MissingFrom::Reject => "reject",
+    });
+    Vec<DomainName>, "domains", value => {
+        list(&value.iter().map(DomainName::as_str).collect::<Vec<_>>())
+    };
     Dnssec, "auto | on | off", value => quoted(match value {
         Dnssec::Auto => "auto",
         Dnssec::On => "on",

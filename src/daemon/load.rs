@@ -19,7 +19,7 @@ pub struct Loaded {
     /// `secrets/dkim/`.
     pub keys: Keys,
     /// `secrets/srs.key`.
-    pub outside: Arc<Outside>,
+    pub outside: Outside,
     /// `secrets/tls/`; `None` where no listener speaks TLS.
     pub tls: Option<Arc<rustls::ServerConfig>>,
 }
@@ -66,7 +66,7 @@ pub fn load(file: &Path) -> Result<Loaded, LoadError> {
         config: Arc::new(config),
         identity: Arc::new(identity),
         keys,
-        outside: Arc::new(outside),
+        outside,
         tls,
     })
 }

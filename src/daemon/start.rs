@@ -18,6 +18,7 @@ use crate::dns::{Resolver, ResolverError};
 use crate::identity::{Identity, Resolution};
 use crate::intake::outside::Outside;
 use crate::intake::reputation::keeper::{self, Keeper};
+use crate::intake::srs::returns::Returns;
 use crate::listener::{self, BindError, Inherited, Listener, Shared};
 use crate::queue::{self, Leads};
 use crate::report::dmarc::reporter::{self, Others, Reporter};
@@ -59,6 +60,12 @@ pub enum StartError {
     /// The store.
     #[error(transparent)]
     Queue(#[from] queue::store::OpenError),
+    /// What is remembered of rewritten senders.
+    #[error(
+        "srs-senders in data_dir can not be used: {0}; see its owner and mode, or move it away: \
+         bounces to what it remembers are refused then"
+    )]
+    Returns(std::io::Error),
     /// What the authenticator keeps on disk.
     #[error("auth/ in data_dir can not be used: {0}")]
     Auth(std::io::Error),
@@ -69,6 +76,9 @@ pub enum StartError {
     #[error("an actor ended at start; the log above says why")]
     Actor(#[from] actix::MailboxError),
 }
+
+/// Milliseconds of a day.
+const DAY: u64 = 24 * 60 * 60 * 1000;
 
 /// Addresses of the actors that are told of reloads and of the stop.
 pub struct Running {
@@ -146,6 +156,9 @@ pub async fn start(loaded: Loaded) -> Result<Running, StartError> {
 
     let signer = Signer::new(keys, pool.clone()).start();
     let opened = queue::open(&config)?;
+    let day = crate::time::now() / DAY;
+    let returns = Returns::open(&config.data_dir, day).map_err(StartError::Returns)?;
+    let outside = Arc::new(outside.remembering(Arc::new(returns)));
     let files = AuthFiles::open(&config).map_err(StartError::Auth)?;
     let auth = Authenticator::new(config.clone(), identity.clone(), files, pool).start();
     let ways = Ways::new(&config, &identity, &outside);
@@ -306,7 +319,8 @@ impl Running {
             tls,
             outside,
         } = loaded;
-        self.outside = outside;
+        let returns = self.outside.returns().clone();
+        self.outside = Arc::new(outside.remembering(returns));
         if config.listeners != self.config.listeners || config.data_dir != self.config.data_dir {
             tracing::warn!(
                 target: "daemon",

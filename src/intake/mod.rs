@@ -12,6 +12,7 @@ pub mod outside;
 pub mod policy;
 pub mod reputation;
 pub mod results;
+mod spoof;
 pub mod srs;
 pub mod verify;
 
@@ -25,7 +26,7 @@ use crate::delivery::routes::Via;
 use crate::identity::{Identity, Mode, Resolution};
 use crate::message::headers::{self, Field};
 use crate::message::{author, complete, trace};
-use crate::smtp::address::Address;
+use crate::smtp::address::{Address, Charset};
 use crate::smtp::params::{Hold, Rcpt};
 use crate::smtp::replies::{self, Reply};
 use crate::smtp::server::Transaction;
@@ -100,6 +101,22 @@ pub fn recipient(
     }
 }
 
+/// RCPT TO:<postmaster>, and the postmaster at our host name where that is no domain of ours: every
+/// host has one (RFC 5321 section 4.5.1). `None`: another address.
+pub fn postmaster(
+    identity: &Identity,
+    hostname: &str,
+    to: &Address,
+) -> Option<Result<Vec<String>, Reply>> {
+    let is_it = to.local().eq_ignore_ascii_case("postmaster")
+        && to.domain().eq_ignore_ascii_case(hostname)
+        && identity.resolve(to.as_str()) == Resolution::Remote;
+    is_it.then(|| match identity.resolve("postmaster") {
+        Resolution::Targets(targets) => Ok(targets),
+        _ => Err(replies::UNKNOWN_RECIPIENT),
+    })
+}
+
 /// Where an address leads, ours or not.
 fn leads(identity: &Identity, to: &Address) -> Result<Vec<String>, Reply> {
     match identity.resolve(to.as_str()) {
@@ -129,6 +146,8 @@ pub struct Received<'a> {
     pub hostname: &'a str,
     /// The recipients of the transaction.
     pub recipients: &'a [Rcpt],
+    /// The reverse-path, to be the author of a user's message that names none; `None`: it is refused.
+    pub author: Option<&'a str>,
     /// The message's id.
     pub id: QueueId,
     /// When it came.
@@ -143,12 +162,29 @@ pub fn header(
     head: Vec<u8>,
     received: &Received<'_>,
 ) -> Result<Header, Reply> {
-    let fields = headers::fields(&head).map_err(|_| replies::BAD_HEADER)?;
+    let mut fields = headers::fields(&head).map_err(|_| replies::BAD_HEADER)?;
     loops(&fields, received)?;
+    // RFC 8601 section 5: verdicts in our name are ours alone.
+    let before = fields.len();
+    fields.retain(|field| !results::is_forged(field, received.hostname));
+    let forged = fields.len() != before;
     let mut from = fields.iter().filter(|field| field.is("From"));
-    let authors = match (from.next(), from.next()) {
-        (Some(field), None) => author::addresses(field.value),
-        (None, _) if client == Client::Network => Vec::new(),
+    let authors = match (from.next(), from.next(), client) {
+        (Some(field), None, Client::Network) => {
+            // They answer for what they hand us; what can not be read is not signed.
+            author::addresses(field.value).unwrap_or_default()
+        }
+        (Some(field), None, _) => {
+            author::addresses(field.value).map_err(|_| replies::UNREADABLE_AUTHOR)?
+        }
+        (None, _, Client::Network) => Vec::new(),
+        (None, _, Client::User(user)) => {
+            let author = received.author.ok_or(replies::BAD_FROM)?;
+            // Under the null reverse-path it is the user.
+            let author = if author.is_empty() { user } else { author };
+            let author = Address::parse_in(author.as_bytes(), Charset::Utf8);
+            vec![author.map_err(|_| replies::BAD_FROM)?]
+        }
         _ => return Err(replies::BAD_FROM),
     };
     let head = match client {
@@ -160,27 +196,35 @@ pub fn header(
             authors
                 .iter()
                 .chain(&senders)
-                .try_for_each(|author| may_send_as(identity, user, author))?;
-            // RFC 5322 section 3.6.2: several authors need one sender.
-            let sender = (authors.len() > 1 && senders.is_empty()).then_some(user);
-            complete::complete(&fields, sender, received.id, received.hostname, received.at)
+                .try_for_each(|author| may_send_as(identity, user, author.as_str()))?;
+            let named = fields.iter().any(|field| field.is("From"));
+            let add = complete::Missing {
+                from: authors.first().map(Address::as_str).filter(|_| !named),
+                // RFC 5322 section 3.6.2: several authors need one sender.
+                sender: (authors.len() > 1 && senders.is_empty()).then_some(user),
+            };
+            complete::complete(&fields, add, received.id, received.hostname, received.at)
+        }
+        _ if forged => {
+            let kept = fields.iter().map(|field| field.whole);
+            kept.chain([&b"\r\n"[..]]).collect::<Vec<_>>().concat()
         }
         _ => head,
     };
-    let sign_for = authors.first().and_then(|author| author.rsplit_once('@'));
     Ok(Header {
         head,
-        sign_for: sign_for.map(|(_, domain)| domain.to_owned()),
+        sign_for: authors.first().map(|author| author.domain().to_owned()),
     })
 }
 
 /// The address of Sender, where there is that field; it may be there once.
-fn senders(fields: &[Field<'_>]) -> Result<Vec<String>, Reply> {
+fn senders(fields: &[Field<'_>]) -> Result<Vec<Address>, Reply> {
     let mut sender = fields.iter().filter(|field| field.is("Sender"));
     match (sender.next(), sender.next()) {
         (None, _) => Ok(Vec::new()),
         (Some(field), None) => {
-            let addresses = author::addresses(field.value);
+            let addresses =
+                author::addresses(field.value).map_err(|_| replies::UNREADABLE_AUTHOR)?;
             (addresses.len() == 1)
                 .then_some(addresses)
                 .ok_or(replies::BAD_SENDER_FIELD)

@@ -42,7 +42,8 @@ pub fn onward(
     let found = found(&fields, &config.hostname);
     let from = parsed(&message.envelope.reverse_path);
     let aligned = found.as_deref().is_some_and(is_aligned);
-    let forwarded_as = outside.rewritten(config, identity, from.as_ref(), &forwarder, aligned, at);
+    let forwarded_as =
+        outside.rewritten_now(config, identity, from.as_ref(), &forwarder, aligned, at);
     let state = found.as_deref().and_then(chain);
     let sealed = is_sealed(&fields, &config.hostname) || !message.top.is_empty();
     let seal = found

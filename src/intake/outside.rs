@@ -6,6 +6,7 @@
 //! for forged verdicts in our name, which are taken out.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use hickory_resolver::TokioResolver;
@@ -15,10 +16,13 @@ use super::hooks::post_data::{About, PostData};
 use super::hooks::{Checked, Filters};
 use super::policy::{self, Policy};
 use super::reputation::Standing;
+use super::srs::returns::Returns;
 use super::verify::arc::ArcResult;
-use super::verify::{self, Question, Verdicts, author_domains};
-use super::{Received, results, srs};
-use crate::config::{Config, Hooks, Rewrite, Spam};
+use super::verify::dmarc::{self, DmarcResult};
+use super::verify::spf::SpfResult;
+use super::verify::{self, Question, Verdicts};
+use super::{Received, results, spoof, srs};
+use crate::config::{Config, Dmarc, Hooks, Rewrite, SeveralAuthors, Spam};
 use crate::identity::Identity;
 use crate::message::headers::{self, Field};
 use crate::message::{Body, Content};
@@ -27,6 +31,7 @@ use crate::report::dmarc::Tally;
 use crate::signing::Seal;
 use crate::signing::arc::ChainState;
 use crate::smtp::address::Address;
+use crate::smtp::params::Rcpt;
 use crate::smtp::replies::{self, Reply};
 use crate::smtp::server::Transaction;
 
@@ -67,6 +72,8 @@ pub struct Passed {
     pub envelope: Envelope,
     /// The message with our verdicts on top; trace and seal go above them.
     pub content: Content,
+    /// What goes above our trace (RFC 7208 section 9.1).
+    pub above: String,
     /// What replaces the body.
     pub new_body: Option<Bytes>,
     /// Why it waits for an operator; nothing if it does not.
@@ -80,6 +87,7 @@ pub struct Passed {
 /// What sessions need to judge mail from outside.
 pub struct Outside {
     srs: srs::Keys,
+    returns: Arc<Returns>,
     /// Asks the post-data hook, also about mail of users.
     pub hook: PostData,
 }
@@ -88,15 +96,27 @@ impl Outside {
     /// With the keys of SRS.
     pub fn new(srs: srs::Keys, hooks: &Hooks) -> Outside {
         let hook = PostData::new(hooks);
-        Outside { srs, hook }
+        let returns = Arc::default();
+        Outside { srs, returns, hook }
     }
 
-    /// Where a rewritten reverse-path leads back to. `None`: the address has not the form of one,
-    /// or its domain is none of ours.
+    /// The same, with what is remembered of rewritten reverse-paths.
+    pub fn remembering(self, returns: Arc<Returns>) -> Outside {
+        Outside { returns, ..self }
+    }
+
+    /// What is remembered of rewritten reverse-paths.
+    pub fn returns(&self) -> &Arc<Returns> {
+        &self.returns
+    }
+
+    /// Where a rewritten reverse-path leads back to, for mail from `from`. `None`: the address has
+    /// not the form of one, or its domain is none of ours.
     pub fn bounce(
         &self,
         config: &Config,
         identity: &Identity,
+        from: Option<&Address>,
         to: &Address,
         at: Millis,
     ) -> Option<Result<Vec<String>, Reply>> {
@@ -109,10 +129,21 @@ impl Outside {
             return None;
         }
         let valid = config.forwarding.srs_valid.0.as_secs() / DAY;
-        let sender = self
-            .srs
-            .reverse(to, at / 1000 / DAY, valid.min(srs::MOST_DAYS));
+        let day = at / 1000 / DAY;
+        let short = |key: &str| self.returns.sender(key);
+        let sender = self.srs.reverse(to, day, valid.min(srs::MOST_DAYS), &short);
         Some(match sender {
+            // Whoever learns of the address could else send anything to its owner through us.
+            Some(_) if config.forwarding.bounces_only && from.is_some() => {
+                Err(replies::BOUNCES_ONLY)
+            }
+            Some(_)
+                if !self
+                    .returns
+                    .count(to.as_str(), day, config.forwarding.bounces) =>
+            {
+                Err(replies::TOO_MANY_RETURNS)
+            }
             Some(sender) => super::leads(identity, &sender),
             None => Err(replies::UNKNOWN_RECIPIENT),
         })
@@ -134,11 +165,12 @@ impl Outside {
                 limits: &config.limits,
                 hostname: &config.hostname,
                 recipients: &arrival.transaction.recipients,
+                author: None,
                 id: arrival.id,
                 at: arrival.at,
             },
         )?;
-        check_author(&fields)?;
+        let authors = authors(config, &fields)?;
         let client = arrival.client.to_canonical();
         let from = arrival.transaction.mail.from.as_ref();
         let judged = config.incoming.judge_private || !is_private(client);
@@ -181,6 +213,21 @@ impl Outside {
             }
             *arrival.tally = Tally::of(verdicts, false);
         }
+        let forwarder = arrival
+            .transaction
+            .recipients
+            .iter()
+            .zip(arrival.targets)
+            .find(|(_, targets)| targets.iter().any(|target| identity.leaves(target)))
+            .map(|(rcpt, _)| &rcpt.to);
+        let spoofs = match &verdicts {
+            Some(verdicts) => {
+                let ours = forwarder.map(|forwarder| envelope_domain(config, forwarder));
+                spoof::judge(config, identity, resolver, ours, &authors, verdicts).await?
+            }
+            None => false,
+        };
+        let tags_before = tags(config, &fields);
         let mut checked = Checked::new(arrival.content.clone());
         if let Some(filters) = arrival.filters.take() {
             checked = filters
@@ -219,6 +266,41 @@ impl Outside {
             }
             tracing::info!(target: "session", id = %arrival.id, zone = listing.zone, %client, "the client is listed");
         }
+        if spoofs {
+            let reason = "its author is of a domain of ours, which nothing proves";
+            held.push(Held::quarantine("incoming.own_domains", reason));
+        }
+        let mut suspect = verdicts.as_ref().is_some_and(|verdicts| {
+            let ignores = |rcpt: &Rcpt| {
+                let domain = identity.domain(rcpt.to.domain());
+                let policy = domain.map_or(config.incoming.dmarc, |domain| {
+                    domain.policy(&config.incoming).dmarc
+                });
+                policy == Dmarc::Ignore
+            };
+            verdicts.dmarc.result == DmarcResult::Fail
+                && verdicts.dmarc.policy >= dmarc::Policy::Quarantine
+                && !arrival.transaction.recipients.iter().all(ignores)
+        });
+        let tagged = {
+            let fields = headers::fields(&content.head).map_err(|_| replies::BAD_HEADER)?;
+            tags(config, &fields) > tags_before
+        };
+        suspect |= tagged;
+        if suspect && forwarder.is_some() && !discarded {
+            match config.forwarding.suspect {
+                Spam::Refuse => return Err(replies::NOT_FORWARDED),
+                Spam::Hold => {
+                    let reason = "it may be forged or spam, and would be forwarded";
+                    held.push(Held::quarantine("forwarding.suspect", reason));
+                }
+                Spam::Tag if tagged => {}
+                Spam::Tag => {
+                    let tag = format!("{}: Yes\r\n", config.milter.spam_header.as_str());
+                    content.head = [tag.as_bytes(), &content.head].concat().into();
+                }
+            }
+        }
         arrival.content = content;
         if let Some(body) = &new_body {
             // The seal is about what goes on; its place is made later.
@@ -234,24 +316,17 @@ impl Outside {
             arrival.eight_bit,
             arrival.at,
         );
-        let forwarder = arrival
-            .transaction
-            .recipients
-            .iter()
-            .zip(arrival.targets)
-            .find(|(_, targets)| targets.iter().any(|target| identity.leaves(target)))
-            .map(|(rcpt, _)| &rcpt.to);
         if let Some(forwarder) = forwarder {
-            envelope.forwarded_as = self.rewritten(
-                config,
-                identity,
-                from,
-                forwarder,
-                verdicts
-                    .as_ref()
-                    .is_some_and(|verdicts| verdicts.dmarc.dkim_aligned),
-                arrival.at,
-            );
+            envelope.forwarded_as = self
+                .leaves_as(
+                    config,
+                    identity,
+                    from,
+                    forwarder,
+                    verdicts.as_ref(),
+                    arrival.at,
+                )
+                .await?;
         }
         let head = marked(
             config,
@@ -264,6 +339,13 @@ impl Outside {
         let content = Content {
             head,
             body: arrival.content.body.clone(),
+        };
+        let utf8 = envelope.smtputf8;
+        let above = match &verdicts {
+            Some(verdicts) if config.incoming.received_spf => {
+                results::received_spf(&config.hostname, verdicts, utf8)
+            }
+            _ => String::new(),
         };
         let seal = match (forwarder, &verdicts) {
             (Some(forwarder), Some(verdicts)) if config.forwarding.seal => {
@@ -279,7 +361,11 @@ impl Outside {
                     content: content.clone(),
                     replaces: None,
                     state,
-                    results: format!("{};\r\n\t{}", config.hostname, results::results(verdicts)),
+                    results: format!(
+                        "{};\r\n\t{}",
+                        config.hostname,
+                        results::results(verdicts, utf8)
+                    ),
                     now: arrival.at / 1000,
                 })
             }
@@ -291,6 +377,7 @@ impl Outside {
         Ok(Passed {
             envelope,
             content,
+            above,
             new_body,
             held,
             verified: verdicts.is_some_and(|verdicts| verdicts.is_verified()),
@@ -298,9 +385,63 @@ impl Outside {
         })
     }
 
+    /// The reverse-path under which a message leaves us, where it is not its own; what has to be
+    /// remembered of it is on disk.
+    async fn leaves_as(
+        &self,
+        config: &Config,
+        identity: &Identity,
+        from: Option<&Address>,
+        forwarder: &Address,
+        verdicts: Option<&Verdicts>,
+        at: Millis,
+    ) -> Result<Option<String>, Reply> {
+        let Some(from) = from else { return Ok(None) };
+        let failed = verdicts.is_some_and(|verdicts| {
+            matches!(verdicts.spf.result, SpfResult::Fail | SpfResult::SoftFail)
+                && !verdicts.is_verified()
+        });
+        let signed = verdicts.is_some_and(|verdicts| verdicts.dmarc.dkim_aligned);
+        if failed && is_rewritten(config, signed) {
+            // Who did not send it deserves no bounce (I11), and a stranger no address of ours.
+            return Ok(Some(String::new()));
+        }
+        let rewritten = self.rewritten(config, identity, Some(from), forwarder, signed, at);
+        let Some(rewritten) = rewritten else {
+            return Ok(None);
+        };
+        if let Some(key) = rewritten.short {
+            let (returns, sender) = (self.returns.clone(), from.to_string());
+            let work = move || returns.remember(&key, &sender, at / 1000 / DAY);
+            let done = tokio::task::spawn_blocking(work).await;
+            let done = done.unwrap_or_else(|error| Err(std::io::Error::other(error)));
+            done.map_err(|error| {
+                tracing::error!(target: "session", %error, "a rewritten sender can not be remembered");
+                replies::QUEUE_FAILED
+            })?;
+        }
+        Ok(Some(rewritten.address))
+    }
+
     /// The reverse-path under which a message leaves us, where it is not its own. `signed`: a
     /// signature of its author's domain is right.
-    pub(super) fn rewritten(
+    fn rewritten(
+        &self,
+        config: &Config,
+        identity: &Identity,
+        from: Option<&Address>,
+        forwarder: &Address,
+        signed: bool,
+        at: Millis,
+    ) -> Option<srs::Rewritten> {
+        let from = from.filter(|from| identity.domain(from.domain()).is_none())?;
+        let ours = envelope_domain(config, forwarder);
+        is_rewritten(config, signed).then(|| self.srs.rewrite(from, ours, at / 1000 / DAY))
+    }
+
+    /// The same for mail that is sent on later; what has to be remembered is on disk. Blocks for
+    /// that, in the rare case. `None` where it can not be remembered.
+    pub(super) fn rewritten_now(
         &self,
         config: &Config,
         identity: &Identity,
@@ -309,29 +450,58 @@ impl Outside {
         signed: bool,
         at: Millis,
     ) -> Option<String> {
-        let from = from.filter(|from| identity.domain(from.domain()).is_none())?;
-        let wanted = match config.forwarding.rewrite {
-            Rewrite::Always => true,
-            Rewrite::WithoutDkim => !signed,
-            Rewrite::Never => false,
-        };
-        let ours = match config.forwarding.srs_domain.as_str() {
-            "" => forwarder.domain(),
-            domain => domain,
-        };
-        let rewritten = wanted.then(|| self.srs.rewrite(from, ours, at / 1000 / DAY));
-        rewritten.filter(|rewritten| rewritten != from.as_str())
+        let rewritten = self.rewritten(config, identity, from, forwarder, signed, at)?;
+        if let Some(key) = &rewritten.short {
+            let sender = from?.as_str();
+            let done = self.returns.remember(key, sender, at / 1000 / DAY);
+            done.inspect_err(|error| {
+                tracing::error!(target: "session", %error, "a rewritten sender can not be remembered");
+            })
+            .ok()?;
+        }
+        Some(rewritten.address)
     }
 }
 
-/// One From with at least one author (RFC 5322 section 3.6.2): whoever judges a message and
-/// whoever shows it must see the same one.
-fn check_author(fields: &[Field<'_>]) -> Result<(), Reply> {
-    let from = fields.iter().filter(|field| field.is("From")).count();
-    if from != 1 || author_domains(fields).is_empty() {
+/// Whether reverse-paths of others become ours. `signed`: a signature of the author's domain is right.
+fn is_rewritten(config: &Config, signed: bool) -> bool {
+    match config.forwarding.rewrite {
+        Rewrite::Always => true,
+        Rewrite::WithoutDkim => !signed,
+        Rewrite::Never => false,
+    }
+}
+
+/// The domain of the reverse-path under which mail for `forwarder` leaves.
+fn envelope_domain<'a>(config: &'a Config, forwarder: &'a Address) -> &'a str {
+    match config.forwarding.srs_domain.as_str() {
+        "" => forwarder.domain(),
+        domain => domain,
+    }
+}
+
+/// How many fields say that the message is spam.
+fn tags(config: &Config, fields: &[Field<'_>]) -> usize {
+    let says = |field: &&Field<'_>| {
+        let word = field.value.trim_ascii_start().get(..3);
+        field.is(config.milter.spam_header.as_str())
+            && word.is_some_and(|word| word.eq_ignore_ascii_case(b"yes"))
+    };
+    fields.iter().filter(says).count()
+}
+
+/// The authors of a message: one From (RFC 5322 section 3.6.2) with one readable author, or as many
+/// as may be. Whoever judges a message and whoever shows it must see the same one.
+fn authors(config: &Config, fields: &[Field<'_>]) -> Result<Vec<Address>, Reply> {
+    if fields.iter().filter(|field| field.is("From")).count() != 1 {
         return Err(replies::NO_AUTHOR);
     }
-    Ok(())
+    let authors = verify::authors(fields).map_err(|_| replies::UNREADABLE_AUTHOR)?;
+    match (authors.as_slice(), config.incoming.several_authors) {
+        ([], _) => Err(replies::NO_AUTHOR),
+        ([_, _, ..], SeveralAuthors::Reject) => Err(replies::SEVERAL_AUTHORS),
+        _ => Ok(authors),
+    }
 }
 
 /// The header block with our fields on top and none that claims to be ours.
@@ -346,10 +516,8 @@ fn marked(
     let hostname = &config.hostname;
     let mut head = Vec::with_capacity(arrival.content.head.len() + 1024);
     if let Some(verdicts) = verdicts {
-        head.extend_from_slice(results::field(hostname, verdicts).as_bytes());
-        if config.incoming.received_spf {
-            head.extend_from_slice(results::received_spf(hostname, verdicts).as_bytes());
-        }
+        let field = results::field(hostname, verdicts, envelope.smtputf8);
+        head.extend_from_slice(field.as_bytes());
     }
     if let (Some(_), [only]) = (forwarder, arrival.transaction.recipients.as_slice()) {
         // With several recipients it would tell one of the others (Bcc).

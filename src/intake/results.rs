@@ -10,13 +10,17 @@ use super::verify::dkim::DkimResult;
 use super::verify::iprev::Iprev;
 use super::verify::spf::SpfResult;
 use crate::message::headers::Field;
+use crate::smtp::address::is_invisible;
 
 /// Longest value that is repeated, in characters.
 const LONGEST: usize = 320;
 
 /// The verdicts as they stand in Authentication-Results and ARC-Authentication-Results: after the
-/// authserv-id, folded, without a line end.
-pub fn results(verdicts: &Verdicts) -> String {
+/// authserv-id, folded, without a line end. `utf8`: the message is internationalised (RFC 6532), so
+/// that what is beyond ASCII may stay; else it is escaped as RFC 6533 section 3 does.
+pub fn results(verdicts: &Verdicts, utf8: bool) -> String {
+    let value = |text: &str| value(text, utf8);
+    let comment = |text: &str| comment(text, utf8);
     let mut parts = Vec::new();
     let name = match &verdicts.iprev {
         Iprev::Pass(name) => format!(" ({})", comment(name)),
@@ -79,13 +83,14 @@ pub fn results(verdicts: &Verdicts) -> String {
 }
 
 /// The Authentication-Results field.
-pub fn field(hostname: &str, verdicts: &Verdicts) -> String {
-    let results = results(verdicts);
+pub fn field(hostname: &str, verdicts: &Verdicts, utf8: bool) -> String {
+    let results = results(verdicts, utf8);
     format!("Authentication-Results: {hostname};\r\n\t{results}\r\n")
 }
 
 /// The Received-SPF field.
-pub fn received_spf(hostname: &str, verdicts: &Verdicts) -> String {
+pub fn received_spf(hostname: &str, verdicts: &Verdicts, utf8: bool) -> String {
+    let value = |text: &str| value(text, utf8);
     let result = match verdicts.spf.result {
         SpfResult::None => "None",
         SpfResult::Neutral => "Neutral",
@@ -102,7 +107,7 @@ pub fn received_spf(hostname: &str, verdicts: &Verdicts) -> String {
     format!(
         "Received-SPF: {result} receiver={hostname}; client-ip={};\r\n\tenvelope-from={}; helo={}; identity={identity}\r\n",
         value(&verdicts.client.to_string()),
-        quoted(&verdicts.from),
+        quoted(&verdicts.from, utf8),
         value(&verdicts.hello),
     )
 }
@@ -152,7 +157,7 @@ fn first_word(value: &[u8]) -> Vec<u8> {
 }
 
 /// A value as a token, a dot-atom address, or else a quoted string (RFC 8601 section 2.2).
-fn value(text: &str) -> String {
+fn value(text: &str, utf8: bool) -> String {
     let plain = !text.is_empty()
         && text.len() <= LONGEST
         && text
@@ -162,11 +167,11 @@ fn value(text: &str) -> String {
     let token = plain && !text.bytes().any(|b| b"=/:[]?".contains(&b));
     match token {
         true => text.to_owned(),
-        false => quoted(text),
+        false => quoted(text, utf8),
     }
 }
 
-fn quoted(text: &str) -> String {
+fn quoted(text: &str, utf8: bool) -> String {
     let mut out = String::from("\"");
     for c in text.chars().take(LONGEST) {
         match c {
@@ -175,19 +180,33 @@ fn quoted(text: &str) -> String {
                 out.push(c);
             }
             ' '..='~' => out.push(c),
-            _ => out.push('?'),
+            _ => beyond(c, utf8, &mut out),
         }
     }
     out.push('"');
     out
 }
 
-fn comment(text: &str) -> String {
-    let keep = |c: char| matches!(c, ' '..='~') && !"()\\".contains(c);
-    text.chars()
-        .take(LONGEST)
-        .map(|c| if keep(c) { c } else { '?' })
-        .collect()
+fn comment(text: &str, utf8: bool) -> String {
+    let mut out = String::new();
+    for c in text.chars().take(LONGEST) {
+        match c {
+            '(' | ')' | '\\' => out.push('?'),
+            ' '..='~' => out.push(c),
+            _ => beyond(c, utf8, &mut out),
+        }
+    }
+    out
+}
+
+/// A character beyond ASCII as it is, or by its number: another address must not appear in its
+/// place. The backslash of the escape is quoted.
+fn beyond(c: char, utf8: bool, out: &mut String) {
+    match c {
+        _ if is_invisible(c) => out.push('?'),
+        _ if utf8 => out.push(c),
+        _ => out.push_str(&format!("\\\\x{{{:X}}}", u32::from(c))),
+    }
 }
 
 #[cfg(test)]
@@ -227,6 +246,8 @@ mod tests {
 
     #[test]
     fn values_can_not_break_out() {
+        let value = |text: &str| value(text, false);
+        let comment = |text: &str| comment(text, false);
         assert_eq!(value("a@b.example"), "a@b.example");
         assert_eq!(value("ab/cd+=="), "\"ab/cd+==\"");
         assert_eq!(
@@ -237,5 +258,14 @@ mod tests {
         assert_eq!(value(""), "\"\"");
         assert_eq!(comment("host) dmarc=pass ("), "host? dmarc=pass ?");
         assert!(value(&"x".repeat(5000)).len() <= LONGEST + 2);
+    }
+
+    #[test]
+    fn o10_no_other_address_appears_where_characters_are_beyond_ascii() {
+        let address = "j\u{fc}rgen@example.org";
+        assert_eq!(value(address, true), "\"j\u{fc}rgen@example.org\"");
+        assert_eq!(value(address, false), "\"j\\\\x{FC}rgen@example.org\"");
+        assert_eq!(comment("\u{fc}", false), "\\\\x{FC}");
+        assert_eq!(value("a\u{202e}b", true), "\"a?b\"");
     }
 }

@@ -4,10 +4,15 @@
 //! `SRS1=HHHHHHHH=other==...@ours` for one that another forwarder rewrote already, so that a chain
 //! of forwarders does not grow. The hash is HMAC-SHA-256 over all that follows it, in lower case,
 //! since mail systems change case, and over our domain, so that it holds nowhere else; 40 bits in
-//! base32. The date is the day modulo 1024. Pure, except [`Keys::load`].
+//! base32. The date is the day modulo 1024. Pure, except [`Keys::load`] and [`returns`].
+//!
+//! A local part has at most 64 octets. What would be longer, and senders that are quoted or not
+//! ASCII, become `SRS0=HHHHHHHH=TT=-=KEY@ours`: whom the key stands for, this host remembers.
 //!
 //! The key file has one key a line, the newest first: that one signs, all verify. It is made with
 //! the first use and may be rotated by putting a line on top.
+
+pub mod returns;
 
 use std::fs;
 use std::io;
@@ -20,8 +25,12 @@ use ring::hmac;
 use ring::rand::{SecureRandom as _, SystemRandom};
 
 use crate::config::files;
-use crate::smtp::address::Address;
+use crate::smtp::address::{Address, Charset};
 
+/// Octets of a local part that every server takes (RFC 5321 section 4.5.3.1.1).
+const LONGEST: usize = 64;
+/// Where the domain stands, in a short form: no domain is called so.
+const SHORT: &str = "-";
 /// Characters of a hash: 5 bits each.
 const HASH: usize = 8;
 /// Days after which a date repeats.
@@ -154,9 +163,9 @@ impl Keys {
             .fold(false, |found, right| found | equal(&hash, &right))
     }
 
-    /// `sender` as an address of `ours` that leads back to it. One that does not fit into a path is
-    /// left as it is.
-    pub fn rewrite(&self, sender: &Address, ours: &str, day: u64) -> String {
+    /// `sender` as an address of `ours` that leads back to it. One that would be too long for a local
+    /// part, or that a local part can not hold, is short: it leads back through [`returns`].
+    pub fn rewrite(&self, sender: &Address, ours: &str, day: u64) -> Rewritten {
         let local = match other(sender.local()) {
             Some(Other::Srs0(rest)) => {
                 self.signed('1', &format!("{}=={rest}", sender.domain()), ours)
@@ -170,15 +179,40 @@ impl Keys {
                 self.signed('0', &text, ours)
             }
         };
-        let rewritten = format!("{local}@{ours}");
-        match Address::parse(rewritten.as_bytes()) {
-            Ok(_) => rewritten,
-            Err(_) => sender.to_string(),
+        let address = format!("{local}@{ours}");
+        if local.len() <= LONGEST && Address::parse(address.as_bytes()).is_ok() {
+            return Rewritten {
+                address,
+                short: None,
+            };
+        }
+        let key = self.key(sender);
+        let text = format!("{}={SHORT}={key}", date(day));
+        Rewritten {
+            address: format!("{}@{ours}", self.signed('0', &text, ours)),
+            short: Some(key),
         }
     }
 
+    /// What stands for a sender in a short form: the same each time.
+    fn key(&self, sender: &Address) -> String {
+        let tag = self
+            .0
+            .first()
+            .map(|key| hmac::sign(key, format!("sender {sender}").as_bytes()));
+        let bytes: &[u8] = tag.as_ref().map(AsRef::as_ref).unwrap_or_default();
+        base32(bytes) + &base32(bytes.get(5..).unwrap_or_default())
+    }
+
     /// Where an address of ours leads back to; `None`: we did not make it, or it is too old.
-    pub fn reverse(&self, address: &Address, day: u64, valid_days: u64) -> Option<Address> {
+    /// `short` knows the senders of short forms.
+    pub fn reverse(
+        &self,
+        address: &Address,
+        day: u64,
+        valid_days: u64,
+        short: &dyn Fn(&str) -> Option<String>,
+    ) -> Option<Address> {
         let (kind, rest) = split_prefix(address.local())?;
         let (hash, text) = rest.split_once('=')?;
         let signed = format!("{kind}={text}@{}", address.domain());
@@ -194,20 +228,43 @@ impl Keys {
                 if age > valid_days && age != CYCLE - 1 {
                     return None;
                 }
-                format!("{local}@{domain}")
+                match domain {
+                    SHORT => short(&local.to_ascii_lowercase())?,
+                    _ => format!("{local}@{domain}"),
+                }
             }
             _ => {
                 let (first, rest) = text.split_once("==")?;
                 format!("SRS0={rest}@{first}")
             }
         };
-        Address::parse(address.as_bytes()).ok()
+        Address::parse_in(address.as_bytes(), Charset::Utf8).ok()
     }
 }
 
-/// Whether a local part has the form of SRS, whoever made it.
+/// A reverse-path of ours.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rewritten {
+    /// The address.
+    pub address: String,
+    /// What it stands for has to be remembered under this key.
+    pub short: Option<String>,
+}
+
+/// Whether a local part has the form of SRS, whoever made it: `SRS0=hash=date=domain=local` or
+/// `SRS1=hash=domain==...`. Others may begin with the same letters.
 pub fn is_srs(local: &str) -> bool {
-    split_prefix(local).is_some()
+    let mut parts = match split_prefix(local) {
+        Some((_, rest)) => rest.splitn(4, '=').skip(1),
+        None => return false,
+    };
+    let Some((kind, _)) = split_prefix(local) else {
+        return false;
+    };
+    match kind {
+        '0' => parts.next().is_some_and(|date| date.len() == 2) && parts.count() == 2,
+        _ => parts.next().is_some_and(|domain| !domain.is_empty()) && parts.next() == Some(""),
+    }
 }
 
 enum Other<'a> {

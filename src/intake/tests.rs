@@ -100,6 +100,7 @@ fn header_of(client: Client<'_>, head: &str) -> Result<Header, (u16, &'static st
         limits: &limits,
         hostname: "mx.example.org",
         recipients: &recipients,
+        author: None,
         id: QueueId(1),
         at: 0,
     };
@@ -136,7 +137,15 @@ fn headers_of_users_are_checked_and_completed() {
             (550, "5.6.0"),
         ),
         ("Subject: x\r\n\r\n", (550, "5.6.0")),
-        ("From: nobody\r\n\r\n", (550, "5.6.0")),
+        ("From: nobody\r\n\r\n", (550, "5.7.1")),
+        (
+            "From: <you@example.org.>, <me@example.org>\r\n\r\n",
+            (550, "5.7.1"),
+        ),
+        (
+            "From: \"you\"@example.org, me@example.org\r\n\r\n",
+            (553, "5.7.1"),
+        ),
         ("no header at all\r\n\r\n", (550, "5.6.0")),
     ] {
         assert_eq!(header_of(ME, head), Err(expected), "{head}");

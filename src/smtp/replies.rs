@@ -212,13 +212,27 @@ replies! {
     /// A bare CR or LF in message data.
     BARE_LINE_END = 550 "5.5.2" "Lines of the message end with CR LF, a bare CR or LF is not allowed";
     /// limits.line, for users: the next hop may break the line, and with it the signature.
-    MESSAGE_LINE_TOO_LONG = 550 "5.6.0" "A line of the message is longer than 998 octets, encode it as quoted-printable or base64";
+    MESSAGE_LINE_TOO_LONG = 550 "5.6.0" "A line of the message is longer than 998 octets where nothing may be changed (a signed or encrypted part, a header field), wrap it there";
     /// Our own trace says that the message was here before.
     OWN_LOOP = 554 "5.4.6" "The message was here before, it seems to loop";
     /// A header line that is none.
     BAD_HEADER = 550 "5.6.0" "The header is malformed: each line needs a name and a colon, and an empty line ends it";
     /// No From, or several.
     BAD_FROM = 550 "5.6.0" "The message needs exactly one From header";
+    /// An address of From or Sender is none: others might read another author in it.
+    UNREADABLE_AUTHOR = 550 "5.7.1" "An address in the From or Sender header can not be read, write it as name <local@domain>";
+    /// incoming.several_authors.
+    SEVERAL_AUTHORS = 550 "5.7.1" "The message names several authors in its From header, send it with one";
+    /// incoming.own_domains.
+    NOT_OURS = 550 "5.7.1" "The author is of a domain of this server, which neither SPF nor DKIM proves; users authenticate on port 465 or 587";
+    /// incoming.own_domains, while the DNS does not answer.
+    NOT_OURS_YET = 451 "4.7.0" "The author is of a domain of this server, and the DNS does not answer about it, try again later";
+    /// forwarding.suspect.
+    NOT_FORWARDED = 550 "5.7.1" "This address is forwarded, and what may be forged or spam is not";
+    /// forwarding.bounces_only.
+    BOUNCES_ONLY = 550 "5.7.1" "This address takes bounces only, which come from <>";
+    /// Too many bounces to one rewritten address.
+    TOO_MANY_RETURNS = 450 "4.7.1" "Enough bounces for this address, try again tomorrow";
     /// From is missing, repeated or unreadable in mail from outside.
     NO_AUTHOR = 550 "5.7.1" "The message needs exactly one From header, with an address";
     /// Several Sender fields, or one that is no address.

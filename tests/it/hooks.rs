@@ -39,6 +39,7 @@ fn answers(command: u8, who: &str, data: &[u8]) -> Vec<Vec<u8>> {
         (b'R', "somercpt") if data.starts_with(b"<no@") => {
             vec![packet(b'y', b"550 5.1.1 Not this one\0")]
         }
+        (b'R', "breaks") if data.starts_with(b"<first@") => vec![Vec::new()],
         (b'E', "spam") => vec![packet(b'y', b"554 5.7.1 Spam message rejected\0")],
         (b'E', "later") => vec![packet(b't', b"")],
         (b'E', "discard") => vec![packet(b'd', b"")],
@@ -149,7 +150,7 @@ async fn send(world: &World, who: &str) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_milter_hears_all_and_refuses_edits_keeps_and_discards() {
     let milter = Scripted::start().await;
-    let (world, remote) = world(&milter.address, "").await;
+    let (world, remote) = world(&milter.address, "[forwarding]\nsuspect = \"tag\"\n").await;
 
     assert!(send(&world, "edit").await.starts_with("250 "));
     let heard = milter.heard_all().await;
@@ -267,7 +268,7 @@ async fn a_milter_hears_all_and_refuses_edits_keeps_and_discards() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_milters_reject_is_kept_or_tagged_and_who_fails_is_passed_if_so_configured() {
     let milter = Scripted::start().await;
-    let config = "[milter]\nfailure = \"accept\"\nrejected = \"hold\"\ntagged = \"refuse\"\n\
+    let config = "[forwarding]\nsuspect = \"tag\"\n[milter]\nfailure = \"accept\"\nrejected = \"hold\"\ntagged = \"refuse\"\n\
                   changes = \"all\"\nreply = \"300ms\"\n";
     let (mut first, remote) = world(&milter.address, config).await;
     assert!(send(&first, "spam").await.starts_with("250 "));
@@ -342,4 +343,62 @@ async fn the_post_data_hook_of_chasquid_works() {
     assert!(has(
         "\r\nX-Hook: 127.0.0.1 client.example.org you@box.example me@example.org\r\n"
     ));
+}
+
+/// What one milter says about a recipient takes the message from no other.
+#[tokio::test(flavor = "multi_thread")]
+async fn s3_no_client_switches_a_filter_off() {
+    let (first, second) = (Scripted::start().await, Scripted::start().await);
+    let both = format!("{}\", \"{}", first.address, second.address);
+    let (mut world, remote) = world(&both, "").await;
+    let mut client = world.mx().await;
+    for (line, code) in [
+        ("MAIL FROM:<somercpt@src.example>", 250),
+        ("RCPT TO:<no@example.org>", 550),
+        ("RCPT TO:<i@example.org>", 250),
+        ("DATA", 354),
+    ] {
+        client.expect(line, code).await.expect(line);
+    }
+    client.write(MESSAGE).await.expect("written");
+    client.write(b".\r\n").await.expect("written");
+    assert_eq!(client.reply().await.expect("a reply").code, 250);
+    arrived(&remote, 1).await;
+    for milter in [&first, &second] {
+        let heard = milter.heard_all().await;
+        for line in ["R <i@example.org>|", "B Hello.\r\n", "E "] {
+            assert!(
+                heard.iter().any(|heard| heard == line),
+                "{line}: {heard:#?}"
+            );
+        }
+    }
+    // One that breaks has not seen all of the transaction: nothing of it is taken.
+    let mut client = world.mx().await;
+    for (line, code) in [
+        ("MAIL FROM:<breaks@src.example>", 250),
+        ("RCPT TO:<i@example.org>", 250),
+        ("RCPT TO:<first@example.org>", 451),
+        ("RCPT TO:<second@example.org>", 451),
+        ("DATA", 354),
+    ] {
+        client.expect(line, code).await.expect(line);
+    }
+    client.write(MESSAGE).await.expect("written");
+    client.write(b".\r\n").await.expect("written");
+    assert_eq!(client.reply().await.expect("a reply").code, 451);
+    world.stop().await;
+}
+
+/// S21: what a filter tagged does not leave for another provider.
+#[tokio::test(flavor = "multi_thread")]
+async fn s21_what_a_filter_tagged_is_not_forwarded() {
+    let milter = Scripted::start().await;
+    let (mut world, _remote) = world(&milter.address, "").await;
+    assert!(
+        send(&world, "tagged")
+            .await
+            .starts_with("550 5.7.1 This address is forwarded")
+    );
+    world.stop().await;
 }

@@ -115,7 +115,9 @@ async fn a_listed_client_is_refused_with_the_reason_and_trouble_refuses_nobody()
 #[tokio::test(flavor = "multi_thread")]
 async fn a_listed_client_can_be_tagged_or_held_instead() {
     for (listed, held) in [("tag", false), ("hold", true)] {
-        let lists = format!("[dnslists]\nblock = [\"bl.example\"]\nlisted = \"{listed}\"\n");
+        let lists = format!(
+            "[forwarding]\nsuspect = \"tag\"\n[dnslists]\nblock = [\"bl.example\"]\nlisted = \"{listed}\"\n"
+        );
         let (mut world, remote) = world(&lists).await;
         world
             .dns

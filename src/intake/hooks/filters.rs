@@ -42,6 +42,8 @@ pub struct Sender<'a> {
 pub struct Filters {
     milters: Vec<Milter>,
     discarded: bool,
+    /// One broke, and `milter.failure` defers: nothing of this transaction is taken.
+    broken: bool,
 }
 
 /// What a milter's answer means before the end of a message.
@@ -90,22 +92,40 @@ impl Filters {
     }
 
     /// RCPT: refused, or taken as far as the milters go. An answer that takes the message is about
-    /// this recipient only.
+    /// this recipient only, and so is one that refuses it: every milter stays to the end of the
+    /// transaction. One that broke has not seen all of it, so what follows is what is configured for
+    /// the whole of it.
     pub async fn recipient(&mut self, config: &Config, to: &str) -> Result<(), Reply> {
+        self.whole()?;
         let data = format!("<{to}>\0");
         let macros = [("{rcpt_addr}", to)];
+        let mut verdict = Ok(());
         for mut milter in std::mem::take(&mut self.milters) {
+            if verdict.is_err() {
+                self.milters.push(milter);
+                continue;
+            }
             milter.limit(config.milter.message.0);
             match milter.say(wire::RCPT, &macros, &[data.as_bytes()]).await {
                 Ok(said) => {
-                    let turn = self.turn(said);
+                    verdict = self.turn(said).map(|_| ());
                     self.milters.push(milter);
-                    turn?;
                 }
-                Err(failure) => failed(&milter.address, &failure, config.milter.failure)?,
+                Err(failure) => {
+                    verdict = failed(&milter.address, &failure, config.milter.failure);
+                    self.broken |= verdict.is_err();
+                }
             }
         }
-        Ok(())
+        verdict
+    }
+
+    /// Refuses what comes after a milter broke, where mail is not to go unseen.
+    fn whole(&self) -> Result<(), Reply> {
+        match self.broken {
+            true => Err(replies::MILTER_FAILED),
+            false => Ok(()),
+        }
     }
 
     fn turn(&mut self, said: Said) -> Result<Turn, Reply> {
@@ -130,6 +150,7 @@ impl Filters {
         id: &str,
         content: Content,
     ) -> Result<Checked, Reply> {
+        self.whole()?;
         let mut checked = Checked::new(content);
         checked.discarded = self.discarded;
         for mut milter in std::mem::take(&mut self.milters) {

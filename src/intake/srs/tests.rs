@@ -7,14 +7,14 @@ fn address(text: &str) -> Address {
 }
 
 fn back(keys: &Keys, text: &str, day: u64) -> Option<Address> {
-    keys.reverse(&Address::parse(text.as_bytes()).ok()?, day, 21)
+    keys.reverse(&Address::parse(text.as_bytes()).ok()?, day, 21, &|_| None)
 }
 
 #[test]
 fn a_bounce_comes_home() {
     let keys = Keys::new(["a key of sixteen bytes or more"]);
     let sender = address("Bounce-AbC=x@src.example");
-    let rewritten = keys.rewrite(&sender, "ours.example", 20_000);
+    let rewritten = keys.rewrite(&sender, "ours.example", 20_000).address;
     assert!(
         rewritten.starts_with("SRS0=")
             && rewritten.ends_with("=src.example=Bounce-AbC=x@ours.example"),
@@ -39,7 +39,9 @@ fn a_bounce_comes_home() {
 #[test]
 fn c166_nothing_else_is_taken() {
     let keys = Keys::new(["a key of sixteen bytes or more"]);
-    let good = keys.rewrite(&address("a@src.example"), "ours.example", 20_000);
+    let good = keys
+        .rewrite(&address("a@src.example"), "ours.example", 20_000)
+        .address;
     let other = if good.get(5..6) == Some("a") {
         "b"
     } else {
@@ -72,10 +74,10 @@ fn keys_rotate() {
     let new = Keys::new(["the new key, long enough", "the old key, long enough"]);
     let gone = Keys::new(["the new key, long enough"]);
     let sender = address("a@src.example");
-    let rewritten = old.rewrite(&sender, "ours.example", 5);
+    let rewritten = old.rewrite(&sender, "ours.example", 5).address;
     assert_eq!(back(&new, &rewritten, 5), Some(sender.clone()));
     assert_eq!(back(&gone, &rewritten, 5), None);
-    let rewritten = new.rewrite(&sender, "ours.example", 5);
+    let rewritten = new.rewrite(&sender, "ours.example", 5).address;
     assert_eq!(back(&gone, &rewritten, 5), Some(sender));
 }
 
@@ -87,13 +89,13 @@ fn two_forwarders_and_more() {
         Keys::new(["the key of the third one"]),
     );
     let sender = address("a@src.example");
-    let one = first.rewrite(&sender, "one.example", 5);
-    let two = second.rewrite(&address(&one), "two.example", 5);
+    let one = first.rewrite(&sender, "one.example", 5).address;
+    let two = second.rewrite(&address(&one), "two.example", 5).address;
     assert!(
         two.starts_with("SRS1=") && two.contains("=one.example=="),
         "{two}"
     );
-    let three = third.rewrite(&address(&two), "three.example", 5);
+    let three = third.rewrite(&address(&two), "three.example", 5).address;
     assert!(
         three.contains("=one.example==") && !three.contains("two.example"),
         "{three}"
@@ -106,18 +108,54 @@ fn two_forwarders_and_more() {
 }
 
 #[test]
-fn what_does_not_fit_is_left_alone() {
+fn r16_no_local_part_is_longer_than_64_octets_and_each_leads_back() {
     let keys = Keys::new(["a key of sixteen bytes or more"]);
-    let verp = address(&format!("{}@src.example", "a".repeat(60)));
-    let rewritten = keys.rewrite(&verp, "ours.example", 5);
-    assert!(rewritten.starts_with("SRS0="), "{rewritten}");
-    assert_eq!(back(&keys, &rewritten, 5), Some(verp));
-    let long = address(&format!(
-        "{}@{}.example",
-        "a".repeat(60),
-        "b.".repeat(80) + "c"
-    ));
-    assert_eq!(keys.rewrite(&long, "ours.example", 5), long.as_str());
+    let long = format!("{}@{}.example", "a".repeat(60), "b.".repeat(80) + "c");
+    for sender in [
+        format!("{}@src.example", "a".repeat(58)),
+        long,
+        format!("SRS0=abcd=ef={}.example=x@fwd.example", "c".repeat(50)),
+        "\"john doe\"@src.example".to_owned(),
+        "j\u{fc}rgen@src.example".to_owned(),
+    ] {
+        let sender = Address::parse_in(sender.as_bytes(), Charset::Utf8).expect("address");
+        let rewritten = keys.rewrite(&sender, "ours.example", 5);
+        let key = rewritten.short.clone().expect("a short form");
+        let address = address(&rewritten.address.to_lowercase());
+        assert!(
+            address.local().len() <= 64 && is_srs(address.local()),
+            "{address}"
+        );
+        let known = |asked: &str| (asked == key).then(|| sender.to_string());
+        assert_eq!(keys.reverse(&address, 26, 21, &known), Some(sender.clone()));
+        assert_eq!(keys.reverse(&address, 27, 21, &known), None, "too old");
+        assert_eq!(keys.reverse(&address, 5, 21, &|_| None), None, "forgotten");
+        assert_eq!(keys.rewrite(&sender, "ours.example", 5), rewritten);
+    }
+    let fits = keys.rewrite(&address("a@src.example"), "ours.example", 5);
+    assert_eq!(fits.short, None);
+}
+
+#[test]
+fn r17_only_what_has_the_form_of_srs_is_srs() {
+    for local in [
+        "SRS0=aaaaaaaa=bc=src.example=a",
+        "srs0+hash=bc=d=e=f",
+        "SRS1=aaaa=one.example==h=t=d=l",
+    ] {
+        assert!(is_srs(local), "{local}");
+    }
+    for local in [
+        "srs0-info",
+        "SRS0=x",
+        "srs1-a=b",
+        "srs0",
+        "srs0=a=b",
+        "srs1=a=b=c",
+        "SRS0=a=long=c",
+    ] {
+        assert!(!is_srs(local), "{local}");
+    }
 }
 
 #[test]
@@ -129,7 +167,7 @@ fn the_key_file_is_made_and_guarded() {
     assert_eq!(mode, 0o600);
     let two = Keys::load(dir.path()).expect("keys");
     let sender = address("a@src.example");
-    let rewritten = one.rewrite(&sender, "ours.example", 5);
+    let rewritten = one.rewrite(&sender, "ours.example", 5).address;
     assert_eq!(back(&two, &rewritten, 5), Some(sender));
     fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).expect("mode");
     assert!(matches!(

@@ -1,5 +1,7 @@
 //! DKIM signatures of a message (RFC 6376, 8301, 8463).
 
+use std::time::Duration;
+
 use super::key::{self, NoKey};
 use super::lookup::Lookup;
 use super::signature::{Fault, Signature};
@@ -101,41 +103,44 @@ fn read_one<'a>(field: &Field<'a>) -> Result<(Signature<'a>, Option<String>), (F
     Ok((signature, identity))
 }
 
-/// Verifies the signatures; `hash` gives the hash of the body in a form.
+/// Verifies the signatures, all at once and each within `time`; `hash` gives the hash of the body in
+/// a form.
 pub async fn verify(
     lookup: &Lookup,
     pending: Vec<Pending<'_>>,
     fields: &[Field<'_>],
     hash: impl Fn(Form) -> Vec<u8>,
     now: u64,
+    time: Duration,
 ) -> Vec<Verdict> {
-    let mut verdicts = Vec::new();
-    for Pending(signature) in pending {
+    let hash = &hash;
+    let each = pending.into_iter().map(|Pending(signature)| async move {
         let (signature, identity) = match signature {
             Ok(signature) => signature,
             Err((reason, domain)) => {
-                verdicts.push(Verdict {
+                return Verdict {
                     result: DkimResult::PermError,
                     reason,
                     domain,
                     selector: String::new(),
                     algorithm: "",
                     mark: String::new(),
-                });
-                continue;
+                };
             }
         };
-        let (result, reason) = judge(lookup, &signature, identity, fields, &hash, now).await;
-        verdicts.push(Verdict {
+        let judged = judge(lookup, &signature, identity, fields, hash, now);
+        let slow = (DkimResult::TempError, "the DNS was too slow");
+        let (result, reason) = tokio::time::timeout(time, judged).await.unwrap_or(slow);
+        Verdict {
             result,
             reason,
             mark: mark(&signature.bytes),
             algorithm: signature.kind.algorithm(),
             domain: signature.domain,
             selector: signature.selector,
-        });
-    }
-    verdicts
+        }
+    });
+    futures_util::future::join_all(each).await
 }
 
 async fn judge(

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use super::lookup::{Answer, Lookup};
-use crate::identity::address::is_domain;
+use crate::smtp::address::valid_domain;
 
 /// Names of one address that are looked at.
 const MOST_NAMES: usize = 5;
@@ -41,8 +41,10 @@ pub async fn check(lookup: &Lookup, client: IpAddr) -> Iprev {
         Answer::Trouble => return Iprev::TempError,
     };
     let mut trouble = false;
-    // What is no host name goes into no header of ours.
-    for name in names.into_iter().filter(|n| is_domain(n)).take(MOST_NAMES) {
+    // What is no host name goes into no header of ours. Underscores are in many that are in use, and
+    // the check is about addresses (RFC 8601 section 2.7.3).
+    let is_name = |name: &String| name.contains('.') && is_host(name);
+    for name in names.into_iter().filter(is_name).take(MOST_NAMES) {
         match lookup.addresses(&name, client).await.records() {
             Ok(addresses) if addresses.contains(&client) => return Iprev::Pass(name),
             Ok(_) => {}
@@ -52,5 +54,26 @@ pub async fn check(lookup: &Lookup, client: IpAddr) -> Iprev {
     match trouble {
         true => Iprev::TempError,
         false => Iprev::Fail,
+    }
+}
+
+/// Letters, digits, hyphens and underscores in labels.
+fn is_host(name: &str) -> bool {
+    // An underscore may also begin or end a label here.
+    valid_domain(name.replace('_', "x").as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn o11_a_name_with_an_underscore_is_a_name() {
+        for name in ["host_1.example.org", "_a.example.org", "a_.example.org"] {
+            assert!(is_host(name), "{name}");
+        }
+        for name in ["a b.example.org", "a;b.example.org", "", "a..b"] {
+            assert!(!is_host(name), "{name}");
+        }
     }
 }

@@ -25,6 +25,7 @@ use super::reputation::Listing;
 use crate::message::canonical::{BodyHash, Form};
 use crate::message::headers::Field;
 use crate::message::{Body, author};
+use crate::smtp::address::Address;
 use lookup::Lookup;
 
 /// Bytes of a spooled body that are hashed at a time.
@@ -126,10 +127,8 @@ pub async fn verify(resolver: &TokioResolver, question: &Question<'_>) -> io::Re
         let (spf, iprev, dkim, arc) = tokio::join!(
             within(question.time, spf::check(&lookup, sender)),
             within(question.time, iprev::check(&lookup, client)),
-            within(
-                question.time,
-                dkim::verify(&lookup, signatures, fields, hash, now)
-            ),
+            // Each signature has the time for itself: one whose DNS is dead takes nothing from others.
+            dkim::verify(&lookup, signatures, fields, hash, now, question.time),
             within(
                 question.time,
                 arc::verify(&lookup, chain, fields, hash, now)
@@ -139,14 +138,6 @@ pub async fn verify(resolver: &TokioResolver, question: &Question<'_>) -> io::Re
             result: spf::SpfResult::TempError,
             explanation: None,
         });
-        let slow = || dkim::Verdict {
-            result: dkim::DkimResult::TempError,
-            reason: "the DNS was too slow",
-            domain: String::new(),
-            selector: String::new(),
-            algorithm: "",
-            mark: String::new(),
-        };
         Verdicts {
             client,
             iprev: iprev.unwrap_or(iprev::Iprev::TempError),
@@ -155,7 +146,7 @@ pub async fn verify(resolver: &TokioResolver, question: &Question<'_>) -> io::Re
             hello: question.hello.to_owned(),
             spf_domain: sender.domain().to_ascii_lowercase(),
             allowed: None,
-            dkim: dkim.unwrap_or_else(|| vec![slow()]),
+            dkim,
             arc: arc.unwrap_or(arc::Verdict {
                 result: arc::ArcResult::TempError,
                 reason: "the DNS was too slow",
@@ -194,19 +185,57 @@ async fn within<T>(time: Duration, work: impl Future<Output = T>) -> Option<T> {
     tokio::time::timeout(time, work).await.ok()
 }
 
-/// The author domains of a message, without repeats; empty where none can be read.
-pub fn author_domains(fields: &[Field<'_>]) -> Vec<String> {
-    let mut domains: Vec<String> = Vec::new();
+/// The authors of a message, in order. An error if one of them can not be read.
+pub fn authors(fields: &[Field<'_>]) -> Result<Vec<Address>, author::Unreadable> {
+    let mut authors = Vec::new();
     for field in fields.iter().filter(|field| field.is("From")) {
-        for address in author::addresses(field.value) {
-            if let Some((_, domain)) = address.rsplit_once('@')
-                && !domains.iter().any(|known| known == domain)
-            {
-                domains.push(domain.to_owned());
-            }
+        authors.append(&mut author::addresses(field.value)?);
+    }
+    Ok(authors)
+}
+
+/// What is known of a domain's hand in a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Proof {
+    /// SPF or a signature of it, or of one below it, passes.
+    Given,
+    /// None does.
+    Missing,
+    /// None does, and the DNS did not answer about one.
+    Unknown,
+}
+
+impl Verdicts {
+    /// Whether `domain` stands behind the message, whatever it publishes.
+    pub fn proof(&self, domain: &str) -> Proof {
+        let is_of = |name: &str| {
+            name.strip_suffix(domain)
+                .is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+        };
+        let spf = match self.spf.result {
+            spf::SpfResult::Pass => Some(Proof::Given),
+            spf::SpfResult::TempError => Some(Proof::Unknown),
+            _ => None,
+        };
+        let spf = spf.filter(|_| is_of(&self.spf_domain));
+        let signed = self
+            .dkim
+            .iter()
+            .filter(|signature| is_of(&signature.domain));
+        let signed = signed.filter_map(|signature| match signature.result {
+            dkim::DkimResult::Pass => Some(Proof::Given),
+            dkim::DkimResult::TempError => Some(Proof::Unknown),
+            _ => None,
+        });
+        let all: Vec<Proof> = spf.into_iter().chain(signed).collect();
+        if all.contains(&Proof::Given) {
+            return Proof::Given;
+        }
+        match all.is_empty() {
+            true => Proof::Missing,
+            false => Proof::Unknown,
         }
     }
-    domains
 }
 
 async fn judge_authors(
@@ -214,7 +243,12 @@ async fn judge_authors(
     fields: &[Field<'_>],
     verdicts: &Verdicts,
 ) -> dmarc::Verdict {
-    let domains = author_domains(fields);
+    let mut domains: Vec<String> = Vec::new();
+    for author in authors(fields).unwrap_or_default() {
+        if !domains.iter().any(|known| known == author.domain()) {
+            domains.push(author.domain().to_owned());
+        }
+    }
     if domains.is_empty() || domains.len() > MOST_AUTHORS {
         return dmarc::Verdict::new(dmarc::DmarcResult::PermError, "");
     }
