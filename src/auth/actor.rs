@@ -18,7 +18,7 @@ use super::guessers::Guessers;
 use super::quota::{Allowance, Quota};
 use super::{AuthFiles, dovecot, last_use, password};
 use crate::config::Config;
-use crate::identity::{Identity, User, edit};
+use crate::identity::{self, Identity, User, edit};
 use crate::smtp::sasl::Credentials;
 use crate::smtp::scram::Verifier;
 
@@ -408,8 +408,8 @@ impl Handler<Spend> for Authenticator {
         let user = self.identity.user(&spend.user);
         let allowance = Allowance::of(&self.config.limits, user.map(|user| user.quota));
         let now = crate::time::now();
-        self.quota
-            .spend(&spend.user, spend.recipients, allowance, now)
+        let name = identity::canonical(&spend.user);
+        self.quota.spend(&name, spend.recipients, allowance, now)
     }
 }
 

@@ -3,10 +3,22 @@
 use std::fmt::Arguments;
 use std::io::{self, Write as _};
 
-/// Prints a line; ends the process if nobody reads it any more.
+/// What was to be written could not be (EX_IOERR).
+const UNWRITTEN: i32 = 74;
+
+/// Prints a line; ends the process if nobody reads it any more, and with a word about it if it can
+/// not be written, as on a full disk.
 pub(super) fn line(text: Arguments<'_>) {
-    if writeln!(io::stdout(), "{text}").is_err() {
-        std::process::exit(0);
+    match writeln!(io::stdout(), "{text}") {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => std::process::exit(0),
+        Err(error) => {
+            let _ = writeln!(
+                io::stderr(),
+                "chapar: the output can not be written ({error}); nothing of it is complete"
+            );
+            std::process::exit(UNWRITTEN);
+        }
     }
 }
 

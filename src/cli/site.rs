@@ -182,6 +182,7 @@ impl Site {
         user: Option<&str>,
     ) -> anyhow::Result<Mode> {
         address::check_domain(domain).map_err(Wrong)?;
+        check_new(domain).map_err(Wrong)?;
         let Leads { forward, mailbox } = leads;
         if let Some(mailbox) = mailbox {
             check_mailbox(mailbox).map_err(Wrong)?;
@@ -354,5 +355,21 @@ fn exists(path: &Path) -> anyhow::Result<bool> {
         Ok(_) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(error) => Err(error).with_context(|| format!("{} can not be seen", path.display())),
+    }
+}
+/// Why nobody could write to a domain that is to be ours: an address of a machine, or a name without
+/// a dot, which no resolver outside knows.
+fn check_new(domain: &str) -> Result<(), String> {
+    let name = domain.strip_prefix("*.").unwrap_or(domain);
+    let last = name.rsplit_once('.').map(|(_, last)| last);
+    match last {
+        None => Err(format!(
+            "'{domain}' has no dot, so nobody outside could write to it; write the full name, \
+             such as {domain}.example.org"
+        )),
+        Some(last) if last.bytes().all(|byte| byte.is_ascii_digit()) => Err(format!(
+            "'{domain}' is an IP address; write the name of the domain, such as example.org"
+        )),
+        Some(_) => Ok(()),
     }
 }

@@ -468,8 +468,9 @@ fn what_a_rule_makes_of_a_verdict() {
         retry_after: secs.map(Duration::from_secs),
         counts: true,
     };
-    // Our misconfiguration burns no mail of ours; what others sent without authentication fails.
-    assert_eq!(outcome(550, "5.7.26", "x", true), later(Some(3600)));
+    // R21: what is refused for good fails, whoever sent it; what is put off waits for us.
+    assert_eq!(outcome(550, "5.7.26", "x", true), Outcome::Failed);
+    assert_eq!(outcome(421, "4.7.26", "x", true), later(Some(3600)));
     assert_eq!(outcome(550, "5.7.26", "x", false), Outcome::Failed);
     assert_eq!(outcome(550, "5.7.25", "PTR", false), later(None));
     assert_eq!(outcome(550, "5.7.28", "x", true), later(None));

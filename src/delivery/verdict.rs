@@ -115,7 +115,8 @@ fn judge_reply(stage: Stage, reply: &Reply) -> Outcome {
     }
 }
 
-/// A verdict as a rule of the provider changes it. A fault at our end fails no mail of `ours`.
+/// A verdict as a rule of the provider changes it. Mail that is not `ours` waits for nothing that its
+/// author's domain did wrong.
 pub fn follow(judged: Verdict, rule: &Rule, ours: bool) -> Verdict {
     let named = match judged.outcome {
         Outcome::Deferred { retry_after, .. } => retry_after,
@@ -123,7 +124,11 @@ pub fn follow(judged: Verdict, rule: &Rule, ours: bool) -> Verdict {
     };
     let outcome = match rule.action {
         Action::Permanent => Outcome::Failed,
-        Action::Alarm if !ours && !rule.pause => judged.outcome,
+        // Providers say never to repeat what they refused for good: its sender hears of it at once,
+        // and the operator by the alarm. Only a destination that pauses as a whole keeps its mail.
+        Action::Alarm if !rule.pause && (!ours || judged.outcome == Outcome::Failed) => {
+            judged.outcome
+        }
         _ => Outcome::Deferred {
             retry_after: rule.wait.or(named),
             counts: true,
@@ -142,11 +147,50 @@ fn judge_loss(stage: Stage, loss: &Loss) -> Verdict {
     };
     // RFC 1047: after the final dot silence means neither yes nor no.
     let unknown = match stage {
-        Stage::FinalDot => "; whether it has taken the message is not known",
+        Stage::FinalDot => UNKNOWN,
         _ => "",
     };
     Verdict::deferred(451, enhanced, &format!("{loss} (at {stage}){unknown}"))
 }
+
+/// Beginnings of what [`Refusal`] says.
+const REFUSALS: [&str; 6] = [
+    "the message is longer than the ",
+    "the message has 8-bit content and the server has no 8BITMIME",
+    "the message has internationalised addresses or headers and the server has no SMTPUTF8",
+    "the sender requires TLS on every hop (REQUIRETLS) and the server does not promise that",
+    "the message is to be delivered within ",
+    "an address of the envelope holds a control character",
+];
+
+/// Whether a reply is in words of ours about a host, not its own: what [`judge`] makes of silence
+/// and [`judge_refusal`] of what the host offers.
+pub fn is_own_words(text: &str) -> bool {
+    let of_loss = |stage: &Stage| {
+        let front = text.strip_suffix(UNKNOWN).unwrap_or(text);
+        let front = front.strip_suffix(')');
+        front.is_some_and(|front| front.ends_with(&format!(" (at {stage}")))
+    };
+    REFUSALS.iter().any(|own| text.starts_with(own)) || STAGES.iter().any(of_loss)
+}
+
+/// Where a connection can be lost.
+const STAGES: [Stage; 11] = [
+    Stage::Connect,
+    Stage::Greeting,
+    Stage::Hello,
+    Stage::StartTls,
+    Stage::Auth,
+    Stage::Reset,
+    Stage::Mail,
+    Stage::Recipient,
+    Stage::Data,
+    Stage::Content,
+    Stage::FinalDot,
+];
+
+/// What is added to a silence after the final dot.
+const UNKNOWN: &str = "; whether it has taken the message is not known";
 
 /// Judges that a message can not go over a connection at all.
 pub fn judge_refusal(refusal: &Refusal) -> Verdict {
@@ -321,6 +365,41 @@ mod tests {
                 counts: true,
             };
             assert_eq!(judge(&answer).outcome, expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn o8_words_of_ours_are_told_from_those_of_a_server() {
+        for refusal in [
+            Refusal::TooLarge { limit: 1000 },
+            Refusal::EightBit,
+            Refusal::Utf8,
+            Refusal::RequireTls,
+            Refusal::TooLate {
+                left: 1,
+                minimum: 2,
+            },
+            Refusal::Address,
+        ] {
+            assert!(
+                is_own_words(&judge_refusal(&refusal).reply.text),
+                "{refusal}"
+            );
+        }
+        for stage in STAGES {
+            for loss in [Loss::Closed, Loss::TimedOut, Loss::OutOfStep] {
+                let said = Said::Nothing(loss);
+                let text = judge(&Answer { stage, said }).reply.text;
+                assert!(is_own_words(&text), "{text}");
+            }
+        }
+        for theirs in [
+            "message too large",
+            "no mailbox (at all)",
+            "busy (at DATA) today",
+            "",
+        ] {
+            assert!(!is_own_words(theirs), "{theirs}");
         }
     }
 }

@@ -286,7 +286,9 @@ impl Identity {
             .strip_prefix(own.as_str())
             .and_then(|tag| tag.chars().next())
             .is_some_and(|c| found.separators.contains(c));
-        if domain == own_domain && (local == own || tagged) {
+        // A tag that makes the name of somebody else is none.
+        let others = found.users.contains_key(&local) || found.aliases.contains_key(&local);
+        if domain == own_domain && (local == own || (tagged && !others)) {
             return true;
         }
         let given = entry.map(|entry| entry.send_as.as_slice());
@@ -297,6 +299,14 @@ impl Identity {
                 Some(any) => any == domain,
                 None => pattern.rsplit_once('@') == Some((&local, &domain)),
             })
+    }
+}
+
+/// A user's name as it is compared and counted, however it was spelled at the login.
+pub fn canonical(user: &str) -> String {
+    match address::key(user) {
+        Some((local, domain)) => format!("{local}@{domain}"),
+        None => user.to_owned(),
     }
 }
 

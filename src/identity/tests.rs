@@ -218,6 +218,43 @@ fn a_user_may_have_its_own_quota() {
 }
 
 #[test]
+fn s6_a_tag_that_is_somebody_elses_name_is_no_tag() {
+    let user = |name: &str| format!("\"{name}@example.org\" = {{ password = \"HASH\" }}\n");
+    let users = user("ann") + &user("ann+boss");
+    let dir = world(&[
+        ("example.org/domain.toml", FORWARD),
+        ("example.org/users.toml", &users),
+        ("example.org/aliases", "ann+team: ann@example.net\n"),
+    ]);
+    let identity = load(&dir);
+    for (address, may) in [
+        ("ann+list@example.org", true),
+        ("Ann+Boss@example.org", false),
+        ("ann+team@example.org", false),
+        ("ann@example.org", true),
+    ] {
+        assert_eq!(
+            identity.may_send_as("ann@example.org", address),
+            may,
+            "{address}"
+        );
+    }
+    assert!(identity.may_send_as("ann+boss@example.org", "ann+boss@example.org"));
+}
+
+#[test]
+fn s9_a_user_has_one_name_however_it_is_spelled() {
+    for spelled in [
+        "Ann@Example.ORG",
+        "\u{ff21}\u{ff4e}n@example.org",
+        "ann@example.org",
+    ] {
+        assert_eq!(canonical(spelled), "ann@example.org");
+    }
+    assert_eq!(canonical("nobody"), "nobody");
+}
+
+#[test]
 fn who_may_send_as_whom() {
     let dir = world(&[
         ("example.org/domain.toml", FORWARD),

@@ -7,6 +7,7 @@ use queue_schema::{Envelope, Origin, QueueId};
 use super::convert::{self, NotConverted};
 use super::receive::{self, Message, Receiver};
 use super::session::{Session, Shared};
+use crate::config::MissingFrom;
 use crate::intake::hooks::Filters;
 use crate::intake::outside::Arrival;
 use crate::intake::{self, Client};
@@ -16,6 +17,7 @@ use crate::message::trace::{self, Trace};
 use crate::message::{Body, Content};
 use crate::queue::{Accept, AcceptError, Held};
 use crate::signing::{Seal, Sign};
+use crate::smtp::address::Address;
 use crate::smtp::replies::{self, Reply};
 
 /// A message that may go on.
@@ -23,7 +25,9 @@ struct Judged {
     envelope: Envelope,
     origin: Origin,
     content: Content,
-    /// Signature or seal: what is to be put on top.
+    /// What is to be put above our trace.
+    above: String,
+    /// Signature or seal: what is to be put below it.
     top: Bytes,
     held: Vec<Held>,
 }
@@ -75,11 +79,14 @@ impl Session {
             envelope,
             origin,
             mut content,
+            above,
             top,
             held,
         } = judged?;
         let trace = self.trace(id, at, envelope.smtputf8, name.as_deref());
-        content.head = [trace.as_bytes(), &top, &content.head].concat().into();
+        content.head = [above.as_bytes(), trace.as_bytes(), &top, &content.head]
+            .concat()
+            .into();
         Ok(Accept {
             id,
             arrived: at,
@@ -113,6 +120,8 @@ impl Session {
         let place = place(&message);
         let Content { head, body } = message.content;
         let transaction = self.server.transaction().ok_or(replies::MAIL_FIRST)?;
+        let from = transaction.mail.from.as_ref();
+        let reverse_path = from.map(Address::as_str).unwrap_or_default();
         let header = intake::header(
             &self.shared.identity,
             self.client(),
@@ -121,6 +130,10 @@ impl Session {
                 limits: &config.limits,
                 hostname: &config.hostname,
                 recipients: &transaction.recipients,
+                author: match config.smtp.missing_from {
+                    MissingFrom::Add => Some(reverse_path),
+                    MissingFrom::Reject => None,
+                },
                 id: message.id,
                 at,
             },
@@ -197,6 +210,7 @@ impl Session {
             envelope,
             origin,
             content,
+            above: String::new(),
             top: signature,
             held: checked.held,
         })
@@ -255,6 +269,7 @@ impl Session {
             envelope: passed.envelope,
             origin,
             content,
+            above: passed.above,
             top: seal,
             held: passed.held,
         })

@@ -25,7 +25,7 @@ use super::receive::{self, Broken, Receiver};
 use super::{Listener, proxied};
 use crate::auth::{AuthError, Authenticate, Authenticator, FindVerifier, Proved};
 use crate::config::{Config, Listen, Service, TlsMode};
-use crate::identity::Identity;
+use crate::identity::{self, Identity};
 use crate::intake;
 use crate::intake::hooks::Filters;
 use crate::intake::outside::Outside;
@@ -194,6 +194,7 @@ impl Start {
             submission: self.listen.service == Service::Submission,
             starttls: self.listen.tls == TlsMode::Starttls && self.tls.is_some(),
             trusted,
+            strict_hello: config.smtp.strict_hello,
             xclient: intake::is_trusted(&config.xclient_networks, self.peer.ip()),
             extensions: Extensions::without(disabled),
             limits: Bounds {
@@ -266,6 +267,8 @@ impl Session {
                     };
                     let outcome = self.shared.auth.send(request).await;
                     let outcome = outcome.unwrap_or(Err(AuthError::Busy)).map_err(refusal);
+                    // One name from here on: quotas, logs and limits go by it.
+                    let outcome = outcome.map(|user| identity::canonical(&user));
                     self.server.authenticated(outcome, &mut self.out);
                 }
                 Step::Verifier(user) => {
@@ -282,6 +285,8 @@ impl Session {
                     };
                     let outcome = self.shared.auth.send(request).await;
                     let outcome = outcome.unwrap_or(Err(AuthError::Busy)).map_err(refusal);
+                    // One name from here on: quotas, logs and limits go by it.
+                    let outcome = outcome.map(|user| identity::canonical(&user));
                     self.server.authenticated(outcome, &mut self.out);
                 }
                 Step::StartTls => {

@@ -65,11 +65,17 @@ impl Session {
             config, identity, ..
         } = &*self.shared;
         let now = crate::time::now();
-        let bounce = self.shared.outside.bounce(config, identity, &rcpt.to, now);
+        let from = self.server.transaction();
+        let from = from.and_then(|open| open.mail.from.as_ref());
+        let outside = &self.shared.outside;
+        let bounce = outside.bounce(config, identity, from, &rcpt.to, now);
         let returns = matches!(bounce, Some(Ok(_)));
         let mut targets = match self.mailbox_of_dovecot(&rcpt.to).await {
             Ok(Some(mailbox)) => Ok(vec![mailbox]),
-            Ok(None) => intake::recipient(identity, self.client(), &rcpt.to, bounce),
+            Ok(None) => match intake::postmaster(identity, &config.hostname, &rcpt.to) {
+                Some(postmaster) => postmaster,
+                None => intake::recipient(identity, self.client(), &rcpt.to, bounce),
+            },
             Err(reply) => Err(reply),
         };
         if targets.is_ok()

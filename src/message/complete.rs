@@ -10,11 +10,21 @@ use super::headers::Field;
 /// (RFC 5322 section 3.6.3, RFC 5321 section 4.4).
 const DROPPED: [&str; 3] = ["Bcc", "Resent-Bcc", "Return-Path"];
 
-/// The header block of `fields` without [`DROPPED`], with Date and Message-ID if they were
-/// missing, and with the Sender that is given. The fields that stay keep their bytes and order.
+/// What a message of a user lacks.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Missing<'a> {
+    /// The author, for a message without From (RFC 6409 section 8.1).
+    pub from: Option<&'a str>,
+    /// The sender, for a message of several authors.
+    pub sender: Option<&'a str>,
+}
+
+/// The header block of `fields` without [`DROPPED`], with Date and Message-ID if they were missing,
+/// and with the From and Sender that are given. The fields that stay keep their bytes and order, but
+/// for blanks before a colon, for which signatures have two readings.
 pub fn complete(
     fields: &[Field<'_>],
-    sender: Option<&str>,
+    add: Missing<'_>,
     id: QueueId,
     hostname: &str,
     now: Millis,
@@ -23,13 +33,23 @@ pub fn complete(
         Vec::with_capacity(fields.iter().map(|field| field.whole.len()).sum::<usize>() + 128);
     for field in fields {
         if !DROPPED.iter().any(|name| field.is(name)) {
-            head.extend_from_slice(field.whole);
+            match field.whole.get(field.name.len()) {
+                Some(b' ' | b'\t') => {
+                    head.extend_from_slice(field.name);
+                    head.push(b':');
+                    head.extend_from_slice(field.value);
+                }
+                _ => head.extend_from_slice(field.whole),
+            }
         }
     }
     if !head.is_empty() && !head.ends_with(b"\r\n") {
         head.extend_from_slice(b"\r\n");
     }
-    if let Some(sender) = sender {
+    if let Some(from) = add.from {
+        head.extend_from_slice(format!("From: {from}\r\n").as_bytes());
+    }
+    if let Some(sender) = add.sender {
         head.extend_from_slice(format!("Sender: {sender}\r\n").as_bytes());
     }
     let missing = |name: &str| !fields.iter().any(|field| field.is(name));
@@ -54,7 +74,10 @@ mod tests {
         let fields = fields(head.as_bytes()).expect("fields");
         let head = complete(
             &fields,
-            None,
+            Missing {
+                from: None,
+                sender: None,
+            },
             QueueId(1),
             "mx.example.org",
             1_764_000_000_000,
@@ -70,6 +93,15 @@ mod tests {
             ),
             "From: a@b.example\r\nSubject: s\r\nDate: Mon, 24 Nov 2025 16:00:00 +0000\r\n\
              Message-ID: <0000000000001@mx.example.org>\r\n\r\n"
+        );
+    }
+
+    #[test]
+    fn r12_blanks_before_a_colon_go_from_what_is_signed() {
+        let done = completed("From: a@b.example\r\nSubject \t: s\r\n\r\n");
+        assert!(
+            done.starts_with("From: a@b.example\r\nSubject: s\r\nDate: "),
+            "{done}"
         );
     }
 

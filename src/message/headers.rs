@@ -8,7 +8,7 @@ use std::ops::Range;
 /// One header field.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Field<'a> {
-    /// The name without the colon.
+    /// The name without the colon, and without blanks before it.
     pub name: &'a [u8],
     /// Everything after the colon, with folds and the last CR LF.
     pub value: &'a [u8],
@@ -21,6 +21,34 @@ impl Field<'_> {
     pub fn is(&self, name: &str) -> bool {
         self.name.eq_ignore_ascii_case(name.as_bytes())
     }
+}
+
+/// Fields that decide who wrote a message, who vouches for it, where it goes and how it is read.
+const JUDGED: [&str; 16] = [
+    "From",
+    "Sender",
+    "Resent-From",
+    "Resent-Sender",
+    "Bcc",
+    "Received",
+    "Delivered-To",
+    "DKIM-Signature",
+    "Authentication-Results",
+    "ARC-Seal",
+    "ARC-Message-Signature",
+    "ARC-Authentication-Results",
+    "MIME-Version",
+    "Content-Type",
+    "Content-Transfer-Encoding",
+    "TLS-Required",
+];
+
+/// Blanks at the end of a name.
+fn trim_blanks(mut name: &[u8]) -> &[u8] {
+    while let [front @ .., b' ' | b'\t'] = name {
+        name = front;
+    }
+    name
 }
 
 /// A line that is neither a field nor a continuation of one.
@@ -36,10 +64,15 @@ pub fn fields(head: &[u8]) -> Result<Vec<Field<'_>>, MalformedHeader> {
         let end = field_end(rest);
         let (whole, tail) = rest.split_at(end);
         let colon = memchr::memchr(b':', whole).ok_or(MalformedHeader)?;
-        let (name, value) = whole.split_at(colon);
-        // RFC 5322 section 4.5 lets white space stand before the colon in obsolete syntax; names
-        // of two readings ("From : ") are how a signature and a reader are made to disagree.
+        let (written, value) = whole.split_at(colon);
+        let name = trim_blanks(written);
         if name.is_empty() || !name.iter().all(|byte| matches!(byte, 33..=126)) {
+            return Err(MalformedHeader);
+        }
+        // RFC 5322 section 4.5 lets white space stand before the colon. In what is judged, names of
+        // two readings ("From : ") are how a signature and a reader are made to disagree.
+        let is_judged = |judged: &&str| name.eq_ignore_ascii_case(judged.as_bytes());
+        if name.len() != written.len() && JUDGED.iter().any(is_judged) {
             return Err(MalformedHeader);
         }
         fields.push(Field {
@@ -97,6 +130,24 @@ mod tests {
             fields.iter().map(|f| f.whole.len()).sum::<usize>() + 2,
             head.len()
         );
+    }
+
+    #[test]
+    fn r12_blanks_before_the_colon_pass_where_nothing_is_judged() {
+        let fields = fields(b"Subject : x\r\nX-Y \t:z\r\n\r\n").expect("fields");
+        let read: Vec<_> = fields.iter().map(|f| (f.name, f.value)).collect();
+        assert_eq!(
+            read,
+            [(&b"Subject"[..], &b" x\r\n"[..]), (b"X-Y", b"z\r\n")]
+        );
+        for judged in JUDGED {
+            let field = format!("{judged} : x\r\n");
+            assert_eq!(
+                super::fields(field.as_bytes()),
+                Err(MalformedHeader),
+                "{judged}"
+            );
+        }
     }
 
     #[test]

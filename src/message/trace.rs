@@ -52,7 +52,8 @@ pub fn received(trace: &Trace<'_>) -> String {
             let name = trace.client_name.unwrap_or("unknown");
             format!("from {} ({name} {})\r\n\t", trace.hello, literal(client))
         }
-        None => String::new(),
+        // RFC 5321 section 4.4 wants a FROM; where a user sat is nobody's business.
+        None => "from localhost\r\n\t".to_owned(),
     };
     let tls = trace
         .tls
@@ -128,7 +129,8 @@ mod tests {
         trace.tls = None;
         assert_eq!(
             received(&trace),
-            "Received: by mx.example.org with ESMTPA id 0000000000001;\r\n\
+            "Received: from localhost\r\n\
+             \tby mx.example.org with ESMTPA id 0000000000001;\r\n\
              \tMon, 24 Nov 2025 16:00:00 +0000\r\n"
         );
     }

@@ -13,7 +13,9 @@ use queue_schema::{
 };
 
 use super::outcome::clean;
+use crate::delivery::HERE;
 use crate::delivery::routes::Via;
+use crate::delivery::verdict::is_own_words;
 use crate::message::{Body, Content};
 
 /// Bytes of the original that are returned at most.
@@ -102,10 +104,7 @@ pub fn domain(message: &Message, hostname: &str) -> String {
 pub fn build(notice: &Notice<'_>) -> Built {
     let domain = domain(notice.message, notice.hostname);
     let recipients = notice.recipients();
-    let wide = !notice.to.is_ascii()
-        || recipients
-            .iter()
-            .any(|(recipient, _)| !shown(notice.message, recipient).is_ascii());
+    let wide = notice.is_wide();
     let event = notice.event();
 
     let (returned, kind) = returned(notice);
@@ -115,6 +114,9 @@ pub fn build(notice: &Notice<'_>) -> Built {
     }
     let subject = match event {
         Event::Late => "Your message is late",
+        Event::Done if recipients.iter().all(|(_, state)| is_here(state)) => {
+            "Your message was delivered"
+        }
         Event::Done => "Your message was passed on",
         Event::Failed if notice.is_own_failure() => "A notice could not be delivered",
         Event::Failed => "Your message was not delivered",
@@ -195,7 +197,8 @@ pub fn build(notice: &Notice<'_>) -> Built {
         } else {
             BodyKind::SevenBit
         },
-        smtputf8: wide,
+        // What the parts hold is content, which can be encoded; the envelope and the header are not.
+        smtputf8: !notice.to.is_ascii(),
     }
 }
 
@@ -213,6 +216,13 @@ impl<'a> Notice<'a> {
         } else {
             Event::Failed
         }
+    }
+
+    /// Whether it names addresses beyond ASCII (RFC 6533).
+    fn is_wide(&self) -> bool {
+        let shown =
+            |(recipient, _): &(&'a Recipient, _)| !shown(self.message, recipient).is_ascii();
+        !self.to.is_ascii() || self.recipients().iter().any(shown)
     }
 
     /// A notice of ours could not be delivered, and the postmaster is told.
@@ -279,6 +289,10 @@ fn people(
              that fails.",
             date(notice.deadline)
         ),
+        Event::Done if recipients.iter().all(|(_, state)| is_here(state)) => format!(
+            "You asked to be told when your message of {arrived} arrives. It was delivered to the \
+             recipients below."
+        ),
         Event::Done => format!(
             "You asked to be told when your message of {arrived} arrives. It was handed on for \
              the recipients below. Their servers send no confirmations of their own, so this is \
@@ -309,11 +323,13 @@ fn people(
         );
         if let Some(reply) = &state.last_reply {
             let who = match host(reply) {
+                Some(host) if is_own_words(&reply.text) => format!("Reason, at {host}"),
                 Some(host) => format!("The server {host} said"),
                 None => "Reason".to_owned(),
             };
             let said = hidden(notice.message, recipient, &reply.to_string());
-            wrap(out, "    ", &format!("{who}: {}", ascii(&said)));
+            let said = printable(&said, notice.is_wide());
+            wrap(out, "    ", &format!("{who}: {said}"));
         }
         wrap(out, "    ", advice(state));
     }
@@ -390,12 +406,15 @@ fn machines(out: &mut String, notice: &Notice<'_>, recipients: &[(&Recipient, &R
         if let Some(reply) = &state.last_reply {
             let mut kind = "x-chapar";
             if let Some(host) = host(reply) {
-                kind = "smtp";
+                // RFC 3464 section 2.3.6: the type says whose words these are.
+                if !is_own_words(&reply.text) {
+                    kind = "smtp";
+                }
                 let _ = write!(out, "Remote-MTA: dns; {host}\r\n");
             }
             let mut text = String::new();
             let said = hidden(notice.message, recipient, &reply.to_string());
-            wrap(&mut text, " ", &ascii(&said));
+            wrap(&mut text, " ", &printable(&said, notice.is_wide()));
             let _ = write!(out, "Diagnostic-Code: {kind};{}", text);
         }
         if state.last_attempt != 0 {
@@ -465,8 +484,16 @@ fn returned(notice: &Notice<'_>) -> (Vec<u8>, &'static str) {
     (head, kind)
 }
 
-/// The host in a reply's `host[address]:port`.
+/// Whether a recipient was delivered on this machine.
+fn is_here(state: &RecipientState) -> bool {
+    state.last_reply.as_ref().and_then(host).is_none()
+}
+
+/// The host in a reply's `host[address]:port`; this machine is none that was asked.
 fn host(reply: &Reply) -> Option<String> {
+    if reply.remote == HERE {
+        return None;
+    }
     let host = reply.remote.split(['[', ':']).next().unwrap_or_default();
     (!host.is_empty()).then(|| ascii(&line(host)))
 }
@@ -501,6 +528,21 @@ fn date(at: Millis) -> String {
 /// Nothing that could end a line, and no line that is too long (RFC 5322 section 2.1.1).
 fn line(text: &str) -> String {
     clean(text, 900)
+}
+
+/// Words as they are where the notice may hold them, else with an escape for what is beyond ASCII
+/// (RFC 6533 section 3): no other address may appear in the place of one.
+fn printable(text: &str, wide: bool) -> String {
+    let mut out = String::new();
+    for c in text.chars() {
+        match wide || c.is_ascii() {
+            true => out.push(c),
+            false => {
+                let _ = write!(out, "\\x{{{:X}}}", u32::from(c));
+            }
+        }
+    }
+    out
 }
 
 fn ascii(text: &str) -> String {

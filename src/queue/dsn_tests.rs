@@ -195,6 +195,50 @@ fn a_success_is_relayed_or_delivered_and_returns_headers_only() {
 }
 
 #[test]
+fn o3_what_ends_on_this_machine_was_delivered_and_no_server_said_so() {
+    let (_, text) = built(&message(), &[delivered("local")], None);
+    assert!(
+        text.contains("\r\nSubject: Your message was delivered\r\n"),
+        "{text}"
+    );
+    assert!(text.contains("\r\nAction: delivered\r\nStatus: 2.0.0\r\n"));
+    assert!(text.contains("\r\nDiagnostic-Code: x-chapar; 250 2.0.0 ok\r\n"));
+    assert!(
+        !text.contains("Remote-MTA")
+            && !text.contains("handed on")
+            && !text.contains("server local")
+    );
+}
+
+#[test]
+fn o8_a_server_is_quoted_with_its_own_words_only() {
+    let mut report = refused();
+    if let Some(reply) = &mut report.state.last_reply {
+        reply.text = "the message is longer than the 1000 bytes the server takes".into();
+    }
+    let (_, text) = built(&message(), &[report], None);
+    assert!(
+        text.contains("\r\n    Reason, at mx.example.net: 550 5.1.1 the message is"),
+        "{text}"
+    );
+    assert!(text.contains("\r\nRemote-MTA: dns; mx.example.net\r\nDiagnostic-Code: x-chapar;"));
+}
+
+#[test]
+fn o10_what_is_beyond_ascii_is_escaped_or_kept_and_names_no_other_address() {
+    let mut report = refused();
+    if let Some(reply) = &mut report.state.last_reply {
+        reply.text = "no j\u{fc}rgen here".into();
+    }
+    let mut message = message();
+    let (_, text) = built(&message, std::slice::from_ref(&report), None);
+    assert!(text.contains("no j\\x{FC}rgen here"), "{text}");
+    message.envelope.recipients[0].address = "j\u{fc}rgen@example.net".into();
+    let (_, text) = built(&message, &[report], None);
+    assert!(text.contains("no j\u{fc}rgen here"), "{text}");
+}
+
+#[test]
 fn a_notice_that_failed_is_told_to_the_postmaster_in_words_of_its_own() {
     let mut message = message();
     message.envelope.reverse_path.clear();
@@ -293,7 +337,7 @@ fn addresses_beyond_ascii_make_a_global_notification() {
     message.envelope.ret = Some(Ret::Full);
     message.envelope.recipients[0].address = "bé@example.net".into();
     let (wide, text) = built(&message, &[refused()], Some(&original(b"x")));
-    assert!(wide.smtputf8);
+    assert!(!wide.smtputf8, "o4: the sender's own address needs nothing");
     assert!(text.contains("report-type=global-delivery-status"));
     assert!(text.contains("\r\nContent-Type: message/global-delivery-status\r\n"));
     assert!(text.contains("\r\nFinal-Recipient: utf-8; bé@example.net\r\n"));

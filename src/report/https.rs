@@ -15,6 +15,7 @@ use crate::config::Config;
 use crate::delivery::mx::is_public;
 use crate::dns::{Addresses, Resolver};
 use crate::tls::client::{opportunistic, server_name};
+use crate::tls::exchange::drive;
 
 /// How long it may take.
 const TIME: Duration = Duration::from_secs(60);
@@ -55,17 +56,14 @@ pub(super) async fn post(
             .header(CONTENT_TYPE, "application/tlsrpt+gzip")
             .body(Full::new(Bytes::copy_from_slice(zip)))
             .map_err(|error| error.to_string())?;
-        tokio::select! {
-            biased;
-            answer = sender.send_request(request) => {
-                let status = answer.map_err(http)?.status();
-                match status.is_success() {
-                    true => Ok(()),
-                    false => Err(format!("https://{host}{path} answers {status}")),
-                }
+        let answer = async {
+            let status = sender.send_request(request).await.map_err(http)?.status();
+            match status.is_success() {
+                true => Ok(()),
+                false => Err(format!("https://{host}{path} answers {status}")),
             }
-            ended = connection => Err(ended.map_or_else(http, |()| "the connection was closed".to_owned())),
-        }
+        };
+        drive(connection, answer).await
     };
     match tokio::time::timeout(TIME, work).await {
         Ok(done) => done,

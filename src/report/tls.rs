@@ -185,6 +185,16 @@ pub fn zipped(report: &Value) -> std::io::Result<Vec<u8>> {
     super::post::gzip(&serde_json::to_vec(report)?)
 }
 
+/// Seconds of a day.
+const DAY: i64 = 24 * 60 * 60;
+
+/// What its file is called (RFC 8460 section 5.1): begin and end are seconds since 1970.
+fn file_name(submitter: &str, domain: &str, date: &str) -> String {
+    let begin = format!("{date}T00:00:00Z").parse::<jiff::Timestamp>();
+    let begin = begin.map_or(0, |begin| begin.as_second());
+    format!("{submitter}!{domain}!{begin}!{}.json.gz", begin + DAY - 1)
+}
+
 /// The mail with a report (RFC 8460 section 5.3): its header and its body. `date` is the day it
 /// covers, `sent` the Date field.
 pub fn mail(
@@ -197,7 +207,7 @@ pub fn mail(
 ) -> (String, String) {
     let (submitter, contact, id) = (about.submitter, about.contact(), about.id(domain, date));
     let boundary = format!("=_tlsrpt_{date}");
-    let name = format!("{submitter}!{domain}!{date}.json.gz");
+    let name = file_name(submitter, domain, date);
     let head = format!(
         "From: {contact}\r\nTo: {to}\r\nDate: {sent}\r\nMessage-ID: <{id}>\r\n\
          Subject: Report Domain: {domain}\r\n Submitter: {submitter}\r\n Report-ID: <{id}>\r\n\
@@ -376,6 +386,14 @@ mod tests {
         assert_eq!(policies.len(), POLICIES);
         assert_eq!(policies[0].failures.len(), FAILURES);
         assert_eq!(policies[0].failed, FAILURES as u64 + 5);
+    }
+
+    #[test]
+    fn o9_the_file_says_when_it_begins_and_ends() {
+        assert_eq!(
+            file_name("example.org", "one.example", "2026-12-01"),
+            "example.org!one.example!1796083200!1796169599.json.gz"
+        );
     }
 
     #[test]

@@ -9,11 +9,6 @@ use std::fmt;
 use idna::AsciiDenyList;
 use idna::uts46::{DnsLength, Hyphens, Uts46};
 
-/// Longest local part in bytes (RFC 5321 section 4.5.3.1.1).
-pub const MAX_LOCAL: usize = 64;
-/// Longest local part that SRS made of another address; forwarders have to exceed the limit, and
-/// RFC 5321 section 4.5.3.1 asks receivers to bear it.
-pub const MAX_SRS_LOCAL: usize = 200;
 /// Longest domain in bytes: RFC 5321 section 4.5.3.1.2 says 255, but the DNS has no name of more
 /// than 253 (RFC 1035 section 3.1, less its length bytes).
 pub const MAX_DOMAIN: usize = 253;
@@ -47,7 +42,7 @@ pub enum AddressError {
     /// The domain breaks the grammar.
     #[error("the domain is malformed")]
     Domain,
-    /// Longer than [`MAX_LOCAL`], [`MAX_DOMAIN`] or [`MAX_ADDRESS`].
+    /// Longer than [`MAX_DOMAIN`] or [`MAX_ADDRESS`].
     #[error("the address is too long")]
     TooLong,
     /// Bytes over 127 without SMTPUTF8 (RFC 6531).
@@ -90,11 +85,9 @@ impl Address {
             [] => return Err(AddressError::NoDomain),
             _ => return Err(AddressError::Local),
         };
-        let srs = local
-            .get(..4)
-            .is_some_and(|p| p.eq_ignore_ascii_case("srs0") || p.eq_ignore_ascii_case("srs1"));
-        let longest = if srs { MAX_SRS_LOCAL } else { MAX_LOCAL };
-        if local.len() > longest || domain.len() > 4 * MAX_DOMAIN {
+        // RFC 5321 section 4.5.3.1: a limit of 64 octets for local parts is for those who make them;
+        // whoever gets one takes what it can handle, which is a path.
+        if local.len() > MAX_ADDRESS || domain.len() > 4 * MAX_DOMAIN {
             return Err(AddressError::TooLong);
         }
         if domain.is_empty() {
@@ -416,7 +409,7 @@ mod tests {
     #[test]
     fn malformed_addresses_are_refused_with_the_reason() {
         use AddressError::*;
-        let long_local = format!("{}@example.org", "a".repeat(65));
+        let long_local = format!("{}@example.org", "a".repeat(243));
         let long_domain = format!("a@{}example.org", "abcdefgh.".repeat(28));
         for (given, error) in [
             ("", Local),
@@ -441,6 +434,14 @@ mod tests {
             (long_domain.as_str(), TooLong),
         ] {
             assert_eq!(reads(given), Err(error), "{given:?}");
+        }
+    }
+
+    #[test]
+    fn r5_local_parts_are_taken_up_to_the_limit_of_a_path() {
+        for length in [65, 200, 242] {
+            let text = format!("{}@example.org", "a".repeat(length));
+            assert_eq!(reads(&text).as_deref(), Ok(text.as_str()));
         }
     }
 

@@ -43,6 +43,8 @@ pub struct Options {
     pub trusted: bool,
     /// Whether the client may say XCLIENT.
     pub xclient: bool,
+    /// Whether EHLO names that are no host names are refused.
+    pub strict_hello: bool,
     /// The extensions that are on.
     pub extensions: Extensions,
     /// The limits.
@@ -279,7 +281,10 @@ impl Server {
             Command::Hello { .. } | Command::Auth { .. } if !input.is_empty() => {
                 self.closed(replies::UNAUTHORISED_PIPELINING, out)
             }
-            Command::Hello { extended, name } => {
+            Command::Hello { sound: false, .. } if self.options.strict_hello => {
+                self.refused(replies::BAD_HELLO, out)
+            }
+            Command::Hello { extended, name, .. } => {
                 self.transaction = None;
                 self.hello = Some(Hello { name, extended });
                 self.write_hello(extended, out);

@@ -4,6 +4,7 @@ pub mod acme;
 pub mod certificate;
 pub mod client;
 pub mod dane;
+pub mod exchange;
 pub mod self_signed;
 pub mod server;
 pub mod sts;

@@ -18,9 +18,10 @@ pub fn page(
     host: &str,
     path: &str,
     query: &str,
+    posted: &str,
 ) -> Option<Page> {
     let path = path.to_ascii_lowercase();
-    let email = email(query);
+    let email = email(query).or_else(|| posted_email(posted));
     match path.as_str() {
         "/mail/config-v1.1.xml" | "/.well-known/autoconfig/mail/config-v1.1.xml" => {
             let domain = domain(identity, host, "autoconfig.", email.as_deref())?;
@@ -28,7 +29,7 @@ pub fn page(
         }
         "/autodiscover/autodiscover.xml" => {
             domain(identity, host, "autodiscover.", email.as_deref())?;
-            Some(xml(outlook(config)?))
+            Some(xml(outlook(config, email.as_deref())?))
         }
         "/apple.mobileconfig" => {
             let email = email?;
@@ -79,9 +80,20 @@ fn email(query: &str) -> Option<String> {
         let (name, value) = part.split_once('=')?;
         ["emailaddress", "email"].contains(&name).then_some(value)
     })?;
-    let value = unescaped(value);
+    checked(unescaped(value))
+}
+
+/// An address that may stand in an answer.
+fn checked(value: String) -> Option<String> {
     let plain = value.len() <= ADDRESS && !value.contains(['<', '>', '&', '"', '\'']);
     (plain && address::check(&value).is_ok()).then_some(value)
+}
+
+/// The address that Outlook posts ([MS-OXDSCLI] section 2.2.3.1.1.1), if it is one.
+fn posted_email(text: &str) -> Option<String> {
+    let (_, rest) = text.split_once("<EMailAddress>")?;
+    let (value, _) = rest.split_once('<')?;
+    checked(value.trim().to_owned())
 }
 
 /// Percent-encoding undone.
@@ -172,15 +184,18 @@ fn thunderbird(config: &Config, domain: &str) -> Option<String> {
     ))
 }
 
-/// [MS-OXDSCLI] section 2.2.4.1, without a LoginName: the client takes the address.
-fn outlook(config: &Config) -> Option<String> {
+/// [MS-OXDSCLI] section 2.2.4.1. Without a LoginName Outlook logs in with the local part.
+fn outlook(config: &Config, email: Option<&str>) -> Option<String> {
     let (port, implicit) = *submission(config).first()?;
+    let login = email.map_or(String::new(), |email| {
+        format!("        <LoginName>{email}</LoginName>\n")
+    });
     let mut protocols = String::new();
     let mut protocol = |kind: &str, host: &str, port: u16, implicit: bool| {
         let encryption = if implicit { "SSL" } else { "TLS" };
         protocols.push_str(&format!(
             "      <Protocol>\n        <Type>{kind}</Type>\n        <Server>{host}</Server>\n        \
-             <Port>{port}</Port>\n        <DomainRequired>off</DomainRequired>\n        \
+             <Port>{port}</Port>\n        <DomainRequired>off</DomainRequired>\n{login}        \
              <SPA>off</SPA>\n        <SSL>on</SSL>\n        <Encryption>{encryption}</Encryption>\n        \
              <AuthRequired>on</AuthRequired>\n      </Protocol>\n"
         ));
@@ -291,7 +306,8 @@ mod tests {
     fn thunderbird_finds_both_ports_and_the_imap_server() {
         let (_dir, identity) = identity();
         let config = config("[web]\nimap = \"imap.example.org\"\n");
-        let ask = |host: &str, path: &str, query: &str| page(&config, &identity, host, path, query);
+        let ask =
+            |host: &str, path: &str, query: &str| page(&config, &identity, host, path, query, "");
         for (host, path, query) in [
             ("autoconfig.example.org", "/mail/config-v1.1.xml", ""),
             (
@@ -332,21 +348,37 @@ mod tests {
     }
 
     #[test]
+    fn r8_outlook_is_told_to_log_in_with_the_whole_address() {
+        let (_dir, identity) = identity();
+        let config = config("[web]\nimap = \"imap.example.org\"\n");
+        let (host, path) = ("autodiscover.example.org", "/autodiscover/autodiscover.xml");
+        let posted = "<Request><EMailAddress> me@example.org </EMailAddress></Request>";
+        for (query, posted) in [("email=me@example.org", ""), ("", posted)] {
+            let found = page(&config, &identity, host, path, query, posted).expect("a page");
+            let names = found.text.matches("<LoginName>me@example.org</LoginName>");
+            assert_eq!(names.count(), 2, "{}", found.text);
+        }
+        let bad = "<EMailAddress>a&lt;b@example.org</EMailAddress>";
+        let found = page(&config, &identity, host, path, "", bad).expect("a page");
+        assert!(!found.text.contains("LoginName"), "{}", found.text);
+    }
+
+    #[test]
     fn outlook_and_apple_get_theirs() {
         let (_dir, identity) = identity();
         let without = config("");
         let host = "autodiscover.example.org";
         let path = "/Autodiscover/Autodiscover.xml";
-        let found = page(&without, &identity, host, path, "").expect("a page");
+        let found = page(&without, &identity, host, path, "", "").expect("a page");
         assert!(found.text.contains(
             "<Type>SMTP</Type>\n        <Server>mx.example.org</Server>\n        <Port>465</Port>"
         ));
         assert!(!found.text.contains("IMAP"));
         let (host, path) = ("autoconfig.example.org", "/apple.mobileconfig");
         let query = "email=me@example.org";
-        assert_eq!(page(&without, &identity, host, path, query), None);
+        assert_eq!(page(&without, &identity, host, path, query, ""), None);
         let with = config("[web]\nimap = \"imap.example.org:1993\"\n");
-        let found = page(&with, &identity, host, path, query).expect("a page");
+        let found = page(&with, &identity, host, path, query, "").expect("a page");
         assert_eq!(found.kind, "application/x-apple-aspen-config");
         for part in [
             "<key>IncomingMailServerPortNumber</key><integer>1993</integer>",
@@ -361,7 +393,11 @@ mod tests {
             "",
             "email=me%ff@example.org",
         ] {
-            assert_eq!(page(&with, &identity, host, path, query), None, "{query}");
+            assert_eq!(
+                page(&with, &identity, host, path, query, ""),
+                None,
+                "{query}"
+            );
         }
         let one = uuid("a");
         assert_eq!((one.len(), &one[14..15], &one[19..20]), (36, "8", "a"));

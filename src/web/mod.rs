@@ -2,10 +2,12 @@
 //!
 //! Over http: answers to the questions of the CA. Over https: those of TLS-ALPN-01, MTA-STS
 //! policies, and what mail clients set themselves up with. Receives [`Reload`]; sends to nobody. A connection costs a bounded time and memory,
-//! and there are at most `web.connections` of them. Never serves a file, never reads a body.
+//! and there are at most `web.connections` of them. Never serves a file; reads no body but the few
+//! lines that Outlook posts.
 
 mod discover;
 mod pages;
+mod shares;
 
 use std::convert::Infallible;
 use std::io;
@@ -15,7 +17,7 @@ use std::time::Duration;
 
 use actix::prelude::*;
 use bytes::Bytes;
-use http_body_util::Full;
+use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
 use hyper::header::{ALLOW, CONTENT_TYPE, HOST, HeaderValue};
 use hyper::server::conn::http1;
@@ -34,12 +36,20 @@ use crate::config::Config;
 use crate::identity::Identity;
 use crate::tls::acme::{ALPN, Answers};
 
+use shares::Shares;
+
 pub use pages::{Page, policy, policy_id};
 
 /// How long a client may take for its request's header.
 const HEADER_TIME: Duration = Duration::from_secs(10);
 /// Bytes of a request's header.
 const HEADER: usize = 16 << 10;
+/// Bytes of what Outlook posts.
+const POSTED: usize = 8 << 10;
+/// How long a TLS handshake may take.
+const HANDSHAKE_TIME: Duration = Duration::from_secs(5);
+/// Of all connections one client, an IPv4 address or an IPv6 /64, may have one in so many.
+const SHARE: usize = 10;
 /// How long accepting pauses after the system refused a connection.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -146,6 +156,7 @@ impl Actor for Web {
         };
         let max = self.site.borrow().site.config.web.connections;
         let slots = Arc::new(Semaphore::new(max.min(Semaphore::MAX_PERMITS)));
+        let shares = Shares::default();
         let http = bound.http.into_iter().map(|socket| (socket, false));
         let https = bound.https.into_iter().map(|socket| (socket, true));
         for (socket, secure) in http.chain(https) {
@@ -157,6 +168,7 @@ impl Actor for Web {
                 self.site.subscribe(),
                 self.answers.clone(),
                 slots.clone(),
+                shares.clone(),
             );
             ctx.spawn(accept.into_actor(self));
         }
@@ -178,6 +190,7 @@ async fn accept(
     site: watch::Receiver<Arc<Current>>,
     answers: Answers,
     slots: Arc<Semaphore>,
+    shares: Shares,
 ) {
     loop {
         // Beyond the limit clients wait in the kernel's backlog.
@@ -185,16 +198,22 @@ async fn accept(
             return;
         };
         let stream = match socket.accept().await {
-            Ok((stream, _)) => stream,
+            Ok((stream, peer)) => (stream, peer.ip()),
             Err(error) => {
                 tracing::warn!(target: "web", %error, "a connection was not accepted");
                 tokio::time::sleep(PAUSE).await;
                 continue;
             }
         };
+        let (stream, client) = stream;
         let (current, answers) = (site.borrow().clone(), answers.clone());
+        let most = (current.site.config.web.connections / SHARE).max(1);
+        // Who has its share is not served, so that others are.
+        let Some(place) = shares.take(client, most) else {
+            continue;
+        };
         actix_rt::spawn(async move {
-            let _slot = slot;
+            let _slot = (slot, place);
             let longest = current.site.config.web.connection.0;
             let serve = connection(stream, secure, current, answers);
             // What a client does wrong is its own trouble.
@@ -210,7 +229,9 @@ async fn connection(stream: TcpStream, secure: bool, current: Arc<Current>, answ
     let Some(acceptor) = current.acceptor.clone() else {
         return;
     };
-    let Ok(stream) = acceptor.accept(stream).await else {
+    // A client that connects and says nothing keeps its place no longer than this.
+    let shaken = tokio::time::timeout(HANDSHAKE_TIME, acceptor.accept(stream)).await;
+    let Ok(Ok(stream)) = shaken else {
         return;
     };
     // The CA has seen what it came for in the handshake (RFC 8737 section 3).
@@ -225,9 +246,19 @@ async fn talk<S: AsyncRead + AsyncWrite + Unpin>(
     current: Arc<Current>,
     answers: Answers,
 ) {
-    let service = service_fn(|request: Request<Incoming>| {
-        let page = respond(&request, secure, &current.site, &answers);
-        async move { Ok::<_, Infallible>(response(page)) }
+    let service = service_fn(|mut request: Request<Incoming>| {
+        let (current, answers) = (current.clone(), answers.clone());
+        async move {
+            let is_posted = secure
+                && request.method() == Method::POST
+                && discover::is_posted(request.uri().path());
+            let posted = match is_posted {
+                true => posted(request.body_mut()).await,
+                false => String::new(),
+            };
+            let page = respond(&request, &posted, secure, &current.site, &answers);
+            Ok::<_, Infallible>(response(page))
+        }
     });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -238,9 +269,22 @@ async fn talk<S: AsyncRead + AsyncWrite + Unpin>(
     let _ = served.await;
 }
 
-fn respond(request: &Request<Incoming>, secure: bool, site: &Site, answers: &Answers) -> Page {
+/// What a client posts; nothing if it is longer than [`POSTED`].
+async fn posted(body: &mut Incoming) -> String {
+    let body = Limited::new(body, POSTED).collect().await;
+    let bytes = body.map(|body| body.to_bytes()).unwrap_or_default();
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+fn respond(
+    request: &Request<Incoming>,
+    posted: &str,
+    secure: bool,
+    site: &Site,
+    answers: &Answers,
+) -> Page {
     let path = request.uri().path();
-    // Outlook posts what it wants to know; its answer does not depend on it.
+    // Outlook posts whom it wants to know it for.
     let asks = [Method::GET, Method::HEAD].contains(request.method())
         || (request.method() == Method::POST && discover::is_posted(path));
     if !asks {
@@ -266,7 +310,7 @@ fn respond(request: &Request<Incoming>, secure: bool, site: &Site, answers: &Ans
     let host = host.unwrap_or_default();
     let host = host.rsplit_once(':').map_or(host, |(name, _)| name);
     let query = request.uri().query().unwrap_or_default();
-    discover::page(&site.config, &site.identity, host, path, query)
+    discover::page(&site.config, &site.identity, host, path, query, posted)
         .unwrap_or_else(|| pages::secure(&site.config, &site.identity, host, path))
 }
 

@@ -146,3 +146,22 @@ fn completions_and_manual_pages_know_every_command() {
         "{page}"
     );
 }
+
+#[test]
+fn r10_output_that_can_not_be_written_is_a_failure_with_a_word() {
+    use std::process::Command;
+    let site = Site::new();
+    for arguments in [&["dns", "example.org"][..], &["config", "--defaults"]] {
+        let full = std::fs::OpenOptions::new().write(true).open("/dev/full");
+        let output = Command::new(env!("CARGO_BIN_EXE_chapar"))
+            .args(arguments)
+            .arg("--config")
+            .arg(site.path("chapar.toml"))
+            .stdout(full.expect("/dev/full"))
+            .output()
+            .expect("chapar runs");
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(74), "{arguments:?}: {error}");
+        assert!(error.contains("the output can not be written"), "{error}");
+    }
+}

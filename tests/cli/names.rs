@@ -189,3 +189,10 @@ fn domains_come_with_their_keys() {
     );
     site.bad(&["domain", "add", "../x"], "", 65, "no domain name");
 }
+
+#[test]
+fn r20_addresses_and_names_without_a_dot_are_no_domains() {
+    let site = Site::new();
+    site.bad(&["domain", "add", "192.0.2.1"], "", 65, "is an IP address");
+    site.bad(&["domain", "add", "single"], "", 65, "has no dot");
+}

@@ -195,7 +195,7 @@ async fn messages_in_a_connection_and_connections_are_counted() {
 }
 
 #[actix::test]
-async fn a_fault_at_our_end_raises_an_alarm_and_burns_no_mail() {
+async fn r21_a_fault_at_our_end_raises_an_alarm_and_is_told_at_once() {
     let (mut world, mx) = gmail().await;
     mx.on(Stage::Dot, |_| {
         Act::reply("550-5.7.26 This mail has been blocked because\n550 5.7.26 the sender is unauthenticated")
@@ -203,7 +203,7 @@ async fn a_fault_at_our_end_raises_an_alarm_and_burns_no_mail() {
     world.send(&["a@gmail.com"]).await;
     assert_eq!(
         world.outcome().await,
-        "a@gmail.com deferred(3600s) 550 5.7.26 This mail has been blocked because the sender is unauthenticated"
+        "a@gmail.com failed 550 5.7.26 This mail has been blocked because the sender is unauthenticated"
     );
     // What others sent unauthenticated and we only forward fails: its sender is to hear of it.
     let mut forwarded = world.message(&["a@gmail.com"]);

@@ -122,7 +122,7 @@ async fn i12_a_users_message_arrives_signed_and_unchanged_over_465_and_587() {
         );
         let head = head(&message.data);
         assert!(
-            head.starts_with("Received: by mx.example.org with ESMTPSA id "),
+            head.starts_with("Received: from localhost\r\n\tby mx.example.org with ESMTPSA id "),
             "{head}"
         );
         assert_eq!(head.matches("Received:").count(), 1);

@@ -8,6 +8,7 @@ use crate::smtp::scram::{self, Verifier};
 
 fn options(submission: bool) -> Options {
     Options {
+        strict_hello: false,
         hostname: "mx.example.org".into(),
         submission,
         starttls: true,

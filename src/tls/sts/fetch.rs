@@ -20,6 +20,7 @@ use crate::config::Config;
 use crate::delivery::mx::is_public;
 use crate::dns::{Addresses, Resolver};
 use crate::tls::client::{RootsError, is_untrusted, server_name, verified};
+use crate::tls::exchange::drive;
 
 /// Addresses of the host that are tried.
 const ADDRESSES: usize = 4;
@@ -191,13 +192,6 @@ impl Fetcher {
             })?;
             Ok(Policy::parse(&body.to_bytes())?)
         };
-        tokio::select! {
-            biased;
-            answer = answer => answer,
-            // It drives the exchange, and ends before it only if it breaks.
-            ended = connection => Err(ended.map_or_else(http, |()| {
-                FetchError::Network("the connection was closed".to_owned())
-            })),
-        }
+        drive(connection, answer).await
     }
 }
