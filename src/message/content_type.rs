@@ -39,8 +39,9 @@ pub fn read(value: &[u8]) -> Option<Kind> {
     let mut boundary = None;
     while rest.sign() == Some(b';') {
         let Some(name) = rest.token() else { continue };
-        if rest.sign() != Some(b'=') {
-            break;
+        // What has no value is no parameter; the next one may be.
+        if !rest.takes(b'=') {
+            continue;
         }
         let value = rest.quoted().or_else(|| rest.value());
         let Some(value) = value else { break };
@@ -83,6 +84,18 @@ impl Words<'_> {
         let (first, rest) = self.0.split_first()?;
         self.0 = rest;
         Some(*first)
+    }
+
+    /// Takes this sign if it comes next.
+    fn takes(&mut self, sign: u8) -> bool {
+        self.skip();
+        match self.0.split_first() {
+            Some((first, rest)) if *first == sign => {
+                self.0 = rest;
+                true
+            }
+            _ => false,
+        }
     }
 
     fn token(&mut self) -> Option<Vec<u8>> {

@@ -262,9 +262,7 @@ impl Reader {
                 Report::parse_xml(&in_lower_case(text))
                     .map(|report| Received::Dmarc(Box::new(report)))
             }
-            Some(Kind::Json) => tls_report(text)
-                .map(|report| Received::Tls(Box::new(report)))
-                .map_err(|error| error.to_string()),
+            Some(Kind::Json) => tls_report(text).map(|report| Received::Tls(Box::new(report))),
             _ => return Ok(()),
         };
         match read {
@@ -276,8 +274,9 @@ impl Reader {
 }
 
 /// A TLS report. What RFC 8460 section 4.4 wants as a list some write as the one string it holds.
-fn tls_report(text: &[u8]) -> Result<TlsReport, serde_json::Error> {
-    let mut report: serde_json::Value = serde_json::from_slice(text)?;
+fn tls_report(text: &[u8]) -> Result<TlsReport, String> {
+    let wrong = |error: serde_json::Error| error.to_string();
+    let mut report: serde_json::Value = serde_json::from_slice(text).map_err(wrong)?;
     let policies = report
         .get_mut("policies")
         .and_then(|all| all.as_array_mut());
@@ -290,7 +289,9 @@ fn tls_report(text: &[u8]) -> Result<TlsReport, serde_json::Error> {
             }
         }
     }
-    serde_json::from_value(report)
+    // Its dates are read from text only.
+    let text = serde_json::to_vec(&report).map_err(wrong)?;
+    TlsReport::parse_json(&text).map_err(|error| format!("{error:?}"))
 }
 
 /// Elements of a DMARC report that hold one of a few words.

@@ -367,6 +367,7 @@ async fn c162_only_foreign_senders_of_forwarded_mail_are_rewritten() {
     let mut world = world().await;
     let to = &["me@ours.example"];
     let ours = "From: a@ours.example\r\n";
+    world.dns.txt("ours.example", "v=spf1 ip4:192.0.2.1 -all");
     let passed = world
         .send(GOOD, "a@ours.example", to, content(ours))
         .await

@@ -167,7 +167,12 @@ async fn r16_and_r20_long_and_quoted_senders_are_rewritten_and_come_home() {
             "{rewritten}"
         );
         let home = world
-            .send(GOOD, "", &[&rewritten], content(HONEST))
+            .send(
+                GOOD,
+                "",
+                &[&rewritten],
+                content("From: <postmaster@box.example>\r\n"),
+            )
             .await
             .expect("a bounce");
         assert_eq!(home.envelope.recipients[0].address, from);
