@@ -41,22 +41,24 @@ pub fn millis(duration: Duration) -> Millis {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// A wall clock of one thread that shows what it is told, and a process of it that ends without
-/// ending the tests: simulations have no other.
+/// A wall clock of one thread that is set and then goes on with the runtime's clock, and a process
+/// of it that ends without ending the tests: simulations have no other.
 #[cfg(test)]
 pub mod simulated {
     use std::cell::Cell;
 
+    use tokio::time::Instant;
+
     use super::Millis;
 
     thread_local! {
-        static NOW: Cell<Option<Millis>> = const { Cell::new(None) };
+        static SET: Cell<Option<(Millis, Instant)>> = const { Cell::new(None) };
         static ENDED: Cell<bool> = const { Cell::new(false) };
     }
 
     /// Sets this thread's clock; `None` gives back the real one.
     pub fn set(now: Option<Millis>) {
-        NOW.set(now);
+        SET.set(now.map(|now| (now, Instant::now())));
     }
 
     /// The process would end here.
@@ -71,7 +73,8 @@ pub mod simulated {
 
     /// What this thread's clock shows, if it has one of its own.
     pub fn now() -> Option<Millis> {
-        NOW.get()
+        let (then, since) = SET.get()?;
+        Some(then.saturating_add(super::millis(since.elapsed())))
     }
 }
 

@@ -167,6 +167,13 @@ impl DueIndex {
         None
     }
 
+    /// When each is looked at.
+    #[cfg(test)]
+    pub fn all(&self) -> std::collections::BTreeMap<QueueId, Millis> {
+        let times = self.times.iter();
+        times.map(|(id, (due, _))| (*id, *due)).collect()
+    }
+
     /// When the next one is due, in a lane that may have more.
     pub fn next(&self) -> Option<Millis> {
         self.heads.first().map(|(due, _)| *due)

@@ -31,6 +31,8 @@ pub mod schedule;
 mod selector;
 mod settle;
 mod shares;
+#[cfg(test)]
+mod sim;
 mod steer;
 pub mod store;
 pub mod suspend;
@@ -120,8 +122,13 @@ pub fn open(config: &Config) -> Result<Opened, OpenError> {
     let mut options = Options::new(&config.data_dir);
     options.free_space = config.limits.free_space.0;
     options.free_inodes = config.limits.free_inodes as u64;
-    let disk = options.disk.clone();
     let (store, recovered) = Store::open(&options)?;
+    opened(store, recovered, config)
+}
+
+/// What belongs to a store that was opened.
+fn opened(store: Store, recovered: Recovered, config: &Config) -> Result<Opened, OpenError> {
+    let disk = store.disk();
     let ids = IdSource::new(recovered.highest);
     let kept = |name: &'static str| {
         let path = config.data_dir.join(name);
@@ -149,15 +156,37 @@ pub fn start(
     leads: Leads,
     arbiter: &ArbiterHandle,
 ) -> Handle {
+    start_with(opened, config, signer, leads, |make| {
+        Queue::start_in_arbiter(arbiter, move |_| make())
+    })
+}
+
+/// The same on this thread, for simulations.
+#[cfg(test)]
+fn start_here(
+    opened: Opened,
+    config: Arc<Config>,
+    signer: Recipient<Sign>,
+    leads: Leads,
+) -> Handle {
+    start_with(opened, config, signer, leads, |make| make().start())
+}
+
+fn start_with(
+    opened: Opened,
+    config: Arc<Config>,
+    signer: Recipient<Sign>,
+    leads: Leads,
+    run: impl FnOnce(Box<dyn FnOnce() -> Queue + Send>) -> Addr<Queue>,
+) -> Handle {
     let (ids, spool) = (opened.ids.clone(), opened.store.spool());
     let arrivals = opened.store.arrivals();
     let view = View::new(opened.store.clone());
     let feed = Feed::default();
     let (events, led) = (feed.clone(), leads.clone());
     let signs = signer.clone();
-    let addr = Queue::start_in_arbiter(arbiter, move |_| {
-        Queue::new(opened, config, signs, led, events)
-    });
+    let make = move || Queue::new(opened, config, signs, led, events);
+    let addr = run(Box::new(make));
     Handle {
         addr,
         ids,

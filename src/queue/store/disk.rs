@@ -13,6 +13,9 @@ use std::path::Path;
 
 use rustix::fs::{FallocateFlags, fallocate};
 
+#[cfg(test)]
+use crate::queue::sim::disk::{SimDisk, SimFile};
+
 /// Bytes of a record that are compared or summed at once.
 const PIECE: usize = 64 << 10;
 
@@ -25,6 +28,9 @@ enum Home {
     /// The file system.
     #[default]
     Real,
+    /// A disk in memory.
+    #[cfg(test)]
+    Simulated(SimDisk),
 }
 
 /// An open file; reads and writes name their place.
@@ -34,6 +40,8 @@ pub struct DiskFile(Open);
 #[derive(Debug)]
 enum Open {
     Real(File),
+    #[cfg(test)]
+    Simulated(SimFile),
 }
 
 /// What is free on the file system of a directory.
@@ -49,6 +57,21 @@ pub struct Free {
 pub type Owner = Option<(u32, u32)>;
 
 impl Disk {
+    /// A disk in memory.
+    #[cfg(test)]
+    pub fn simulated(disk: SimDisk) -> Disk {
+        Disk(Home::Simulated(disk))
+    }
+
+    /// The disk in memory, if it is one.
+    #[cfg(test)]
+    pub fn simulation(&self) -> Option<&SimDisk> {
+        match &self.0 {
+            Home::Real => None,
+            Home::Simulated(disk) => Some(disk),
+        }
+    }
+
     /// Makes a directory that its owner alone may enter, with those above it.
     pub fn create_dir(&self, path: &Path, owner: Owner) -> io::Result<()> {
         match &self.0 {
@@ -59,6 +82,8 @@ impl Disk {
                 }
                 give(&File::open(path)?, owner)
             }
+            #[cfg(test)]
+            Home::Simulated(disk) => disk.create_dir(path),
         }
     }
 
@@ -70,6 +95,8 @@ impl Disk {
                 let other = rustix::process::geteuid().is_root() && meta.uid() != 0;
                 Ok(other.then(|| (meta.uid(), meta.gid())))
             }
+            #[cfg(test)]
+            Home::Simulated(_) => Ok(None),
         }
     }
 
@@ -87,6 +114,8 @@ impl Disk {
                 names.sort_unstable();
                 Ok(names)
             }
+            #[cfg(test)]
+            Home::Simulated(disk) => disk.read_dir(path),
         }
     }
 
@@ -94,6 +123,8 @@ impl Disk {
     pub fn exists(&self, path: &Path) -> bool {
         match &self.0 {
             Home::Real => path.exists(),
+            #[cfg(test)]
+            Home::Simulated(disk) => disk.exists(path),
         }
     }
 
@@ -101,6 +132,8 @@ impl Disk {
     pub fn open(&self, path: &Path) -> io::Result<DiskFile> {
         match &self.0 {
             Home::Real => Ok(DiskFile(Open::Real(File::open(path)?))),
+            #[cfg(test)]
+            Home::Simulated(disk) => Ok(DiskFile(Open::Simulated(disk.open(path)?))),
         }
     }
 
@@ -111,6 +144,8 @@ impl Disk {
                 let file = OpenOptions::new().read(true).write(true).open(path)?;
                 Ok(DiskFile(Open::Real(file)))
             }
+            #[cfg(test)]
+            Home::Simulated(disk) => Ok(DiskFile(Open::Simulated(disk.open_write(path)?))),
         }
     }
 
@@ -127,6 +162,8 @@ impl Disk {
                 give(&file, owner)?;
                 Ok(DiskFile(Open::Real(file)))
             }
+            #[cfg(test)]
+            Home::Simulated(disk) => Ok(DiskFile(Open::Simulated(disk.create_new(path)?))),
         }
     }
 
@@ -134,6 +171,8 @@ impl Disk {
     pub fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
         match &self.0 {
             Home::Real => fs::read(path),
+            #[cfg(test)]
+            Home::Simulated(disk) => disk.read(path),
         }
     }
 
@@ -141,6 +180,8 @@ impl Disk {
     pub fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         match &self.0 {
             Home::Real => fs::rename(from, to),
+            #[cfg(test)]
+            Home::Simulated(disk) => disk.rename(from, to),
         }
     }
 
@@ -148,6 +189,8 @@ impl Disk {
     pub fn remove_file(&self, path: &Path) -> io::Result<()> {
         match &self.0 {
             Home::Real => fs::remove_file(path),
+            #[cfg(test)]
+            Home::Simulated(disk) => disk.remove_file(path),
         }
     }
 
@@ -155,6 +198,8 @@ impl Disk {
     pub fn remove_dir(&self, path: &Path) -> io::Result<()> {
         match &self.0 {
             Home::Real => fs::remove_dir_all(path),
+            #[cfg(test)]
+            Home::Simulated(disk) => disk.remove_dir_all(path),
         }
     }
 
@@ -162,6 +207,8 @@ impl Disk {
     pub fn hard_link(&self, from: &Path, to: &Path) -> io::Result<()> {
         match &self.0 {
             Home::Real => fs::hard_link(from, to),
+            #[cfg(test)]
+            Home::Simulated(disk) => disk.hard_link(from, to),
         }
     }
 
@@ -169,6 +216,8 @@ impl Disk {
     pub fn sync_dir(&self, path: &Path) -> io::Result<()> {
         match &self.0 {
             Home::Real => File::open(path)?.sync_all(),
+            #[cfg(test)]
+            Home::Simulated(disk) => disk.sync_dir(path),
         }
     }
 
@@ -185,6 +234,11 @@ impl Disk {
                         _ => stat.f_favail,
                     },
                 })
+            }
+            #[cfg(test)]
+            Home::Simulated(disk) => {
+                let (bytes, inodes) = disk.free(path)?;
+                Ok(Free { bytes, inodes })
             }
         }
     }
@@ -206,6 +260,8 @@ impl Disk {
                     Err(fs::TryLockError::Error(error)) => Err(error),
                 }
             }
+            #[cfg(test)]
+            Home::Simulated(_) => Ok(Some(Lock(None))),
         }
     }
 
@@ -221,6 +277,8 @@ impl Disk {
                 }
                 Ok(())
             }
+            #[cfg(test)]
+            Home::Simulated(_) => Ok(()),
         }
     }
 
@@ -257,6 +315,8 @@ impl DiskFile {
     pub fn read_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
         match &self.0 {
             Open::Real(file) => file.read_at(bytes, offset),
+            #[cfg(test)]
+            Open::Simulated(file) => file.read_at(bytes, offset),
         }
     }
 
@@ -264,6 +324,8 @@ impl DiskFile {
     pub fn read_exact_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<()> {
         match &self.0 {
             Open::Real(file) => file.read_exact_at(bytes, offset),
+            #[cfg(test)]
+            Open::Simulated(file) => file.read_exact_at(bytes, offset),
         }
     }
 
@@ -271,6 +333,8 @@ impl DiskFile {
     pub fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         match &self.0 {
             Open::Real(file) => file.write_all_at(bytes, offset),
+            #[cfg(test)]
+            Open::Simulated(file) => file.write_all_at(bytes, offset),
         }
     }
 
@@ -278,6 +342,8 @@ impl DiskFile {
     pub fn sync_data(&self) -> io::Result<()> {
         match &self.0 {
             Open::Real(file) => file.sync_data(),
+            #[cfg(test)]
+            Open::Simulated(file) => file.sync_data(),
         }
     }
 
@@ -285,6 +351,8 @@ impl DiskFile {
     pub fn sync_all(&self) -> io::Result<()> {
         match &self.0 {
             Open::Real(file) => file.sync_all(),
+            #[cfg(test)]
+            Open::Simulated(file) => file.sync_all(),
         }
     }
 
@@ -292,6 +360,8 @@ impl DiskFile {
     pub fn set_len(&self, length: u64) -> io::Result<()> {
         match &self.0 {
             Open::Real(file) => file.set_len(length),
+            #[cfg(test)]
+            Open::Simulated(file) => file.set_len(length),
         }
     }
 
@@ -299,6 +369,8 @@ impl DiskFile {
     pub fn length(&self) -> io::Result<u64> {
         match &self.0 {
             Open::Real(file) => Ok(file.metadata()?.len()),
+            #[cfg(test)]
+            Open::Simulated(file) => file.len(),
         }
     }
 
@@ -310,6 +382,8 @@ impl DiskFile {
                 Ok(()) | Err(rustix::io::Errno::OPNOTSUPP) => Ok(()),
                 Err(error) => Err(error.into()),
             },
+            #[cfg(test)]
+            Open::Simulated(file) => file.allocate(length),
         }
     }
 

@@ -24,6 +24,9 @@ pub struct Index(Tree);
 #[derive(Clone)]
 enum Tree {
     Sled(sled::Db<FANOUT>),
+    /// A map in memory.
+    #[cfg(test)]
+    Simulated(crate::queue::sim::tree::SimTree),
 }
 
 /// The index can not be used; it is put aside and made again from the journal.
@@ -69,7 +72,16 @@ impl Batch {
 
 impl Index {
     /// Opens or begins the index in `path`. May panic or hang on damage: see `recover`.
-    pub fn open(_disk: &Disk, path: &Path) -> Result<Index, IndexError> {
+    pub fn open(disk: &Disk, path: &Path) -> Result<Index, IndexError> {
+        #[cfg(test)]
+        if let Some(disk) = disk.simulation() {
+            let tree = crate::queue::sim::tree::SimTree::open(disk, path);
+            return tree
+                .map(|tree| Index(Tree::Simulated(tree)))
+                .map_err(IndexError::io);
+        }
+        #[cfg(not(test))]
+        let _ = disk;
         let db = sled::Config::new()
             .path(path)
             .flush_every_ms(None)
@@ -86,12 +98,16 @@ impl Index {
                 let value = db.get(key).map_err(IndexError::io)?;
                 Ok(value.map(|value| value.to_vec()))
             }
+            #[cfg(test)]
+            Tree::Simulated(tree) => tree.get(key).map_err(IndexError::io),
         }
     }
 
     fn is_empty(&self) -> Result<bool, IndexError> {
         match &self.0 {
             Tree::Sled(db) => db.is_empty().map_err(IndexError::io),
+            #[cfg(test)]
+            Tree::Simulated(tree) => tree.is_empty().map_err(IndexError::io),
         }
     }
 
@@ -134,6 +150,13 @@ impl Index {
                     understood(&key, &value)
                 }))
             }
+            #[cfg(test)]
+            Tree::Simulated(tree) => Box::new(tree.all(&index::message_key(from)[..], &end).map(
+                move |item| {
+                    let (key, value) = item.map_err(IndexError::io)?;
+                    understood(&key, &value)
+                },
+            )),
         }
     }
 
@@ -150,6 +173,8 @@ impl Index {
                 }
                 db.apply_batch(changes).map_err(IndexError::io)
             }
+            #[cfg(test)]
+            Tree::Simulated(tree) => tree.apply(batch.0).map_err(IndexError::io),
         }
     }
 
@@ -157,6 +182,8 @@ impl Index {
     pub fn flush(&self) -> Result<(), IndexError> {
         match &self.0 {
             Tree::Sled(db) => db.flush().map(|_| ()).map_err(IndexError::io),
+            #[cfg(test)]
+            Tree::Simulated(tree) => tree.flush().map_err(IndexError::io),
         }
     }
 }

@@ -1,7 +1,10 @@
 //! A store whose threads are driven step by step, by one thread: for whoever wants to decide the
 //! order of everything, as a simulation does.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
+
+use queue_schema::{Message, QueueId};
 
 use tokio::sync::mpsc;
 
@@ -9,7 +12,7 @@ use super::committer::Committer;
 use super::flusher::Flusher;
 use super::reader::{Reader, Readers, Task};
 use super::request::Request;
-use super::{OpenError, Options, Parts, Recovered, Store, disk};
+use super::{OpenError, Options, Parts, Recovered, Store, StoreError, disk};
 
 /// What a store would do on threads of its own.
 pub struct Stepped {
@@ -42,6 +45,17 @@ impl Store {
     }
 }
 
+impl Store {
+    /// Bytes and messages that live in each segment.
+    pub fn usage(&self) -> Vec<(u64, (u64, u64))> {
+        let state = self.0.shared.state();
+        let segments = state.segments.iter();
+        segments
+            .map(|(number, usage)| (*number, (usage.live, usage.messages)))
+            .collect()
+    }
+}
+
 impl Stepped {
     /// The committer takes what waits, writes, syncs and answers. False when nothing waited.
     pub fn commit(&mut self) -> bool {
@@ -63,6 +77,16 @@ impl Stepped {
         some
     }
 
+    /// All messages as they are now.
+    pub fn all(&self) -> Result<Vec<Arc<Message>>, StoreError> {
+        let mut all = Vec::new();
+        self.reader.scan(QueueId(0), |message| {
+            all.push(message);
+            ControlFlow::Continue(())
+        })?;
+        Ok(all)
+    }
+
     /// What closing a store does after everybody was answered: the last flush.
     pub fn stop(mut self) {
         while self.commit() {}
@@ -72,8 +96,6 @@ impl Stepped {
 
 #[cfg(test)]
 mod tests {
-    use queue_schema::QueueId;
-
     use super::*;
     use crate::queue::store::tests::message;
 

@@ -1,0 +1,210 @@
+//! Comparisons with the store and the actor themselves. They cost time in proportion to what
+//! waits, so they are made now and then, after each start, and at the end.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use actix::{Handler, Message as ActorMessage};
+use queue_schema::{Millis, QueueId, Status};
+
+use super::life::{End, Life};
+use super::world::ROOT;
+use crate::queue::Queue;
+use crate::queue::clock::Clock;
+
+/// A message that could not be read is looked at again after this (`dispatch::UNREADABLE`).
+const AGAIN: Millis = 61_000;
+
+/// What the actor knows.
+pub struct Snapshot {
+    /// Messages in its memory.
+    slots: Vec<QueueId>,
+    /// When others are looked at.
+    due: BTreeMap<QueueId, Millis>,
+    clock: Clock,
+}
+
+/// Look at the actor.
+#[derive(ActorMessage)]
+#[rtype(result = "Snapshot")]
+struct Look;
+
+impl Handler<Look> for Queue {
+    type Result = actix::MessageResult<Look>;
+
+    fn handle(&mut self, _: Look, _: &mut Self::Context) -> Self::Result {
+        actix::MessageResult(Snapshot {
+            slots: self.slots.keys().copied().collect(),
+            due: self.due.all(),
+            clock: self.clock.clone(),
+        })
+    }
+}
+
+/// Compares what there is with what there should be.
+pub async fn inspect(life: &mut Life<'_>) -> Option<End> {
+    // What waits for the threads of the store is on its way and no fault.
+    if let Some(end) = life.catch_up().await {
+        return Some(end);
+    }
+    if life.store.failure().is_some() {
+        return None;
+    }
+    usage(life);
+    contents(life);
+    let Ok(snapshot) = life.queue.addr.send(Look).await else {
+        return None;
+    };
+    let world = &mut *life.world;
+    let now = crate::time::now();
+    let mut problem = None;
+    for (id, known) in &world.model.known {
+        if known.spoiled || snapshot.slots.contains(id) {
+            continue;
+        }
+        let wanted = snapshot.clock.message_due(&known.message, now);
+        match (snapshot.due.get(id), wanted) {
+            (None, Some(_)) => problem = Some(format!("I5: nothing will wake {id}")),
+            (Some(at), Some(due)) if known.jumps < 2 && *at > due.max(now + AGAIN) => {
+                let late = (at - due.max(now)) / 1000;
+                problem = Some(format!("I5: {id} is woken {late} s after it is due"));
+            }
+            _ => {}
+        }
+    }
+    if let Some(problem) = problem {
+        world.model.breaks(problem);
+    }
+    None
+}
+
+/// Bytes and messages that live in each segment, as counted by hand.
+fn usage(life: &mut Life<'_>) {
+    if life.world.flipped {
+        return;
+    }
+    let model = &mut life.world.model;
+    for (number, is) in life.store.usage() {
+        let counted = model.usage.get(&number).copied().unwrap_or_default();
+        if counted != is {
+            model.breaks(format!(
+                "segment {number} holds {counted:?} bytes and messages, the store says {is:?}"
+            ));
+        }
+    }
+}
+
+/// The store knows what lives, as it is, and nothing else.
+fn contents(life: &mut Life<'_>) {
+    let disk = life.world.disk.clone();
+    let all = disk.quietly(|| life.stepped.all());
+    let model = &mut life.world.model;
+    let all = match all {
+        Ok(all) => all,
+        Err(_) if life.world.flipped => return,
+        Err(error) => return model.breaks(format!("the store can not be read: {error}")),
+    };
+    let mut problem = None;
+    for message in &all {
+        match model.known.get(&message.id) {
+            None if model.spoiled.contains(&message.id) => {}
+            None => problem = Some(format!("I2: {} is there after its end", message.id)),
+            Some(known) if known.spoiled => {}
+            Some(known) => {
+                let same = known.message.states == message.states
+                    && known.message.held == message.held
+                    && known.message.warned == message.warned
+                    && known.message.location == message.location;
+                if !same {
+                    problem = Some(format!("I4: {} is not as the journal says", message.id));
+                }
+            }
+        }
+    }
+    let there: std::collections::BTreeSet<QueueId> = all.iter().map(|m| m.id).collect();
+    let lost = model
+        .known
+        .iter()
+        .find(|(id, known)| !known.spoiled && !there.contains(id));
+    if let Some((id, _)) = lost {
+        problem = Some(format!("I1: {id} is lost"));
+    }
+    if let Some(problem) = problem {
+        model.breaks(problem);
+    }
+}
+
+/// After a start: what was acknowledged is there.
+pub fn after_start(life: &mut Life<'_>) {
+    let model = &mut life.world.model;
+    let lost = model
+        .sent
+        .iter()
+        .find(|(id, sent)| sent.acknowledged && !model.spoiled.contains(id))
+        .map(|(id, _)| *id);
+    if let Some(id) = lost {
+        model.breaks(format!("I1: {id} was acknowledged and is lost"));
+    }
+    // What was sent and did not become durable is its sender's again.
+    model.sent.clear();
+    if !life.world.flipped && life.store.failure().is_none() {
+        usage(life);
+        contents(life);
+    }
+}
+
+/// Nothing ends any more, and something is left.
+pub fn stuck(life: &mut Life<'_>) {
+    let model = &mut life.world.model;
+    let left = model.known.values().find(|known| !known.spoiled);
+    let text = left.map(|known| {
+        let states: Vec<String> = known
+            .message
+            .states
+            .iter()
+            .map(|state| format!("{:?} due {}", state.status, state.next_due))
+            .collect();
+        format!(
+            "I5: {} is stuck: {} held {}; it is {}",
+            known.message.id,
+            states.join(", "),
+            known.message.held,
+            crate::time::now()
+        )
+    });
+    match text {
+        Some(text) => model.breaks(text),
+        None => model.known.clear(),
+    }
+}
+
+/// At the end nothing is left on the disk but an empty journal.
+pub fn all_ended(life: &mut Life<'_>) {
+    if life.world.flipped {
+        return;
+    }
+    let spool = life.world.disk.names(&Path::new(ROOT).join("spool"));
+    let stats = life.store.stats();
+    let model = &mut life.world.model;
+    if stats.messages > 0 {
+        model.breaks(format!(
+            "everything ended and {} messages are left",
+            stats.messages
+        ));
+    }
+    if let Some(waiting) = model.known.values().find(|known| {
+        known
+            .message
+            .states
+            .iter()
+            .any(|s| s.status == Status::Waiting)
+    }) {
+        let id = waiting.message.id;
+        model.breaks(format!("I5: {id} waits at the end"));
+    }
+    if let Some(file) = spool.first() {
+        model
+            .story
+            .tell(format!("left in the spool directory: {}", file.display()));
+    }
+}

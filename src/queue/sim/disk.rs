@@ -1,0 +1,781 @@
+//! A disk in memory that fails as disks do, from a seed.
+//!
+//! Bytes become durable by a sync of their file, names by a sync of their directory; a power cut
+//! keeps or loses what was not synced, piece by piece. Writes, reads, opens, syncs and changes of
+//! names fail as often as [`Faults`] says, space ends at a number of bytes, and the process that
+//! uses the disk can be made to die at any one operation: from then on nothing it does has an
+//! effect, until [`SimDisk::restart`].
+
+use std::collections::BTreeMap;
+use std::io::{self, ErrorKind};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::tree::Tree;
+
+/// The unit in which a write is torn.
+const SECTOR: usize = 512;
+/// Error numbers that have no `ErrorKind`.
+const EIO: i32 = 5;
+const EMFILE: i32 = 24;
+
+/// How often operations fail, from 0 to 1, and how much room there is.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Faults {
+    /// Writes, with EIO.
+    pub write: f64,
+    /// Syncs of files and directories, with EIO.
+    pub sync: f64,
+    /// Reads, with EIO.
+    pub read: f64,
+    /// Opening and making files, with EMFILE.
+    pub open: f64,
+    /// Flushes of the index, with EIO.
+    pub flush: f64,
+    /// Bytes that fit; `None` for as many as are written.
+    pub room: Option<u64>,
+}
+
+/// See the module.
+#[derive(Debug, Clone)]
+pub struct SimDisk(Arc<Mutex<State>>);
+
+/// An open file of a [`SimDisk`].
+#[derive(Debug, Clone)]
+pub struct SimFile {
+    disk: SimDisk,
+    inode: Arc<Mutex<Inode>>,
+}
+
+#[derive(Debug)]
+struct State {
+    rng: fastrand::Rng,
+    names: BTreeMap<PathBuf, Node>,
+    /// Changes of names that no sync made durable, in order.
+    pending: Vec<Naming>,
+    faults: Faults,
+    used: u64,
+    operations: u64,
+    dies_at: Option<u64>,
+    dead: bool,
+    /// Whether an operation failed since the last start.
+    failed: bool,
+    /// Whether there was no room since the last start.
+    full: bool,
+}
+
+#[derive(Debug, Clone)]
+enum Node {
+    Directory,
+    File(Arc<Mutex<Inode>>),
+    Tree(Arc<Mutex<Tree>>),
+}
+
+#[derive(Debug, Default)]
+struct Inode {
+    data: Vec<u8>,
+    links: u32,
+    /// Changes that no sync made durable, in order.
+    pending: Vec<Change>,
+}
+
+/// What a lost change takes back.
+#[derive(Debug)]
+struct Change {
+    at: usize,
+    /// The bytes that were there.
+    before: Vec<u8>,
+    /// Bytes that were written.
+    length: usize,
+    /// The length of the file before.
+    size: usize,
+}
+
+#[derive(Debug)]
+struct Naming {
+    /// Directories whose sync it still waits for.
+    within: Vec<PathBuf>,
+    before: Vec<(PathBuf, Option<Node>)>,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Operation {
+    Write,
+    Sync,
+    Read,
+    Open,
+    Flush,
+    Name,
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn parent(path: &Path) -> PathBuf {
+    path.parent().unwrap_or(Path::new("/")).to_path_buf()
+}
+
+impl State {
+    /// Counts an operation; an error if it fails, or if the process is dead.
+    fn operation(&mut self, kind: Operation) -> io::Result<()> {
+        self.operations += 1;
+        if self.dies_at.is_some_and(|at| at <= self.operations) {
+            self.dead = true;
+        }
+        if self.dead {
+            return Err(io::Error::from_raw_os_error(EIO));
+        }
+        let (chance, number) = match kind {
+            Operation::Write => (self.faults.write, EIO),
+            Operation::Sync => (self.faults.sync, EIO),
+            Operation::Read => (self.faults.read, EIO),
+            Operation::Open => (self.faults.open, EMFILE),
+            Operation::Flush => (self.faults.flush, EIO),
+            Operation::Name => (self.faults.write / 4.0, EIO),
+        };
+        if chance > 0.0 && self.rng.f64() < chance {
+            self.failed = true;
+            return Err(io::Error::from_raw_os_error(number));
+        }
+        Ok(())
+    }
+
+    /// There is no room.
+    fn refuse(&mut self) -> io::Error {
+        self.full = true;
+        ErrorKind::StorageFull.into()
+    }
+
+    fn room(&self) -> u64 {
+        let room = self.faults.room.unwrap_or(u64::MAX);
+        room.saturating_sub(self.used)
+    }
+
+    fn file(&self, path: &Path) -> io::Result<Arc<Mutex<Inode>>> {
+        match self.names.get(path) {
+            Some(Node::File(inode)) => Ok(inode.clone()),
+            Some(_) => Err(ErrorKind::IsADirectory.into()),
+            None => Err(ErrorKind::NotFound.into()),
+        }
+    }
+
+    /// Gives names new meanings, as one change.
+    fn name(&mut self, new: Vec<(PathBuf, Option<Node>)>) {
+        let mut within: Vec<PathBuf> = new.iter().map(|(path, _)| parent(path)).collect();
+        within.sort();
+        within.dedup();
+        let mut before = Vec::new();
+        for (path, node) in new {
+            self.link(node.as_ref(), 1);
+            let old = match node {
+                Some(node) => self.names.insert(path.clone(), node),
+                None => self.names.remove(&path),
+            };
+            self.link(old.as_ref(), -1);
+            before.push((path, old));
+        }
+        self.pending.push(Naming { within, before });
+    }
+
+    fn link(&mut self, node: Option<&Node>, by: i32) {
+        let Some(Node::File(inode)) = node else {
+            return;
+        };
+        let mut inode = locked(inode);
+        let before = inode.links;
+        inode.links = before.saturating_add_signed(by);
+        let size = inode.data.len() as u64;
+        match (before, inode.links) {
+            (0, 1) => self.used += size,
+            (1, 0) => self.used = self.used.saturating_sub(size),
+            _ => {}
+        }
+    }
+
+    /// Loses changes of names: one that is lost takes with it all later ones of the same names.
+    fn lose_names(&mut self, chance: f64) {
+        let mut lost: Vec<PathBuf> = Vec::new();
+        let mut undone = Vec::new();
+        for naming in std::mem::take(&mut self.pending) {
+            let same = naming.before.iter().any(|(path, _)| lost.contains(path));
+            if same || self.rng.f64() < chance {
+                lost.extend(naming.before.iter().map(|(path, _)| path.clone()));
+                undone.push(naming);
+            }
+        }
+        for naming in undone.into_iter().rev() {
+            for (path, old) in naming.before.into_iter().rev() {
+                self.link(old.as_ref(), 1);
+                let new = match old {
+                    Some(node) => self.names.insert(path, node),
+                    None => self.names.remove(&path),
+                };
+                self.link(new.as_ref(), -1);
+            }
+        }
+    }
+}
+
+impl Inode {
+    fn write(&mut self, bytes: &[u8], at: usize) {
+        let size = self.data.len();
+        let end = at + bytes.len();
+        if end > size {
+            self.data.resize(end, 0);
+        }
+        let place = &mut self.data[at..end];
+        let before = place.to_vec();
+        place.copy_from_slice(bytes);
+        self.pending.push(Change {
+            at,
+            before,
+            length: bytes.len(),
+            size,
+        });
+    }
+
+    fn resize(&mut self, length: usize) {
+        let size = self.data.len();
+        if length == size {
+            return;
+        }
+        let before = self.data.get(length..).unwrap_or_default().to_vec();
+        self.data.resize(length, 0);
+        self.pending.push(Change {
+            at: length.min(size),
+            before,
+            length: 0,
+            size,
+        });
+    }
+
+    /// Loses changes that were not synced, whole or by sectors.
+    fn lose(&mut self, chance: f64, rng: &mut fastrand::Rng) {
+        for change in std::mem::take(&mut self.pending).into_iter().rev() {
+            if rng.f64() >= chance {
+                continue;
+            }
+            if change.length == 0 {
+                self.data.resize(change.size, 0);
+                let kept = change.before.len().min(self.data.len() - change.at);
+                self.data[change.at..change.at + kept].copy_from_slice(&change.before[..kept]);
+                continue;
+            }
+            let end = (change.at + change.length).min(self.data.len());
+            let torn = rng.bool();
+            let mut from = change.at;
+            while from < end {
+                let to = ((from / SECTOR + 1) * SECTOR).min(end);
+                if !torn || rng.bool() {
+                    let old = &change.before[from - change.at..to - change.at];
+                    self.data[from..to].copy_from_slice(old);
+                }
+                from = to;
+            }
+            if end == self.data.len() && change.size < end && !torn {
+                self.data.truncate(change.size.max(change.at));
+            }
+        }
+    }
+}
+
+impl SimDisk {
+    /// An empty disk; what fails follows from `seed`.
+    pub fn new(seed: u64) -> SimDisk {
+        SimDisk(Arc::new(Mutex::new(State {
+            rng: fastrand::Rng::with_seed(seed),
+            names: BTreeMap::new(),
+            pending: Vec::new(),
+            faults: Faults::default(),
+            used: 0,
+            operations: 0,
+            dies_at: None,
+            dead: false,
+            failed: false,
+            full: false,
+        })))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        locked(&self.0)
+    }
+
+    fn handle(&self, inode: Arc<Mutex<Inode>>) -> SimFile {
+        SimFile {
+            disk: self.clone(),
+            inode,
+        }
+    }
+
+    /// Makes a directory and those above it; one that is there already is no error.
+    pub fn create_dir(&self, path: &Path) -> io::Result<()> {
+        let mut state = self.state();
+        state.operation(Operation::Name)?;
+        if !state.names.contains_key(path) {
+            // Directories are made once, when the store is made: their names are durable at once.
+            state.names.insert(path.to_path_buf(), Node::Directory);
+        }
+        Ok(())
+    }
+
+    /// The names in a directory, sorted.
+    pub fn read_dir(&self, path: &Path) -> io::Result<Vec<String>> {
+        let mut state = self.state();
+        state.operation(Operation::Read)?;
+        if !matches!(state.names.get(path), Some(Node::Directory)) {
+            return Err(ErrorKind::NotFound.into());
+        }
+        let names = state
+            .names
+            .keys()
+            .filter(|name| name.parent() == Some(path));
+        Ok(names
+            .filter_map(|name| Some(name.file_name()?.to_str()?.to_owned()))
+            .collect())
+    }
+
+    /// Whether there is something of this name.
+    pub fn exists(&self, path: &Path) -> bool {
+        self.state().names.contains_key(path)
+    }
+
+    /// Bytes of a file.
+    pub fn len(&self, path: &Path) -> io::Result<u64> {
+        let inode = self.state().file(path)?;
+        let length = locked(&inode).data.len();
+        Ok(length as u64)
+    }
+
+    /// Opens a file to read it.
+    pub fn open(&self, path: &Path) -> io::Result<SimFile> {
+        let mut state = self.state();
+        state.operation(Operation::Open)?;
+        let inode = state.file(path)?;
+        drop(state);
+        Ok(self.handle(inode))
+    }
+
+    /// Opens a file to write to it.
+    pub fn open_write(&self, path: &Path) -> io::Result<SimFile> {
+        self.open(path)
+    }
+
+    /// Makes a file that did not exist before.
+    pub fn create_new(&self, path: &Path) -> io::Result<SimFile> {
+        let mut state = self.state();
+        state.operation(Operation::Open)?;
+        if state.names.contains_key(path) {
+            return Err(ErrorKind::AlreadyExists.into());
+        }
+        if state.room() == 0 {
+            return Err(state.refuse());
+        }
+        let inode = Arc::new(Mutex::new(Inode::default()));
+        state.name(vec![(path.to_path_buf(), Some(Node::File(inode.clone())))]);
+        drop(state);
+        Ok(self.handle(inode))
+    }
+
+    /// The bytes of a file.
+    pub fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
+        let mut state = self.state();
+        state.operation(Operation::Read)?;
+        let inode = state.file(path)?;
+        let bytes = locked(&inode).data.clone();
+        Ok(bytes)
+    }
+
+    /// Gives a file or an index another name, in place of what had it.
+    pub fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let mut state = self.state();
+        state.operation(Operation::Name)?;
+        let node = state.names.get(from).cloned().ok_or(ErrorKind::NotFound)?;
+        state.name(vec![
+            (to.to_path_buf(), Some(node)),
+            (from.to_path_buf(), None),
+        ]);
+        Ok(())
+    }
+
+    /// Takes a file's name away.
+    pub fn remove_file(&self, path: &Path) -> io::Result<()> {
+        let mut state = self.state();
+        state.operation(Operation::Name)?;
+        state.file(path)?;
+        state.name(vec![(path.to_path_buf(), None)]);
+        Ok(())
+    }
+
+    /// Removes an index.
+    pub fn remove_dir_all(&self, path: &Path) -> io::Result<()> {
+        let mut state = self.state();
+        state.operation(Operation::Name)?;
+        if !state.names.contains_key(path) {
+            return Err(ErrorKind::NotFound.into());
+        }
+        state.name(vec![(path.to_path_buf(), None)]);
+        Ok(())
+    }
+
+    /// Gives a file one more name.
+    pub fn hard_link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let mut state = self.state();
+        state.operation(Operation::Name)?;
+        if state.names.contains_key(to) {
+            return Err(ErrorKind::AlreadyExists.into());
+        }
+        let inode = state.file(from)?;
+        state.name(vec![(to.to_path_buf(), Some(Node::File(inode)))]);
+        Ok(())
+    }
+
+    /// Makes the names in a directory durable.
+    pub fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        let mut state = self.state();
+        state.operation(Operation::Open)?;
+        state.operation(Operation::Sync)?;
+        for naming in &mut state.pending {
+            naming.within.retain(|within| within != path);
+        }
+        state.pending.retain(|naming| !naming.within.is_empty());
+        Ok(())
+    }
+
+    /// Bytes and inodes that are free.
+    pub fn free(&self, _path: &Path) -> io::Result<(u64, u64)> {
+        let mut state = self.state();
+        state.operation(Operation::Read)?;
+        Ok((state.room(), 1_000_000))
+    }
+
+    /// The index of this name, made if there is none.
+    pub(super) fn tree(&self, path: &Path) -> io::Result<Arc<Mutex<Tree>>> {
+        let mut state = self.state();
+        state.operation(Operation::Open)?;
+        match state.names.get(path) {
+            Some(Node::Tree(tree)) => Ok(tree.clone()),
+            Some(_) => Err(ErrorKind::AlreadyExists.into()),
+            None => {
+                let tree = Arc::new(Mutex::new(Tree::default()));
+                state.name(vec![(path.to_path_buf(), Some(Node::Tree(tree.clone())))]);
+                Ok(tree)
+            }
+        }
+    }
+
+    /// Whether an index may write so many bytes now.
+    pub(super) fn flush(&self, bytes: u64) -> io::Result<()> {
+        let mut state = self.state();
+        state.operation(Operation::Flush)?;
+        if bytes > 0 && state.room() == 0 {
+            return Err(state.refuse());
+        }
+        Ok(())
+    }
+
+    /// An index is read.
+    pub(super) fn look(&self) -> io::Result<()> {
+        self.state().operation(Operation::Read)
+    }
+}
+
+impl SimFile {
+    /// Reads some bytes.
+    pub fn read_at(&self, buffer: &mut [u8], at: u64) -> io::Result<usize> {
+        self.disk.state().operation(Operation::Read)?;
+        let inode = locked(&self.inode);
+        let from = usize::try_from(at).unwrap_or(usize::MAX);
+        let rest = inode.data.get(from..).unwrap_or_default();
+        let length = rest.len().min(buffer.len());
+        buffer[..length].copy_from_slice(&rest[..length]);
+        Ok(length)
+    }
+
+    /// Fills the buffer.
+    pub fn read_exact_at(&self, buffer: &mut [u8], at: u64) -> io::Result<()> {
+        if self.read_at(buffer, at)? < buffer.len() {
+            return Err(ErrorKind::UnexpectedEof.into());
+        }
+        Ok(())
+    }
+
+    /// Writes all bytes; a process that dies of it, or a disk that is full, writes some of them.
+    pub fn write_all_at(&self, bytes: &[u8], at: u64) -> io::Result<()> {
+        let mut state = self.disk.state();
+        let was_dead = state.dead;
+        let begun = state.operation(Operation::Write);
+        let mut inode = locked(&self.inode);
+        let at = usize::try_from(at).map_err(io::Error::other)?;
+        if let Err(error) = begun {
+            let part = state.rng.usize(..=bytes.len());
+            let fits = (at + part) <= inode.data.len();
+            if !was_dead && fits && part > 0 {
+                inode.write(&bytes[..part], at);
+            }
+            return Err(error);
+        }
+        let grows = (at + bytes.len()).saturating_sub(inode.data.len()) as u64;
+        if grows > state.room() {
+            return Err(state.refuse());
+        }
+        if inode.links > 0 {
+            state.used += grows;
+        }
+        inode.write(bytes, at);
+        Ok(())
+    }
+
+    /// Makes the bytes durable.
+    pub fn sync_data(&self) -> io::Result<()> {
+        self.disk.state().operation(Operation::Sync)?;
+        locked(&self.inode).pending.clear();
+        Ok(())
+    }
+
+    /// The same.
+    pub fn sync_all(&self) -> io::Result<()> {
+        self.sync_data()
+    }
+
+    /// Makes it longer or shorter.
+    pub fn set_len(&self, length: u64) -> io::Result<()> {
+        let mut state = self.disk.state();
+        state.operation(Operation::Write)?;
+        let mut inode = locked(&self.inode);
+        let size = inode.data.len() as u64;
+        let grows = length.saturating_sub(size);
+        if grows > state.room() {
+            return Err(state.refuse());
+        }
+        if inode.links > 0 {
+            state.used = (state.used + grows).saturating_sub(size.saturating_sub(length));
+        }
+        inode.resize(usize::try_from(length).map_err(io::Error::other)?);
+        Ok(())
+    }
+
+    /// Reserves room for so many bytes.
+    pub fn allocate(&self, length: u64) -> io::Result<()> {
+        if length <= self.len()? {
+            return Ok(());
+        }
+        self.set_len(length)
+    }
+
+    /// Bytes of it.
+    pub fn len(&self) -> io::Result<u64> {
+        Ok(locked(&self.inode).data.len() as u64)
+    }
+}
+
+/// What the simulation does with the disk, and sees of it without any fault.
+impl SimDisk {
+    /// From now on it fails like this.
+    pub fn set_faults(&self, faults: Faults) {
+        self.state().faults = faults;
+    }
+
+    /// How it fails.
+    pub fn faults(&self) -> Faults {
+        self.state().faults
+    }
+
+    /// The process dies within so many operations from now on.
+    pub fn die_after(&self, operations: u64) {
+        let mut state = self.state();
+        state.dies_at = Some(state.operations + operations.max(1));
+    }
+
+    /// The process dies now.
+    pub fn die(&self) {
+        self.state().dead = true;
+    }
+
+    /// Whether it died.
+    pub fn is_dead(&self) -> bool {
+        self.state().dead
+    }
+
+    /// Whether an operation failed, or the disk was full, since the last start.
+    pub fn has_failed(&self) -> bool {
+        let state = self.state();
+        state.failed || state.full
+    }
+
+    /// Whether an operation failed since the last start, not for want of room.
+    pub fn has_failed_hard(&self) -> bool {
+        self.state().failed
+    }
+
+    /// Bytes in files.
+    pub fn used(&self) -> u64 {
+        self.state().used
+    }
+
+    /// Another process takes over: what was in the memory of the last one is gone, and after a
+    /// power cut some of what no sync made durable, each piece with this chance.
+    pub fn restart(&self, power: Option<f64>) {
+        let mut guard = self.state();
+        let state = &mut *guard;
+        state.dead = false;
+        state.dies_at = None;
+        state.failed = false;
+        state.full = false;
+        if let Some(chance) = power {
+            state.lose_names(chance);
+        }
+        let nodes: Vec<Node> = state.names.values().cloned().collect();
+        let mut used = 0;
+        for node in nodes {
+            match node {
+                Node::File(inode) => {
+                    let mut inode = locked(&inode);
+                    if let Some(chance) = power {
+                        inode.lose(chance, &mut state.rng);
+                    }
+                    used += inode.data.len() as u64;
+                }
+                Node::Tree(tree) => locked(&tree).revert(),
+                Node::Directory => {}
+            }
+        }
+        state.used = used;
+    }
+
+    /// Names below a directory.
+    pub fn names(&self, path: &Path) -> Vec<PathBuf> {
+        let state = self.state();
+        let names = state.names.keys();
+        names
+            .filter(|name| name.parent() == Some(path))
+            .cloned()
+            .collect()
+    }
+
+    /// Looks at the bytes of a file from an offset on; `None` if it is not there.
+    pub fn peek<T>(&self, path: &Path, look: impl FnOnce(&[u8]) -> T) -> Option<T> {
+        let inode = self.state().file(path).ok()?;
+        let inode = locked(&inode);
+        Some(look(&inode.data))
+    }
+
+    /// Up to where the bytes of a file are durable.
+    pub fn durable(&self, path: &Path) -> usize {
+        let Ok(inode) = self.state().file(path) else {
+            return 0;
+        };
+        let inode = locked(&inode);
+        let first = inode.pending.iter().map(|change| change.at).min();
+        first.unwrap_or(inode.data.len())
+    }
+
+    /// Does something during which nothing fails and nothing is counted.
+    pub fn quietly<T>(&self, work: impl FnOnce() -> T) -> T {
+        let before = {
+            let mut state = self.state();
+            let before = (state.faults, state.operations, state.dies_at.take());
+            state.faults = Faults::default();
+            before
+        };
+        let done = work();
+        let mut state = self.state();
+        (state.faults, state.operations, state.dies_at) = before;
+        done
+    }
+
+    /// A place where a bit could flip: of a file with bytes, or of an index.
+    pub fn any_place(&self) -> Option<(PathBuf, usize)> {
+        let mut state = self.state();
+        let whole = |node: &Node| matches!(node, Node::File(_) | Node::Tree(_));
+        let nodes = state.names.iter().filter(|(_, node)| whole(node));
+        let nodes: Vec<(PathBuf, Node)> = nodes.map(|(p, n)| (p.clone(), n.clone())).collect();
+        let (path, node) = nodes.get(state.rng.usize(..nodes.len().max(1)))?.clone();
+        match node {
+            Node::File(inode) => {
+                let end = locked(&inode).data.iter().rposition(|byte| *byte != 0)? + 1;
+                Some((path, state.rng.usize(..end)))
+            }
+            _ => Some((path, 0)),
+        }
+    }
+
+    /// Flips a bit of a byte there, or of any value of an index.
+    pub fn flip(&self, path: &Path, at: usize) {
+        let mut state = self.state();
+        match state.names.get(path).cloned() {
+            Some(Node::File(inode)) => {
+                let bit = 1 << state.rng.u8(..8);
+                if let Some(byte) = locked(&inode).data.get_mut(at) {
+                    *byte ^= bit;
+                }
+            }
+            Some(Node::Tree(tree)) => drop(locked(&tree).flip(&mut state.rng)),
+            _ => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DIR: &str = "/d";
+
+    fn disk() -> SimDisk {
+        let disk = SimDisk::new(7);
+        disk.create_dir(Path::new(DIR)).unwrap();
+        disk
+    }
+
+    #[test]
+    fn a_power_cut_loses_what_no_sync_made_durable() {
+        let (disk, one, two) = (disk(), Path::new("/d/one"), Path::new("/d/two"));
+        let file = disk.create_new(one).unwrap();
+        file.write_all_at(b"durable", 0).unwrap();
+        file.sync_data().unwrap();
+        disk.sync_dir(Path::new(DIR)).unwrap();
+        file.write_all_at(b"lost", 7).unwrap();
+        file.write_all_at(b"D", 0).unwrap();
+        disk.rename(one, two).unwrap();
+        disk.restart(None);
+        assert_eq!(disk.read(two).unwrap(), b"Durablelost");
+        disk.restart(Some(1.0));
+        assert!(!disk.exists(two));
+        let left = disk.read(one).unwrap();
+        assert!(left.starts_with(b"urable") || &left[1..7] == b"urable");
+    }
+
+    #[test]
+    fn a_dead_process_changes_nothing() {
+        let (disk, path) = (disk(), Path::new("/d/x"));
+        let file = disk.create_new(path).unwrap();
+        disk.die();
+        assert!(file.write_all_at(b"x", 0).is_err());
+        assert!(disk.remove_file(path).is_err());
+        disk.restart(None);
+        assert_eq!(disk.read(path).unwrap(), b"");
+    }
+
+    #[test]
+    fn room_ends_and_comes_back() {
+        let (disk, path) = (disk(), Path::new("/d/x"));
+        let file = disk.create_new(path).unwrap();
+        let room = |room| {
+            disk.set_faults(Faults {
+                room,
+                ..Faults::default()
+            });
+        };
+        room(Some(10));
+        file.allocate(8).unwrap();
+        file.write_all_at(b"12345678", 0).unwrap();
+        let refused = file.write_all_at(b"123", 8).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::StorageFull);
+        assert_eq!(disk.free(path).unwrap().0, 2);
+        room(None);
+        file.write_all_at(b"123", 8).unwrap();
+        disk.remove_file(path).unwrap();
+        assert_eq!(disk.used(), 0);
+    }
+}
