@@ -172,9 +172,8 @@ pub fn stuck(life: &mut Life<'_>) {
             crate::time::now()
         )
     });
-    match text {
-        Some(text) => model.breaks(text),
-        None => model.known.clear(),
+    if let Some(text) = text {
+        model.breaks(text);
     }
 }
 

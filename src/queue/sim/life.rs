@@ -163,8 +163,10 @@ impl<'a> Life<'a> {
     }
 
     async fn go_on(&mut self) -> End {
-        if self.world.draining {
-            self.set_right().await;
+        if self.world.draining
+            && let Some(end) = self.set_right().await
+        {
+            return end;
         }
         loop {
             if self.world.is_broken() {
@@ -173,10 +175,11 @@ impl<'a> Life<'a> {
             self.world.step += 1;
             self.world.model.story.step = self.world.step;
             if self.world.step >= self.world.steps {
-                if self.world.draining {
-                    checks::stuck(self);
+                if !self.world.draining {
+                    return End::Killed { power: None };
                 }
-                return End::Killed { power: None };
+                checks::stuck(self);
+                return End::Over;
             }
             if let Some(end) = self.act().await {
                 return end;
@@ -189,7 +192,7 @@ impl<'a> Life<'a> {
             {
                 return end;
             }
-            if self.world.draining && self.world.model.known.is_empty() && self.flights.is_empty() {
+            if self.world.draining && self.flights.is_empty() && !self.world.model.waits() {
                 return self.over().await;
             }
         }

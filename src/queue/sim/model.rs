@@ -169,6 +169,11 @@ impl Model {
         }
     }
 
+    /// Whether anything is left that was not damaged.
+    pub fn waits(&self) -> bool {
+        self.known.values().any(|known| !known.spoiled)
+    }
+
     /// The clock was set.
     pub fn jumped(&mut self) {
         for known in self.known.values_mut() {
