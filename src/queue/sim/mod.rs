@@ -184,7 +184,7 @@ mod tests {
         let begun = std::time::Instant::now();
         let thread = std::thread::Builder::new().stack_size(STACK);
         let explored = thread
-            .spawn(move || explore(first, steps, all))
+            .spawn(move || explore(first, steps, allowed, all))
             .unwrap()
             .join()
             .unwrap();
