@@ -16,7 +16,7 @@ use super::operators;
 use super::world::World;
 use crate::message::{Body, Content};
 use crate::queue::store::SpoolWriter;
-use crate::queue::{Accept, Attempt, Fetch, Record};
+use crate::queue::{Accept, Attempt, Fetch, Held, Record};
 
 /// Messages that wait at the same time before senders pause.
 const WAITING: usize = 120;
@@ -170,7 +170,7 @@ impl Life<'_> {
                 head: head.into(),
                 body,
             },
-            held,
+            held: held.then(Held::default).into_iter().collect(),
         };
         let (addr, heard) = (self.queue.addr.clone(), self.heard.clone());
         let sender = actix_rt::spawn(async move {
@@ -267,12 +267,12 @@ impl Life<'_> {
             return;
         }
         for attempt in &attempts {
-            let status = status(attempt.outcome);
+            let status = status(&attempt.outcome);
             self.world.model.reported(id, attempt.recipient, status);
         }
         let told: Vec<String> = attempts
             .iter()
-            .map(|attempt| format!("{} {:?}", attempt.recipient, status(attempt.outcome)))
+            .map(|attempt| format!("{} {:?}", attempt.recipient, status(&attempt.outcome)))
             .collect();
         self.world
             .model

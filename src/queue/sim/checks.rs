@@ -112,8 +112,7 @@ fn contents(life: &mut Life<'_>) {
             Some(known) if known.spoiled => {}
             Some(known) => {
                 let same = known.message.states == message.states
-                    && known.message.held == message.held
-                    && known.message.warned == message.warned
+                    && known.message.envelope == message.envelope
                     && known.message.location == message.location;
                 if !same {
                     problem = Some(format!("I4: {} is not as the journal says", message.id));
@@ -162,13 +161,17 @@ pub fn stuck(life: &mut Life<'_>) {
             .message
             .states
             .iter()
-            .map(|state| format!("{:?} due {}", state.status, state.next_due))
+            .map(|state| {
+                format!(
+                    "{:?} due {}, held {:?}",
+                    state.status, state.next_due, state.holds
+                )
+            })
             .collect();
         format!(
-            "I5: {} is stuck: {} held {}; it is {}",
+            "I5: {} is stuck: {}; it is {}",
             known.message.id,
             states.join(", "),
-            known.message.held,
             crate::time::now()
         )
     });

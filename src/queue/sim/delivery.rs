@@ -143,10 +143,10 @@ pub fn answer(temper: Temper, recipient: u32, at: Millis, rng: &mut fastrand::Rn
 }
 
 /// The state that an outcome leads to before the deadline.
-pub fn status(outcome: Outcome) -> Status {
+pub fn status(outcome: &Outcome) -> Status {
     match outcome {
         Outcome::Delivered => Status::Delivered,
         Outcome::Failed => Status::Bounced,
-        Outcome::Deferred { .. } => Status::Waiting,
+        Outcome::Deferred { .. } | Outcome::Suspended { .. } => Status::Waiting,
     }
 }

@@ -202,7 +202,7 @@ impl Model {
         let Some(known) = self.known.get_mut(&id) else {
             return self.breaks(format!("I1: {what} is handed out and is not durable"));
         };
-        let held = known.message.held;
+        let now = crate::time::now();
         let place = usize::try_from(position).unwrap_or(usize::MAX);
         let Some((part, state)) = known
             .parts
@@ -217,7 +217,7 @@ impl Model {
             Some("after its end")
         } else if part.reported.is_some() {
             Some("after its end was reported")
-        } else if held {
+        } else if state.is_held(now) {
             Some("while it is held")
         } else {
             None
@@ -311,7 +311,6 @@ impl Model {
         if let Some(known) = self.known.get_mut(&id) {
             let old = std::mem::replace(&mut known.message, message.clone());
             let same = old.states == message.states
-                && old.held == message.held
                 && old.envelope == message.envelope
                 && known.sum == sum(content);
             self.count(&old, false);
@@ -388,10 +387,11 @@ impl Model {
             })
             .collect();
         let by = if change.by.is_empty() { "" } else { " by " };
+        let count = known.message.states.len();
+        known.parts.resize_with(count, Part::default);
         self.story.tell(format!(
-            "{id} durable: {} held {:?}{by}{}{}",
+            "{id} durable: {}{by}{}{}",
             states.join(", "),
-            change.held,
             change.by,
             if told { " with a notice" } else { "" }
         ));
@@ -422,15 +422,7 @@ impl Model {
         if change.by.is_empty() {
             return;
         }
-        let waiting = known
-            .message
-            .states
-            .iter()
-            .filter(|s| s.status == Status::Waiting);
-        let count = match change.held {
-            Some(_) => waiting.count(),
-            None => change.recipients.len(),
-        };
+        let count = change.recipients.len();
         let touched = self.touched.entry(change.by.clone()).or_default();
         touched.recipients += count as u64;
         touched.messages.insert(known.message.id);
@@ -446,7 +438,8 @@ impl Model {
         told: bool,
     ) -> Option<String> {
         let place = usize::try_from(position).ok()?;
-        let before = known.message.states.get(place)?.status;
+        let old = known.message.states.get(place)?;
+        let (before, tried) = (old.status, old.last_attempt != state.last_attempt);
         let recipient = known.message.envelope.recipients.get(place)?.clone();
         let wants = self.told(&known.message, &recipient);
         let (message, jumped) = (&known.message, known.jumps > 0);
@@ -479,7 +472,7 @@ impl Model {
             if part.late > 1 {
                 return Some("its delay was told twice".into());
             }
-        } else if late && wants.delay && part.late == 0 && change.by.is_empty() && !jumped {
+        } else if late && tried && wants.delay && part.late == 0 && !jumped {
             part.owed += 1;
             let enough = 1 + known.message.states.len();
             if part.owed as usize > enough && !self.signer_fails {
@@ -490,7 +483,7 @@ impl Model {
             }
         }
         let deadline = deadline(&known.message, &self.retry);
-        if !jumped && state.next_due > deadline {
+        if !jumped && state.holds.is_empty() && state.next_due > deadline {
             return Some(format!(
                 "I5: due at {}, its deadline is {deadline}",
                 state.next_due
