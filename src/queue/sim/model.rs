@@ -245,15 +245,20 @@ impl Model {
     /// Delivery reports a recipient; whether that counts, and not a second word about it.
     pub fn reported(&mut self, id: QueueId, position: u32, status: Status) {
         let place = usize::try_from(position).unwrap_or(usize::MAX);
-        let part = self
-            .known
-            .get_mut(&id)
-            .and_then(|known| known.parts.get_mut(place));
-        let Some(part) = part.filter(|part| part.flying) else {
+        let Some(known) = self.known.get_mut(&id) else {
+            return;
+        };
+        let waits = |state: &RecipientState| state.status == Status::Waiting;
+        let waits = known.message.states.get(place).is_some_and(waits);
+        let Some(part) = known.parts.get_mut(place).filter(|part| part.flying) else {
             return;
         };
         part.flying = false;
         part.taken |= status == Status::Delivered;
+        // An operator may have ended it meanwhile.
+        if !waits {
+            return;
+        }
         if status != Status::Waiting {
             self.not_durable += usize::from(part.reported.is_none());
             part.reported = Some(status);
@@ -482,8 +487,11 @@ impl Model {
                 ));
             }
         }
-        let deadline = deadline(&known.message, &self.retry);
-        if !jumped && state.holds.is_empty() && state.next_due > deadline {
+        // What an operator makes due, and what could not be told at its end, is due now or soon.
+        let said = state.last_reply.as_ref().map_or("", |reply| &reply.text);
+        let untold = said.starts_with("its failure could not be told");
+        let deadline = deadline(&known.message, &self.retry).max(crate::time::now());
+        if !jumped && !untold && state.holds.is_empty() && state.next_due > deadline {
             return Some(format!(
                 "I5: due at {}, its deadline is {deadline}",
                 state.next_due
