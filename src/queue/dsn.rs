@@ -170,14 +170,14 @@ pub fn build(notice: &Notice<'_>) -> Built {
          Content-Transfer-Encoding: {}\r\n\r\n",
         transfer(wide)
     );
-    people(&mut body, notice, &recipients, event);
+    people(&mut body, notice, &recipients, event, wide);
     let _ = write!(
         body,
         "\r\n--{boundary}\r\nContent-Type: message/{machine}\r\n\
          Content-Transfer-Encoding: {}\r\n\r\n",
         transfer(wide)
     );
-    machines(&mut body, notice, &recipients);
+    machines(&mut body, notice, &recipients, wide);
     let _ = write!(
         body,
         "\r\n--{boundary}\r\nContent-Type: {kind}\r\nContent-Transfer-Encoding: {}\r\n\r\n",
@@ -280,6 +280,7 @@ fn people(
     notice: &Notice<'_>,
     recipients: &[(&Recipient, &RecipientState)],
     event: Event,
+    wide: bool,
 ) {
     let arrived = date(notice.message.arrived);
     let opening = match event {
@@ -312,7 +313,7 @@ fn people(
         out.push_str("\r\n");
         let expanded = match &recipient.alias_of {
             Some(alias) if alias != shown(notice.message, recipient) => {
-                format!(" (from {})", line(alias))
+                format!(" (from {})", fitting(&line(alias), wide))
             }
             _ => String::new(),
         };
@@ -374,7 +375,12 @@ fn advice(state: &RecipientState) -> &'static str {
 }
 
 /// The part for programs (RFC 3464 section 2).
-fn machines(out: &mut String, notice: &Notice<'_>, recipients: &[(&Recipient, &RecipientState)]) {
+fn machines(
+    out: &mut String,
+    notice: &Notice<'_>,
+    recipients: &[(&Recipient, &RecipientState)],
+    wide: bool,
+) {
     let _ = write!(out, "Reporting-MTA: dns; {}\r\n", notice.hostname);
     if let Some(envid) = &notice.message.envelope.envid {
         let _ = write!(out, "Original-Envelope-Id: {}\r\n", ascii(&line(envid)));
@@ -390,10 +396,12 @@ fn machines(out: &mut String, notice: &Notice<'_>, recipients: &[(&Recipient, &R
         };
         out.push_str("\r\n");
         if let Some(orcpt) = &recipient.orcpt {
-            let _ = write!(out, "Original-Recipient: {}\r\n", line(orcpt));
+            let orcpt = fitting(&line(orcpt), wide);
+            let _ = write!(out, "Original-Recipient: {orcpt}\r\n");
         } else if let Some(alias) = &recipient.alias_of {
             let kind = if alias.is_ascii() { "rfc822" } else { "utf-8" };
-            let _ = write!(out, "Original-Recipient: {kind}; {}\r\n", line(alias));
+            let alias = fitting(&line(alias), wide);
+            let _ = write!(out, "Original-Recipient: {kind}; {alias}\r\n");
         }
         let _ = write!(out, "Final-Recipient: {kind}; {address}\r\n");
         let action = match state.status {
@@ -533,13 +541,26 @@ fn line(text: &str) -> String {
 /// Words as they are where the notice may hold them, else with an escape for what is beyond ASCII
 /// (RFC 6533 section 3): no other address may appear in the place of one.
 fn printable(text: &str, wide: bool) -> String {
+    escaped(text, wide, "")
+}
+
+/// An address as a notice can carry it: one of 7 bits writes what lies beyond ASCII as
+/// `\x{HEX}` (RFC 6533 section 3, utf-8-addr-xtext).
+fn fitting(address: &str, wide: bool) -> String {
+    escaped(address, wide || address.is_ascii(), "\\+=")
+}
+
+/// A text with `\x{HEX}` for what is beyond ASCII and for these besides, unless it is `wide`.
+fn escaped(text: &str, wide: bool, besides: &str) -> String {
+    if wide {
+        return text.to_owned();
+    }
     let mut out = String::new();
     for c in text.chars() {
-        match wide || c.is_ascii() {
-            true => out.push(c),
-            false => {
-                let _ = write!(out, "\\x{{{:X}}}", u32::from(c));
-            }
+        if c.is_ascii() && !besides.contains(c) {
+            out.push(c);
+        } else {
+            let _ = write!(out, "\\x{{{:X}}}", u32::from(c));
         }
     }
     out

@@ -345,6 +345,29 @@ fn addresses_beyond_ascii_make_a_global_notification() {
 }
 
 #[test]
+fn q18_an_orcpt_or_alias_beyond_ascii_fits_a_notice_of_seven_bits() {
+    let mut message = message();
+    message.envelope.recipients[0].orcpt = Some("utf-8;b\u{e4}r+x@example.net".into());
+    message.envelope.recipients[0].alias_of = Some("\u{e4}lias@example.org".into());
+    let mut second = refused();
+    second.recipient = 1;
+    message.envelope.recipients[1].alias_of = Some("\u{1f600}@example.org".into());
+    let (built, text) = built(&message, &[refused(), second], None);
+    assert_eq!((built.body, built.smtputf8), (BodyKind::SevenBit, false));
+    let Body::Memory(body) = &built.content.body else {
+        panic!("in memory")
+    };
+    assert!(built.content.head.is_ascii() && body.is_ascii(), "{text}");
+    for line in [
+        "Original-Recipient: utf-8;b\\x{E4}r\\x{2B}x@example.net\r\n",
+        "Original-Recipient: utf-8; \\x{1F600}@example.org\r\n",
+        "<b@example.net> (from \\x{E4}lias@example.org)\r\n",
+    ] {
+        assert!(text.contains(line), "{line}: {text}");
+    }
+}
+
+#[test]
 fn a_boundary_is_never_part_of_what_is_returned() {
     let body: &'static [u8] = b"--0020000000000.mx.example.org--\r\n";
     let mut message = message();
