@@ -20,6 +20,10 @@ pub(super) const MISSING: u8 = 66;
 pub(super) const NO_USER: u8 = 67;
 /// The daemon can not be asked (EX_UNAVAILABLE).
 pub(super) const UNAVAILABLE: u8 = 69;
+/// A file, or standard output, can not be read or written (EX_IOERR).
+pub(super) const IO: u8 = 74;
+/// Not all could be done now; the same again may do the rest (EX_TEMPFAIL).
+pub(super) const AGAIN: u8 = 75;
 /// The password is wrong (EX_NOPERM).
 pub(super) const NO_PERMISSION: u8 = 77;
 /// The configuration is wrong (EX_CONFIG).

@@ -3,9 +3,6 @@
 use std::fmt::Arguments;
 use std::io::{self, Write as _};
 
-/// What was to be written could not be (EX_IOERR).
-const UNWRITTEN: i32 = 74;
-
 /// Prints a line; ends the process if nobody reads it any more, and with a word about it if it can
 /// not be written, as on a full disk.
 pub(super) fn line(text: Arguments<'_>) {
@@ -17,7 +14,7 @@ pub(super) fn line(text: Arguments<'_>) {
                 io::stderr(),
                 "chapar: the output can not be written ({error}); nothing of it is complete"
             );
-            std::process::exit(UNWRITTEN);
+            std::process::exit(super::exit::IO.into());
         }
     }
 }
