@@ -169,6 +169,9 @@ fn add_queue<W: io::Write>(archive: &mut tar::Builder<W>, config: &Config) -> an
                     bytes.extend(STANDARD.decode(piece).map_err(io::Error::other)?);
                 }
             }
+            Answer::Skipped(skipped) => {
+                eprintln!("chapar: {} is left out: {}", skipped.id, skipped.text);
+            }
             _ => {}
         }
         Ok(())

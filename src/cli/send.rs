@@ -281,7 +281,7 @@ fn watch(config: &Config, from: &str) -> anyhow::Result<mpsc::Receiver<Result<Ha
     let config = config.clone();
     let request = Request::Watch {
         selector: Selector {
-            from: Some(from.to_owned()),
+            from: from.into(),
             ..Selector::default()
         },
     };

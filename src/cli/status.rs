@@ -11,7 +11,7 @@ use super::check::{self, Host, OfDomains};
 use super::records;
 use super::socket::{self, Failure};
 use crate::config::Config;
-use crate::control::protocol::{Answer, Numbers, Request, Row};
+use crate::control::protocol::{Answer, By, Numbers, Request, Row};
 use crate::doctor::{Finding, Level, worst};
 use crate::identity::Identity;
 use crate::queue::{Happened, Selector};
@@ -91,6 +91,7 @@ fn queue(config: &Config) -> Asked {
     let (mut rows, mut failures) = (Vec::new(), Vec::new());
     let summary = Request::Summary {
         selector: Selector::default(),
+        by: By::Domain,
     };
     // The queue may be gone by now; what came is shown.
     let _ = socket::ask(config, &summary, &mut |answer| {

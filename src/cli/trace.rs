@@ -71,11 +71,11 @@ pub(super) fn run(file: &Path, args: Args) -> anyhow::Result<ExitCode> {
         });
         for selector in [
             Selector {
-                to: Some(about.clone()),
+                to: about.clone().into(),
                 ..Selector::default()
             },
             Selector {
-                from: Some(about.clone()),
+                from: about.clone().into(),
                 ..Selector::default()
             },
         ] {
@@ -159,6 +159,9 @@ impl Story {
         let request = Request::List {
             selector,
             limit: Some(MOST),
+            sort: None,
+            reverse: false,
+            count: false,
         };
         let asked = socket::ask(config, &request, &mut |answer| {
             if let Answer::Item(item) = answer {

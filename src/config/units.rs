@@ -109,6 +109,11 @@ impl Steps {
         }
         self.0.last().map(|(span, _)| span.0)
     }
+
+    /// The longest wait; `None` if there is no list.
+    pub fn longest(&self) -> Option<Duration> {
+        self.0.iter().map(|(span, _)| span.0).max()
+    }
 }
 
 impl FromStr for Steps {

@@ -1,29 +1,28 @@
 //! Answering an operator: the same code for the daemon's socket and for `mta-queue` on a store
 //! that no daemon uses.
 
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use queue_schema::{Message, QueueId, RecipientState, Status};
+use queue_schema::{Message, QueueId};
 use tokio::io::AsyncReadExt;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::mpsc;
 
+use super::export::export;
+use super::list::{Wanted, list};
 use super::orders::{Asked, end, order, orders};
-use super::protocol::{Answer, Exported, Item, Numbers, Refusal, Request};
+use super::protocol::{Answer, By, Item, Numbers, Refusal, Request};
 use super::steer::{Order, resume, steer, suspend, suspensions};
 use super::summary::Summary;
+use crate::delivery::routes::Routes;
 use crate::message::{Body, Content};
-use crate::queue::{Handle, Happened, Matcher, Selector};
+use crate::queue::{Facts, Handle, Happened, Hops, Look, Matcher, Selector};
 
 /// Bytes of a message in one answer.
 const PIECE: usize = 48 << 10;
-/// Rows of a list that is sorted.
-const ROWS: usize = 100_000;
 /// How often a client that watches is told that nothing happened: it notices a daemon that is
 /// gone, and the daemon notices one that is.
 pub(super) const ALIVE: Duration = Duration::from_secs(5);
@@ -31,9 +30,23 @@ pub(super) const ALIVE: Duration = Duration::from_secs(5);
 /// Answers `request` into `out`; stops when nobody listens any more.
 pub async fn answer(request: Request, queue: &Handle, out: mpsc::Sender<Answer>) {
     let done = match request {
-        Request::List { selector, limit } => list(&selector, limit, queue, &out).await,
+        Request::List {
+            selector,
+            limit,
+            sort,
+            reverse,
+            count,
+        } => {
+            let wanted = Wanted {
+                limit,
+                sort,
+                reverse,
+                count,
+            };
+            list(&selector, wanted, queue, &out).await
+        }
         Request::Show { id } => show(&id, queue, &out).await,
-        Request::Summary { selector } => summarize(&selector, queue, &out).await,
+        Request::Summary { selector, by } => summarize(&selector, by, queue, &out).await,
         Request::Cat { id } => cat(&id, queue, &out).await,
         Request::Export { selector } => export(&selector, queue, &out).await,
         Request::Watch { selector } => watch(&selector, queue, &out).await,
@@ -65,6 +78,8 @@ pub async fn answer(request: Request, queue: &Handle, out: mpsc::Sender<Answer>)
             dry_run,
             by,
             spread,
+            rate,
+            reset_attempts,
             address,
             reason,
             span,
@@ -76,6 +91,8 @@ pub async fn answer(request: Request, queue: &Handle, out: mpsc::Sender<Answer>)
                 dry_run,
                 by,
                 spread,
+                rate,
+                reset_attempts,
                 address,
                 reason,
                 span,
@@ -109,6 +126,10 @@ pub async fn answer(request: Request, queue: &Handle, out: mpsc::Sender<Answer>)
         Request::Import { .. } | Request::Submit { .. } => {
             Err(Refusal::wrong("a message must follow its line"))
         }
+        // See `Session`, which answers them.
+        Request::Ids { .. } | Request::Claim { .. } | Request::HandOver { .. } => {
+            Err(Refusal::wrong("that is for a client that stays"))
+        }
     };
     let last = match done {
         Ok(count) => Answer::End(count),
@@ -117,11 +138,23 @@ pub async fn answer(request: Request, queue: &Handle, out: mpsc::Sender<Answer>)
     let _ = out.send(last).await;
 }
 
-pub(super) fn compile(selector: &Selector) -> Result<Arc<Matcher>, Refusal> {
-    selector
+/// Understands a selector, and finds out what it has to know besides messages.
+pub(super) async fn compile(selector: &Selector, queue: &Handle) -> Result<Arc<Matcher>, Refusal> {
+    let matcher = selector
         .compile(crate::time::now())
-        .map(Arc::new)
-        .map_err(Refusal::wrong)
+        .map_err(Refusal::wrong)?;
+    Ok(Arc::new(matcher.with(facts(queue).await?)))
+}
+
+/// What is known besides messages.
+async fn facts(queue: &Handle) -> Result<Arc<Facts>, Refusal> {
+    let asked = queue.addr.send(Look).await;
+    let (facts, config) = asked.map_err(Refusal::unavailable)?;
+    // The configuration was checked when it was loaded.
+    let routes = Routes::new(&config.routes).unwrap_or_default();
+    let hops: Hops =
+        Arc::new(move |envelope, to| routes.next_host(envelope.mail_from(), &to.address));
+    Ok(Arc::new(facts.with_hops(hops)))
 }
 
 /// Calls `each` with every message that is meant, and the positions of its recipients that are;
@@ -148,87 +181,6 @@ pub(super) async fn pages(
     Ok(())
 }
 
-async fn list(
-    selector: &Selector,
-    limit: Option<usize>,
-    queue: &Handle,
-    out: &mpsc::Sender<Answer>,
-) -> Result<u64, Refusal> {
-    let matcher = compile(selector)?;
-    let mut count = 0;
-    let limit = limit.map(|limit| limit.min(ROWS));
-    // The newest trouble: what was tried last, then what came last.
-    let mut newest = BinaryHeap::new();
-    pages(&matcher, queue, async |message, recipients| {
-        for position in recipients {
-            count += 1;
-            let Some(limit) = limit else {
-                let item = Item::new(&message, position, matcher.now);
-                if let Some(item) = item
-                    && out.send(Answer::Item(Box::new(item))).await.is_err()
-                {
-                    return false;
-                }
-                continue;
-            };
-            let state = usize::try_from(position)
-                .ok()
-                .and_then(|at| message.states.get(at));
-            let Some(tried) = state.map(|state| state.last_attempt) else {
-                continue;
-            };
-            let key = (tried, message.arrived, message.id, Reverse(position));
-            if newest.len() < limit {
-                newest.push(Reverse(Row(key, message.clone())));
-            } else if let Some(mut least) = newest.peek_mut()
-                && least.0.0 < key
-            {
-                *least = Reverse(Row(key, message.clone()));
-            }
-        }
-        true
-    })
-    .await?;
-    let mut rows = newest.into_vec();
-    rows.sort_unstable();
-    for Reverse(Row((.., Reverse(position)), message)) in rows {
-        if let Some(item) = Item::new(&message, position, matcher.now)
-            && out.send(Answer::Item(Box::new(item))).await.is_err()
-        {
-            break;
-        }
-    }
-    match matcher.id {
-        Some(id) if count == 0 && *selector == only(selector) => Err(Refusal::unknown(id)),
-        _ => Ok(count),
-    }
-}
-
-type Key = (u64, u64, QueueId, Reverse<u32>);
-
-/// A row of a sorted list: its message does not count for the order.
-struct Row(Key, Arc<Message>);
-
-impl PartialEq for Row {
-    fn eq(&self, other: &Row) -> bool {
-        self.0 == other.0
-    }
-}
-
-impl Eq for Row {}
-
-impl PartialOrd for Row {
-    fn partial_cmp(&self, other: &Row) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Row {
-    fn cmp(&self, other: &Row) -> std::cmp::Ordering {
-        self.0.cmp(&other.0)
-    }
-}
-
 async fn show(id: &str, queue: &Handle, out: &mpsc::Sender<Answer>) -> Result<u64, Refusal> {
     let id = id.parse::<QueueId>().map_err(Refusal::wrong)?;
     let message = queue.view.message(id).await.map_err(Refusal::unavailable)?;
@@ -238,10 +190,11 @@ async fn show(id: &str, queue: &Handle, out: &mpsc::Sender<Answer>) -> Result<u6
     let signed = content
         .map(|content| signatures(&content.head))
         .unwrap_or_default();
-    let mut count = 0;
+    let facts = facts(queue).await?;
     let now = crate::time::now();
+    let mut count = 0;
     for position in (0..).take(message.states.len()) {
-        if let Some(item) = Item::new(&message, position, now) {
+        if let Some(item) = Item::new(&message, position, &facts, now) {
             count += 1;
             let item = item.told(&message, position, signed.clone());
             if out.send(Answer::Item(Box::new(item))).await.is_err() {
@@ -284,14 +237,16 @@ pub(super) fn signatures(head: &[u8]) -> Vec<String> {
 
 async fn summarize(
     selector: &Selector,
+    by: By,
     queue: &Handle,
     out: &mpsc::Sender<Answer>,
 ) -> Result<u64, Refusal> {
-    let matcher = compile(selector)?;
+    let matcher = compile(selector, queue).await?;
     let now = crate::time::now();
-    let mut summary = Summary::default();
+    let facts = matcher.facts().clone();
+    let mut summary = Summary::new(by);
     pages(&matcher, queue, async |message, recipients| {
-        summary.add(&message, &recipients, now);
+        summary.add(&message, &recipients, &facts, now);
         !out.is_closed()
     })
     .await?;
@@ -329,7 +284,7 @@ async fn cat(id: &str, queue: &Handle, out: &mpsc::Sender<Answer>) -> Result<u64
 }
 
 /// Sends the bytes of a message.
-async fn bytes(content: &Content, out: &mpsc::Sender<Answer>) -> Result<(), Refusal> {
+pub(super) async fn bytes(content: &Content, out: &mpsc::Sender<Answer>) -> Result<(), Refusal> {
     let send = async |bytes: &[u8]| {
         for piece in bytes.chunks(PIECE) {
             let piece = Answer::Bytes(STANDARD.encode(piece));
@@ -358,74 +313,18 @@ async fn bytes(content: &Content, out: &mpsc::Sender<Answer>) -> Result<(), Refu
     Ok(())
 }
 
-async fn export(
-    selector: &Selector,
-    queue: &Handle,
-    out: &mpsc::Sender<Answer>,
-) -> Result<u64, Refusal> {
-    let matcher = compile(selector)?;
-    let mut count = 0;
-    let mut failed = None;
-    let now = matcher.now;
-    pages(&matcher, queue, async |message, _| {
-        let content = match queue.view.content(message.clone()).await {
-            Ok(content) => content,
-            Err(error) => {
-                // The others can be moved; whoever asked is told at the end.
-                failed.get_or_insert(error);
-                return true;
-            }
-        };
-        let exported = Exported {
-            format: 1,
-            id: message.id.to_string(),
-            size: content.len(),
-            arrived: message.arrived,
-            origin: message.origin.clone(),
-            envelope: message.envelope.clone(),
-            states: message.states.clone(),
-            warned: waiting(&message, |state| state.warned),
-            held: waiting(&message, |state| state.is_held(now)),
-            story: message.story.clone(),
-        };
-        if out.send(Answer::Message(Box::new(exported))).await.is_err() {
-            return false;
-        }
-        if let Err(error) = bytes(&content, out).await {
-            tracing::warn!(id = %message.id, %error, "a message could not be exported");
-            return false;
-        }
-        count += 1;
-        true
-    })
-    .await?;
-    match failed {
-        Some(error) => Err(Refusal::unavailable(error)),
-        None => Ok(count),
-    }
-}
-
-/// Whether something is true of every recipient that waits.
-fn waiting(message: &Message, is: impl Fn(&RecipientState) -> bool) -> bool {
-    let mut states = message.states.iter();
-    states.all(|state| state.status != Status::Waiting || is(state))
-}
-
 async fn watch(
     selector: &Selector,
     queue: &Handle,
     out: &mpsc::Sender<Answer>,
 ) -> Result<u64, Refusal> {
-    // Its `state` names events, which are more than states.
-    let mut checked = selector.clone();
-    checked.state = None;
-    let matcher = compile(&checked)?;
+    let matcher = selector.watch(crate::time::now()).map_err(Refusal::wrong)?;
     let mut feed = queue.feed.watch();
     // Whoever waits for what it does next knows now that it will be told.
     let _ = out.send(Answer::Alive).await;
     loop {
         let answer = match tokio::time::timeout(ALIVE, feed.recv()).await {
-            Ok(Ok(event)) if concerns(&event, selector, &matcher) => {
+            Ok(Ok(event)) if matcher.happened(&event) => {
                 Answer::Event(Box::new(Happened::clone(&event)))
             }
             Ok(Ok(_)) => continue,
@@ -438,14 +337,6 @@ async fn watch(
             return Ok(0);
         }
     }
-}
-
-fn concerns(event: &Happened, selector: &Selector, matcher: &Matcher) -> bool {
-    selector
-        .state
-        .as_ref()
-        .is_none_or(|word| *word == event.event)
-        && matcher.happened(&event.id, &event.from, &event.to, &event.text)
 }
 
 async fn failures(queue: &Handle, out: &mpsc::Sender<Answer>) -> Result<u64, Refusal> {

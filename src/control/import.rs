@@ -1,13 +1,18 @@
 //! Taking a message of another queue: what it was is checked as if a stranger had written it,
-//! because files can be edited.
+//! because files can be edited. Each message is taken once, see [`crate::queue::Taken`].
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use queue_schema::{Event, EventKind, Hold, Message, Status};
+use queue_schema::{Event, EventKind, Hold, Message, QueueId, Status};
+use ring::digest::{Context, Digest, SHA256};
 use tokio::io::{AsyncRead, AsyncReadExt};
 
 use super::protocol::{Exported, Imported, Refusal};
 use crate::message::{Body, Content};
-use crate::queue::{Adopt, BY, Handle, Held, REASON, SpoolWriter, clean, clean_reply};
+use crate::queue::{
+    Adopt, BY, Handle, Held, Ledger, REASON, SpoolWriter, TakenFrom, clean, clean_reply,
+};
 use crate::smtp::address::{Address, Charset};
 
 /// Bytes of a description.
@@ -18,14 +23,39 @@ pub const MAX_MESSAGE: u64 = 1 << 30;
 /// larger one.
 const MEMORY: u64 = 256 << 10;
 
-/// Reads a description and a message from `reading` and makes the message durable.
-pub async fn import(
-    envelope: u64,
-    size: u64,
-    by: &str,
+/// The queue a message comes from if that is not said.
+const SOURCE: &str = "chapar";
+
+/// The message as its line describes it.
+#[derive(Debug, Clone, Copy)]
+pub struct Given<'a> {
+    /// Bytes of the description.
+    pub envelope: u64,
+    /// Bytes of the message.
+    pub size: u64,
+    /// The operator.
+    pub by: &'a str,
+    /// What queue it comes from.
+    pub source: &'a str,
+    /// Take it even if it was taken before.
+    pub again: bool,
+}
+
+/// Reads a description and a message from `reading` and makes the message durable, unless it was
+/// taken before.
+pub(super) async fn import(
+    given: Given<'_>,
     queue: &Handle,
+    taken: Arc<Mutex<Ledger>>,
     mut reading: impl AsyncRead + Unpin,
 ) -> Result<Imported, Refusal> {
+    let Given {
+        envelope,
+        size,
+        by,
+        source,
+        again,
+    } = given;
     if envelope > MAX_ENVELOPE || size > MAX_MESSAGE {
         return Err(Refusal::wrong(format!(
             "a message has at most {MAX_MESSAGE} bytes, its description {MAX_ENVELOPE}"
@@ -41,24 +71,96 @@ pub async fn import(
             exported.size
         )));
     }
-    let was = exported.id.clone();
+    let (was, wanted) = (exported.id.clone(), exported.sha256.clone());
     let mut message = message(exported, by, queue)?;
-    let content = content(size, &message, queue, reading).await?;
+    let (content, digest) = content(size, &message, queue, reading).await?;
+    let damaged = wanted.is_some_and(|wanted| wanted != hex(&digest));
+    if damaged {
+        forget(content).await;
+        return Err(Refusal::wrong(format!(
+            "{}: its bytes are not those that were exported; export it again",
+            clean(&was, 100)
+        )));
+    }
     message.size = size;
+    let source = match source {
+        "" => SOURCE,
+        source => source,
+    };
+    let origin = TakenFrom::new(source, &was, &digest);
     let adopt = Adopt {
         message: Box::new(message),
         content,
     };
-    let id = queue
-        .addr
-        .send(adopt)
-        .await
-        .map_err(Refusal::unavailable)?
-        .map_err(Refusal::unavailable)?;
+    let queue = queue.clone();
+    // A task of its own: what is begun is brought to its end, also when the client goes.
+    let task = actix_rt::spawn(async move { adopted(adopt, origin, again, &queue, taken).await });
+    let (id, before) = task.await.map_err(Refusal::unavailable)??;
     Ok(Imported {
         was: clean(&was, 100),
-        id: id.to_string(),
+        id: id.map(|id| id.to_string()).unwrap_or_default(),
+        before,
     })
+}
+
+/// Makes a message durable once: its id here, and whether an earlier import took it.
+async fn adopted(
+    adopt: Adopt,
+    origin: TakenFrom,
+    again: bool,
+    queue: &Handle,
+    taken: Arc<Mutex<Ledger>>,
+) -> Result<(Option<QueueId>, bool), Refusal> {
+    // One after the other, so that two who import the same find each other's.
+    static ONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+    let _one = ONE.lock().await;
+    let id = adopt.message.id;
+    let before = lock(&taken).taken(&origin);
+    if let Some(known) = before.filter(|_| !again) {
+        forget(adopt.content).await;
+        return Ok((known, true));
+    }
+    let note = {
+        let (taken, origin) = (taken.clone(), origin.clone());
+        move || lock(&taken).begin(&origin, id)
+    };
+    blocking(note).await?;
+    let accepted = queue.addr.send(adopt).await;
+    let accepted = accepted
+        .map_err(Refusal::unavailable)
+        .and_then(|accepted| accepted.map_err(Refusal::unavailable));
+    let good = accepted.is_ok();
+    let note = move || match good {
+        true => lock(&taken).done(&origin, id),
+        false => lock(&taken).undone(&origin, id),
+    };
+    let noted = blocking(note).await;
+    let id = accepted?;
+    if let Err(refusal) = noted {
+        // It is in the queue; the next start settles the note.
+        tracing::error!(%id, %refusal, "that a message was taken can not be noted");
+    }
+    Ok((Some(id), false))
+}
+
+fn lock(taken: &Mutex<Ledger>) -> MutexGuard<'_, Ledger> {
+    taken.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A message that is not taken leaves nothing behind.
+async fn forget(content: Content) {
+    if let Body::Spool(file) = content.body {
+        let _ = tokio::fs::remove_file(&*file.path).await;
+    }
+}
+
+/// Hexadecimal digits of a digest.
+fn hex(digest: &Digest) -> String {
+    let mut text = String::new();
+    for octet in digest.as_ref() {
+        text.push_str(&format!("{octet:02x}"));
+    }
+    text
 }
 
 /// The message, with everything in it checked.
@@ -133,6 +235,8 @@ fn message(exported: Exported, by: &str, queue: &Handle) -> Result<Message, Refu
             state.hold(held.since(now));
         }
     }
+    // RFC 6710 section 2.1.
+    new.envelope.priority = new.envelope.priority.clamp(-9, 9);
     for event in &exported.story {
         new.tell(&Event {
             text: clean(&event.text, 300),
@@ -159,7 +263,8 @@ async fn content(
     message: &Message,
     queue: &Handle,
     reading: impl AsyncRead + Unpin,
-) -> Result<Content, Refusal> {
+) -> Result<(Content, Digest), Refusal> {
+    let mut digest = Context::new(&SHA256);
     let mut reading = reading.take(size);
     let mut first = Vec::new();
     let read = (&mut reading).take(MEMORY).read_to_end(&mut first).await;
@@ -168,14 +273,16 @@ async fn content(
     if (first.len() as u64) < size.min(MEMORY) {
         return Err(short());
     }
+    digest.update(&first);
     let end = memchr::memmem::find(&first, b"\r\n\r\n").map(|at| at + 4);
     if size <= MEMORY {
         let mut head = Bytes::from(first);
         let body = head.split_off(end.unwrap_or(head.len()).min(head.len()));
-        return Ok(Content {
+        let content = Content {
             head,
             body: Body::Memory(body),
-        });
+        };
+        return Ok((content, digest.finish()));
     }
     let end = end.ok_or_else(|| {
         Refusal::wrong(format!(
@@ -199,18 +306,20 @@ async fn content(
         if read.map_err(Refusal::unavailable)? == 0 {
             break;
         }
+        digest.update(&piece);
     }
     if written < size {
         return Err(short());
     }
     let file = blocking(move || writer.finish()).await?;
-    Ok(Content {
+    let content = Content {
         head: Bytes::from(first),
         body: Body::Spool(file),
-    })
+    };
+    Ok((content, digest.finish()))
 }
 
-async fn blocking<T: Send + 'static>(
+pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
 ) -> Result<T, Refusal> {
     let done = tokio::task::spawn_blocking(work).await;

@@ -7,11 +7,17 @@
 
 mod anew;
 mod answer;
+mod export;
+mod gist;
 mod import;
+mod item;
+mod list;
 mod live;
 mod measures;
 mod orders;
 pub mod protocol;
+mod rows;
+mod session;
 mod steer;
 mod submit;
 mod summary;
@@ -28,8 +34,9 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, mpsc};
 
 pub use answer::answer;
-pub use import::import;
+pub use import::Given;
 pub use orders::catch_up;
+pub use session::Session;
 
 use crate::queue::Handle;
 use protocol::{Answer, MAX_REQUEST, Refusal, Request};
@@ -116,6 +123,7 @@ async fn serve(stream: UnixStream, queue: &Handle) -> io::Result<()> {
     let uid = stream.peer_cred()?.uid();
     let (reading, mut writing) = stream.into_split();
     let mut reading = BufReader::new(reading);
+    let mut session = Session::new(queue);
     loop {
         let mut line = Vec::new();
         let mut limited = (&mut reading).take(MAX_REQUEST as u64);
@@ -129,9 +137,23 @@ async fn serve(stream: UnixStream, queue: &Handle) -> io::Result<()> {
             Err(error) => return refuse(&mut writing, &error.to_string()).await,
         };
         let request = named(request, uid);
-        if let Request::Import { envelope, size, by } = &request {
+        if let Request::Import {
+            envelope,
+            size,
+            by,
+            source,
+            again,
+        } = &request
+        {
             let limit = PATIENCE.max(Duration::from_millis(size / 64));
-            let taken = import(*envelope, *size, by, queue, &mut reading);
+            let given = Given {
+                envelope: *envelope,
+                size: *size,
+                by,
+                source,
+                again: *again,
+            };
+            let taken = session.import(given, &mut reading);
             let taken = tokio::time::timeout(limit, taken).await?;
             if !took(&mut writing, taken.map(Answer::Imported)).await? {
                 return Ok(());
@@ -164,7 +186,7 @@ async fn serve(stream: UnixStream, queue: &Handle) -> io::Result<()> {
         // Dropping the receiver ends the answer; both stop together.
         let (sent, ()) = tokio::join!(
             send(&mut writing, &mut answers),
-            answer(request, queue, out)
+            session.answer(request, out)
         );
         sent?;
     }
@@ -180,6 +202,7 @@ fn named(mut request: Request, uid: u32) -> Request {
         | Request::EndOrder { by, .. }
         | Request::Rebuild { by }
         | Request::Submit { by, .. }
+        | Request::HandOver { by, .. }
         | Request::Import { by, .. } => {
             *by = if by.is_empty() {
                 format!("uid {uid}")
@@ -198,6 +221,8 @@ fn named(mut request: Request, uid: u32) -> Request {
         | Request::Failures {}
         | Request::Wire { .. }
         | Request::Verify {}
+        | Request::Ids { .. }
+        | Request::Claim { .. }
         | Request::Export { .. } => {}
     }
     request

@@ -66,7 +66,7 @@ pub(super) async fn order(
     let order = stood
         .map_err(Refusal::unavailable)?
         .map_err(Refusal::wrong)?;
-    let matcher = compile(&selector)?;
+    let matcher = compile(&selector, queue).await?;
     let mut steps = Steps::new(queue, order.by.clone());
     pages(&matcher, queue, async |message, recipients| {
         steps.obey(message.id, recipients).await;
@@ -232,7 +232,7 @@ pub async fn catch_up(queue: Handle) {
             return Ok(0);
         }
         release(&queue, "the daemon").await?;
-        let matcher = compile(&Selector::default())?;
+        let matcher = compile(&Selector::default(), &queue).await?;
         let mut steps = Steps::new(&queue, "the daemon".to_owned());
         let now = crate::time::now();
         pages(&matcher, &queue, async |message, recipients| {
@@ -264,13 +264,17 @@ fn holds(message: &Message, position: u32) -> &[Hold] {
 /// Looks at every recipient that is held.
 async fn scan_held(queue: &Handle, mut each: impl FnMut(&Message, &[u32])) -> Result<(), Refusal> {
     let held = Selector {
-        state: Some("held".to_owned()),
+        state: "held".into(),
         ..Selector::default()
     };
-    pages(&compile(&held)?, queue, async |message, recipients| {
-        each(&message, &recipients);
-        true
-    })
+    pages(
+        &compile(&held, queue).await?,
+        queue,
+        async |message, recipients| {
+            each(&message, &recipients);
+            true
+        },
+    )
     .await
 }
 

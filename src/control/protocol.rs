@@ -1,13 +1,14 @@
 //! What is said on the control socket: one JSON object a line, a request and then its answers.
 
-use queue_schema::{Hold, HoldKind, Message, Millis, QueueId, RecipientState, Status};
+use queue_schema::{HoldKind, Millis, QueueId, RecipientState};
 use serde::{Deserialize, Serialize};
 
+pub use super::item::{HeldBy, Item, Told};
 pub use super::measures::{StandingOrder, Suspended};
+pub use super::rows::{AGES, By, Row, Sort};
 use crate::queue::order::{Does, Whose};
 use crate::queue::store::Finding;
-use crate::queue::suspend::UNTIL_RESUMED;
-use crate::queue::{Counts, Happened, Selector, Verb, kind_word, state_word};
+use crate::queue::{Counts, Happened, Selector, Verb};
 pub use crate::telemetry::wire::Wire;
 pub use crate::time::text as time;
 
@@ -22,10 +23,19 @@ pub enum Request {
     List {
         /// Which.
         selector: Selector,
-        /// Only so many, those with the newest trouble first; the answer ends with the number of
-        /// all.
+        /// Only so many, those with the newest trouble first unless `sort` says otherwise; 0 for
+        /// all. The answer ends with the number of all.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         limit: Option<usize>,
+        /// Their order; without it and without a limit that of ids.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        sort: Option<Sort>,
+        /// The other way round.
+        #[serde(default, skip_serializing_if = "is_false")]
+        reverse: bool,
+        /// Only count: no [`Answer::Item`].
+        #[serde(default, skip_serializing_if = "is_false")]
+        count: bool,
     },
     /// The recipients of one message with its story: [`Answer::Item`].
     Show {
@@ -37,11 +47,14 @@ pub enum Request {
         /// Its id.
         id: String,
     },
-    /// Recipients counted by domain and age: [`Answer::Row`], the largest first; then what holds for
-    /// destinations: [`Answer::Suspended`].
+    /// Recipients counted by age and domain, or what else is asked for: [`Answer::Row`], the
+    /// largest first; then what holds for destinations: [`Answer::Suspended`].
     Summary {
         /// Which.
         selector: Selector,
+        /// What has a row.
+        #[serde(default, skip_serializing_if = "By::is_domain")]
+        by: By,
     },
     /// Do something to every recipient that is meant.
     Steer {
@@ -56,6 +69,12 @@ pub enum Request {
         /// Replay: spread over this span.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         spread: Option<String>,
+        /// Replay: so many in a time, such as `10/m`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        rate: Option<String>,
+        /// Replay: attempts are counted from 0 again.
+        #[serde(default, skip_serializing_if = "is_false")]
+        reset_attempts: bool,
         /// Redirect: who takes their place.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         address: Option<String>,
@@ -165,6 +184,29 @@ pub enum Request {
         /// Which.
         selector: Selector,
     },
+    /// Ids of every message that is meant: [`Answer::Ids`]. Answered with their number.
+    Ids {
+        /// Which.
+        selector: Selector,
+    },
+    /// Give one message out to be moved: [`Answer::Message`], then [`Answer::Bytes`], and 1 at the
+    /// end; or [`Answer::Skipped`] and 0. It is not tried until it is handed over or this client
+    /// goes.
+    Claim {
+        /// The message.
+        id: String,
+        /// Wait a while for the end of what is under way.
+        #[serde(default)]
+        wait: bool,
+    },
+    /// Messages that were claimed are safe elsewhere, and end here: answered with the number of
+    /// those that did, and [`Answer::Skipped`] for those that were changed meanwhile and stay.
+    HandOver {
+        /// The messages.
+        ids: Vec<String>,
+        /// The operator, for the log.
+        by: String,
+    },
     /// Take a message of another queue: [`Answer::Imported`]. Behind the line come an
     /// [`Exported`] of `envelope` bytes and a message of `size` bytes.
     Import {
@@ -174,6 +216,12 @@ pub enum Request {
         size: u64,
         /// The operator, for the log.
         by: String,
+        /// What queue it comes from: one message of it is taken once. `chapar` if it is not said.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        source: String,
+        /// Take it even if it was taken before.
+        #[serde(default, skip_serializing_if = "is_false")]
+        again: bool,
     },
     /// Sign a message of ours and take it into the queue: [`Answer::Submitted`]. Behind the line
     /// come `size` bytes, a whole message.
@@ -218,6 +266,10 @@ pub enum Answer {
     Finding(Finding),
     /// A message; its bytes follow.
     Message(Box<Exported>),
+    /// Ids of messages.
+    Ids(Vec<String>),
+    /// A message that was not given out, or stays.
+    Skipped(Skipped),
     /// A message was taken.
     Imported(Imported),
     /// A message of ours was taken.
@@ -250,96 +302,6 @@ pub enum RefusalKind {
     Unknown,
     /// The queue can not do it now.
     Unavailable,
-}
-
-/// One recipient of one message, as `--json` prints it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Item {
-    /// The message.
-    pub id: String,
-    /// Its reverse-path; empty for a notice.
-    pub from: String,
-    /// The recipient.
-    pub to: String,
-    /// The address it came from, where an alias led here.
-    pub alias_of: Option<String>,
-    /// The state word.
-    pub state: String,
-    /// Attempts that counted.
-    pub attempts: u32,
-    /// When the next attempt is due (RFC 3339); null if none is.
-    pub next_due: Option<String>,
-    /// What the last attempt brought; null if there was none.
-    pub last_reply: Option<String>,
-    /// Who said it; null if we did.
-    pub remote: Option<String>,
-    /// When it was last tried (RFC 3339).
-    pub last_attempt: Option<String>,
-    /// When the message arrived (RFC 3339).
-    pub arrived: String,
-    /// Bytes of the message.
-    pub size: u64,
-    /// How it came.
-    pub origin: String,
-    /// Why it is held; empty if it is not.
-    #[serde(default)]
-    pub held: Vec<HeldBy>,
-    /// What keeps it from being tried although its time has come; null if nothing does.
-    #[serde(default)]
-    pub suspended: Option<String>,
-    /// When the suspension ends by itself (RFC 3339); null for one that is resumed.
-    #[serde(default)]
-    pub suspended_until: Option<String>,
-    /// `show` alone: DKIM keys that signed it here, as `domain/selector`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub signed_by: Option<Vec<String>>,
-    /// `show` alone: what happened to this recipient, in order.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub events: Option<Vec<Told>>,
-}
-
-/// One reason why a recipient is held, as `--json` prints it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct HeldBy {
-    /// The operator, the filter, or the id of the standing order.
-    pub who: String,
-    /// Why; empty if nobody said.
-    pub why: String,
-    /// `operator`, `quarantine` or `order`.
-    pub kind: String,
-    /// Since when (RFC 3339).
-    pub since: String,
-    /// When it ends by itself (RFC 3339); null until it is released.
-    pub until: Option<String>,
-}
-
-impl From<&Hold> for HeldBy {
-    fn from(hold: &Hold) -> HeldBy {
-        HeldBy {
-            who: hold.by.clone(),
-            why: hold.reason.clone(),
-            kind: kind_word(hold.kind).to_owned(),
-            since: time(hold.since),
-            until: hold.until.map(time),
-        }
-    }
-}
-
-/// One event of a message's story, as `mta-queue show --json` prints it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Told {
-    /// When (RFC 3339).
-    pub at: String,
-    /// The word for it.
-    pub event: String,
-    /// What was said, or why.
-    pub text: String,
-    /// `host[address]:port` of who said it; empty if we did.
-    pub remote: String,
-    /// Protocol version and cipher; empty without TLS.
-    pub tls: String,
-    /// The operator; empty for delivery.
-    pub by: String,
 }
 
 /// Numbers of the queue.
@@ -390,6 +352,34 @@ pub struct Exported {
     /// What happened to it.
     #[serde(default)]
     pub story: Vec<queue_schema::Event>,
+    /// SHA-256 of the message's bytes in hexadecimal digits; in a stream alone, which nobody edits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<String>,
+}
+
+/// A message that an export leaves where it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Skipped {
+    /// The message.
+    pub id: String,
+    /// Which kind.
+    pub stays: Stays,
+    /// Why, in words.
+    pub text: String,
+}
+
+/// Why a message is not given out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Stays {
+    /// It is being delivered, or exported by somebody else: later it may go.
+    Busy,
+    /// It is not in the queue any more.
+    Ended,
+    /// Somebody changed it after it was given out.
+    Changed,
+    /// It can not be read.
+    Unreadable,
 }
 
 /// A message that was taken.
@@ -397,8 +387,11 @@ pub struct Exported {
 pub struct Imported {
     /// Its id there.
     pub was: String,
-    /// Its id here.
+    /// Its id here; empty if only an older version knew it.
     pub id: String,
+    /// It was taken before, and nothing was done now.
+    #[serde(default)]
+    pub before: bool,
 }
 
 /// A message of ours that was taken.
@@ -410,24 +403,8 @@ pub struct Submitted {
     pub signed_by: Vec<String>,
 }
 
-/// Upper ends of the columns of a summary, in minutes; the last column has none.
-pub const AGES: [u64; 9] = [5, 10, 20, 40, 80, 160, 320, 640, 1280];
-
-/// One recipient domain of a summary.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Row {
-    /// The domain.
-    pub domain: String,
-    /// Recipients that wait.
-    pub total: u64,
-    /// The same by age of the message, see [`AGES`].
-    pub ages: [u64; 10],
-    /// Those never tried.
-    pub queued: u64,
-    /// Those held.
-    pub held: u64,
-    /// The commonest last reply, or the suspension that most wait for.
-    pub reply: Option<String>,
+fn is_false(is: &bool) -> bool {
+    !is
 }
 
 impl Request {
@@ -439,94 +416,14 @@ impl Request {
             dry_run: false,
             by,
             spread: None,
+            rate: None,
+            reset_attempts: false,
             address: None,
             reason: None,
             span: None,
             kind: None,
             who: None,
         }
-    }
-}
-
-impl Item {
-    /// The recipient at `position` of a message.
-    pub fn new(message: &Message, position: u32, now: Millis) -> Option<Item> {
-        let at = usize::try_from(position).ok()?;
-        let recipient = message.envelope.recipients.get(at)?;
-        let state: &RecipientState = message.states.get(at)?;
-        let reply = state.last_reply.as_ref();
-        let waits = state.status == Status::Waiting;
-        let due = state.released_at().filter(|_| waits);
-        let goes_on = |hold: &&Hold| waits && hold.until.is_none_or(|until| until > now);
-        let suspended = state.suspended.as_ref().filter(|_| waits);
-        let suspended = suspended.filter(|one| one.until > now);
-        Some(Item {
-            id: message.id.to_string(),
-            from: message.envelope.reverse_path.clone(),
-            to: recipient.address.clone(),
-            alias_of: recipient.alias_of.clone(),
-            state: state_word(state, now).to_owned(),
-            attempts: state.attempts,
-            next_due: due.map(|released| time(state.next_due.max(released))),
-            last_reply: reply.map(|reply| reply.to_string()),
-            remote: reply
-                .map(|reply| reply.remote.clone())
-                .filter(|remote| !remote.is_empty()),
-            last_attempt: (state.last_attempt != 0).then(|| time(state.last_attempt)),
-            arrived: time(message.arrived),
-            size: message.size,
-            origin: origin(message),
-            held: state
-                .holds
-                .iter()
-                .filter(goes_on)
-                .map(HeldBy::from)
-                .collect(),
-            suspended: suspended.map(ToString::to_string),
-            suspended_until: suspended
-                .map(|one| one.until)
-                .filter(|until| *until != UNTIL_RESUMED)
-                .map(time),
-            signed_by: None,
-            events: None,
-        })
-    }
-
-    /// The same with its story.
-    pub fn told(self, message: &Message, position: u32, signed_by: Vec<String>) -> Item {
-        let concerns = |event: &&queue_schema::Event| {
-            event.recipients.is_empty() || event.recipients.contains(&position)
-        };
-        let told = |event: &queue_schema::Event| Told {
-            at: time(event.at),
-            event: crate::queue::word(event.kind).to_owned(),
-            text: event.text.clone(),
-            remote: event.remote.clone(),
-            tls: event.tls.clone(),
-            by: event.by.clone(),
-        };
-        Item {
-            signed_by: Some(signed_by),
-            events: Some(message.story.iter().filter(concerns).map(told).collect()),
-            ..self
-        }
-    }
-}
-
-fn origin(message: &Message) -> String {
-    use queue_schema::Origin;
-    match &message.origin {
-        Origin::User { user, client } => format!("user {user} at {client}"),
-        Origin::Network { client } => format!("relay client {client}"),
-        Origin::Outside {
-            client,
-            verified: true,
-        } => format!("outside {client}, verified"),
-        Origin::Outside {
-            client,
-            verified: false,
-        } => format!("outside {client}, not verified"),
-        Origin::Dsn { about, .. } => format!("notice about {about}"),
     }
 }
 

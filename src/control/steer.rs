@@ -9,8 +9,10 @@ use tokio::sync::mpsc;
 use super::answer::{compile, only};
 use super::protocol::{Answer, Item, Refusal, Suspended};
 use crate::config::Span;
-use crate::queue::suspend::{Effect, Suspension, UNTIL_RESUMED};
-use crate::queue::{Handle, Held, Manner, REASON, Release, Selector, Steer, Verb, state_word};
+use crate::queue::suspend::{Effect, Rate, Suspension, UNTIL_RESUMED};
+use crate::queue::{
+    Handle, Held, Manner, Pace, REASON, Release, Selector, Steer, Verb, state_word,
+};
 use crate::smtp::address::{Address, Charset};
 use queue_schema::{HoldKind, Message, Millis, QueueId, RecipientState, Status};
 
@@ -27,6 +29,10 @@ pub(super) struct Order {
     pub by: String,
     /// See [`super::protocol::Request::Steer`].
     pub spread: Option<String>,
+    /// See there.
+    pub rate: Option<String>,
+    /// See there.
+    pub reset_attempts: bool,
     /// See there.
     pub address: Option<String>,
     /// See there.
@@ -57,6 +63,20 @@ impl Order {
         if self.spread.is_some() && verb != Verb::Replay {
             return Err(wrong("only replay is spread"));
         }
+        if (self.rate.is_some() || self.reset_attempts) && verb != Verb::Replay {
+            return Err(wrong("only replay has a rate, or counts attempts again"));
+        }
+        if self.rate.is_some() && self.spread.is_some() {
+            return Err(wrong("replay is spread by chance or by a rate, not both"));
+        }
+        let pace = match &self.rate {
+            Some(rate) => Some(Pace {
+                begun: crate::time::now(),
+                interval: rate.parse::<Rate>().map_err(Refusal::wrong)?.interval(),
+                placed: 0,
+            }),
+            None => None,
+        };
         if self.reason.is_some() && !matches!(verb, Verb::Bounce | Verb::Hold | Verb::Release) {
             return Err(wrong("only bounce, hold and release know a reason"));
         }
@@ -68,6 +88,8 @@ impl Order {
         }
         Ok(Manner {
             spread: span(self.spread.as_deref())?,
+            pace,
+            reset: self.reset_attempts,
             anew: HashMap::new(),
             reason: reason(self.reason.as_deref().unwrap_or_default()),
             hold: Held {
@@ -133,8 +155,8 @@ pub(super) async fn steer(
     queue: &Handle,
     out: &mpsc::Sender<Answer>,
 ) -> Result<u64, Refusal> {
-    let matcher = compile(selector)?;
-    let (manner, target) = (order.manner()?, order.target(queue)?);
+    let matcher = compile(selector, queue).await?;
+    let (mut manner, target) = (order.manner()?, order.target(queue)?);
     let (verb, dry_run) = (order.verb, order.dry_run);
     let mut resumed = Resumed::default();
     let mut touched = 0;
@@ -158,7 +180,7 @@ pub(super) async fn steer(
             let waiting: Vec<u32> = recipients.into_iter().filter(meant).collect();
             for item in waiting
                 .iter()
-                .filter_map(|position| Item::new(&message, *position, matcher.now))
+                .filter_map(|position| Item::new(&message, *position, matcher.facts(), matcher.now))
             {
                 if out.send(Answer::Item(Box::new(item))).await.is_err() {
                     return Ok(touched);
@@ -183,6 +205,10 @@ pub(super) async fn steer(
             if matches!(verb, Verb::Replay | Verb::Requeue) {
                 resumed.tell(queue).await;
             }
+            let meant = targets
+                .iter()
+                .map(|(_, recipients)| recipients.len() as u64);
+            let meant: u64 = meant.sum();
             let steer = Steer {
                 verb,
                 targets,
@@ -192,10 +218,15 @@ pub(super) async fn steer(
                     ..manner.clone()
                 },
             };
+            if let Some(pace) = &mut manner.pace {
+                // One that needs no turn leaves a gap.
+                pace.placed = pace.placed.saturating_add(meant);
+            }
             let steered = queue.addr.send(steer).await;
-            touched += steered
+            let steered = steered
                 .map_err(Refusal::unavailable)?
                 .map_err(Refusal::unavailable)?;
+            touched += steered;
         }
         from = page.next;
     }
@@ -317,7 +348,7 @@ async fn pass_on(queue: &Handle) -> Result<(), Refusal> {
 
 /// Counts recipients that are meant.
 pub(super) async fn count(selector: &Selector, queue: &Handle) -> Result<u64, Refusal> {
-    let matcher = compile(selector)?;
+    let matcher = compile(selector, queue).await?;
     let mut count = 0;
     super::answer::pages(&matcher, queue, async |_, recipients| {
         count += recipients.len() as u64;
@@ -352,7 +383,7 @@ pub(super) async fn suspend(
         since: now,
     };
     let waits = Selector {
-        domain: Some(destination),
+        domain: destination.into(),
         ..Selector::default()
     };
     let count = count(&waits, queue).await?;
@@ -422,7 +453,7 @@ pub(super) async fn resume(
     let mut touched = 0;
     for suspension in ended {
         let waits = Selector {
-            suspended: Some(suspension.destination),
+            suspended: suspension.destination.into(),
             ..Selector::default()
         };
         let order = Order {
@@ -430,6 +461,8 @@ pub(super) async fn resume(
             dry_run,
             by: by.to_owned(),
             spread: spread.map(str::to_owned),
+            rate: None,
+            reset_attempts: false,
             address: None,
             reason: None,
             span: None,

@@ -338,6 +338,25 @@ impl Routes {
             .find(|(_, way)| way.to.matches(to) && way.from.matches(from))
     }
 
+    /// The name of the host, or the kind of local target, that serves a recipient; none where the
+    /// MX records decide. For people: several hosts are told by the first.
+    pub fn next_host(&self, from: &str, to: &str) -> Option<String> {
+        let via = match Via::of_address(to) {
+            Some(local) => local.ok()?,
+            None => {
+                let (from, to) = (super::hops::domain_of(from), super::hops::domain_of(to));
+                self.find(&from, &to)?.1.vias.first()?.clone()
+            }
+        };
+        match via {
+            Via::Mx => None,
+            Via::Hop(hop) => Some(hop.host),
+            Via::Maildir(_) => Some("maildir".to_owned()),
+            Via::Pipe(_) => Some("pipe".to_owned()),
+            Via::Discard => Some("discard".to_owned()),
+        }
+    }
+
     /// Whether who sends matters for where mail goes.
     pub fn ask_for_sender(&self) -> bool {
         self.0.iter().any(|way| way.from != Pattern::All)
@@ -384,6 +403,25 @@ mod tests {
         assert!(routes.ask_for_sender());
         assert!(Routes::default().find("", "a.example").is_none());
         assert!(!Routes::default().ask_for_sender());
+    }
+
+    #[test]
+    fn people_are_told_the_host_of_a_route() {
+        let routes = routes(&[
+            ("*", "a.example", "smtp://One.example:2525"),
+            ("b.example", "*", "mx:"),
+            ("*", "m.example", "maildir:/m/{local}"),
+        ])
+        .expect("routes");
+        let host = |from, to| routes.next_host(from, to);
+        assert_eq!(
+            host("x@y.example", "u@A.example").as_deref(),
+            Some("one.example")
+        );
+        assert_eq!(host("x@b.example", "u@c.example"), None);
+        assert_eq!(host("x@y.example", "u@c.example"), None);
+        assert_eq!(host("", "u@m.example").as_deref(), Some("maildir"));
+        assert_eq!(host("", "lmtp:/run/lmtp").as_deref(), Some("/run/lmtp"));
     }
 
     #[test]

@@ -17,12 +17,13 @@ use tokio::sync::{Notify, Semaphore, oneshot};
 use tokio::time::Instant;
 
 use super::budget::Budget;
+use super::claim::Claims;
 use super::clock::{self, Clock};
 use super::commit::Commits;
 use super::due::{DueIndex, Lane, Lanes};
 use super::listed::Listed;
 use super::messages::{
-    Accept, AcceptError, Adopt, Connect, Fetch, FetchError, Ping, Record, Reload, Stop,
+    Accept, AcceptError, Connect, Fetch, FetchError, Ping, Record, Reload, Stop,
 };
 use super::order::{self, Order};
 use super::settle::Settled;
@@ -156,6 +157,7 @@ pub struct Queue {
     pub(super) settling: usize,
     pub(super) settlers: Arc<Semaphore>,
     pub(super) steering: VecDeque<Steering>,
+    pub(super) claims: Claims,
     pub(super) feed: Feed,
     pub(super) suspensions: Listed<Suspension>,
     pub(super) orders: Listed<Order>,
@@ -230,6 +232,7 @@ impl Queue {
             settling: 0,
             settlers: Arc::new(Semaphore::new(SETTLING)),
             steering: VecDeque::new(),
+            claims: Claims::default(),
             feed,
             suspensions: Listed::new(suspend::FILE, opened.suspensions),
             orders: Listed::new(order::FILE, opened.orders),
@@ -243,6 +246,11 @@ impl Queue {
         }
     }
 
+    /// Whether it is stopping: nothing more is taken.
+    pub(super) fn is_stopping(&self) -> bool {
+        self.stop != Stopping::Running
+    }
+
     /// Whether jobs may go out.
     pub(super) fn delivers(&self) -> bool {
         self.stop == Stopping::Running && self.store.failure().is_none()
@@ -253,6 +261,7 @@ impl Queue {
         let _fatal = Fatal;
         self.check_clock();
         self.steer_step();
+        self.claim_step();
         if self.delivers() && self.dispatcher.is_some() {
             self.load_due(crate::time::now());
             self.wake();
@@ -485,7 +494,7 @@ impl Handler<Accept> for Queue {
     }
 }
 
-async fn not_accepted(error: StoreError, content: Content) -> AcceptError {
+pub(super) async fn not_accepted(error: StoreError, content: Content) -> AcceptError {
     if error == StoreError::Full
         && let Body::Spool(file) = content.body
     {
@@ -496,30 +505,6 @@ async fn not_accepted(error: StoreError, content: Content) -> AcceptError {
         StoreError::Full => AcceptError::DiskFull,
         StoreError::Closed => AcceptError::Draining,
         other => AcceptError::Store(other.to_string()),
-    }
-}
-
-impl Handler<Adopt> for Queue {
-    type Result = ResponseFuture<Result<QueueId, AcceptError>>;
-
-    fn handle(&mut self, adopt: Adopt, _ctx: &mut Self::Context) -> Self::Result {
-        if self.stop != Stopping::Running {
-            return Box::pin(async { Err(AcceptError::Draining) });
-        }
-        let (store, inbox) = (self.store.clone(), self.inbox.clone());
-        Box::pin(async move {
-            let Adopt { message, content } = adopt;
-            let id = message.id;
-            match store.accept(*message, content.clone()).await {
-                Ok(message) => {
-                    let from = &message.envelope.reverse_path;
-                    tracing::info!(%id, from, size = message.size, "imported");
-                    inbox.push(Event::Adopted(message));
-                    Ok(id)
-                }
-                Err(error) => Err(not_accepted(error, content).await),
-            }
-        })
     }
 }
 

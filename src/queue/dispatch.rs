@@ -105,6 +105,9 @@ impl Queue {
                     if purpose == Purpose::Due {
                         slot.queued = true;
                         self.backlog.push_back(id);
+                    } else if slot.claims == 0 {
+                        // Whoever wanted it has gone.
+                        self.release(id);
                     }
                 }
                 Ok(None) => {
@@ -180,7 +183,13 @@ impl Queue {
         content: Option<crate::message::Content>,
         now: Millis,
     ) -> Option<Job> {
-        self.slots.get_mut(&id)?.queued = false;
+        let slot = self.slots.get_mut(&id)?;
+        slot.queued = false;
+        if self.claims.has(id) {
+            // Whoever has claimed it gives it back, or ends it.
+            self.shares.leave(&mut slot.lane);
+            return None;
+        }
         self.obey(id, now, || None);
         let slot = self.slots.get_mut(&id)?;
         let message = slot.message.clone()?;

@@ -11,11 +11,11 @@ use queue_schema::{
     Suspended as Wait,
 };
 
-use super::Leads;
 use super::order::Order;
 use super::outcome::clean;
 use super::store::StoreError;
 use super::suspend::Suspension;
+use super::{Facts, Leads};
 use crate::config::Config;
 use crate::delivery::Wake;
 use crate::message::Content;
@@ -244,6 +244,10 @@ pub struct Steer {
 pub struct Manner {
     /// Replay: due at a random moment from now to then.
     pub spread: Duration,
+    /// Replay: due one after the other.
+    pub pace: Option<Pace>,
+    /// Replay: attempts are counted from 0 again, so that the waits are short again.
+    pub reset: bool,
     /// Redirect, requeue: where each message goes from now on.
     pub anew: HashMap<QueueId, Anew>,
     /// Bounce: what the sender is told.
@@ -332,6 +336,27 @@ pub fn kind_word(kind: HoldKind) -> &'static str {
     }
 }
 
+/// Recipients that are due one after the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pace {
+    /// When the first is.
+    pub begun: Millis,
+    /// From one to the next.
+    pub interval: Duration,
+    /// So many have their time already.
+    pub placed: u64,
+}
+
+impl Pace {
+    /// When the next one is due.
+    pub fn turn(&mut self) -> Millis {
+        let after = self.interval.as_millis().saturating_mul(self.placed.into());
+        self.placed = self.placed.saturating_add(1);
+        let after = Millis::try_from(after).unwrap_or(Millis::MAX);
+        self.begun.saturating_add(after)
+    }
+}
+
 /// A message that was in a queue before: its attempts and due times go on.
 #[derive(ActorMessage)]
 #[rtype(result = "Result<QueueId, AcceptError>")]
@@ -340,6 +365,57 @@ pub struct Adopt {
     pub message: Box<Message>,
     /// The bytes, as they go out.
     pub content: Content,
+}
+
+/// Give this message out to somebody who moves it to another queue: it is not tried from now on.
+#[derive(ActorMessage, Debug, Clone, Copy)]
+#[rtype(result = "Result<Claimed, StoreError>")]
+pub struct Claim {
+    /// The message.
+    pub id: QueueId,
+    /// Who claims it.
+    pub owner: u64,
+    /// Whether to wait for the end of what is under way.
+    pub wait: bool,
+}
+
+/// What became of a claim; only `Given` holds.
+#[derive(Debug, Clone)]
+pub enum Claimed {
+    /// The message as it is now.
+    Given(Arc<Message>),
+    /// It is being delivered, or its sender is being told.
+    Busy,
+    /// It has ended.
+    Ended,
+    /// It is not there, or can not be read.
+    Gone,
+    /// Somebody else has claimed it.
+    Elsewhere,
+}
+
+/// Messages that were claimed are safe elsewhere: they end here, and nobody is told. The answer,
+/// when that is durable, names those that did; the others were changed since they were given out,
+/// and stay. None of them is claimed any more.
+#[derive(ActorMessage, Debug, Clone)]
+#[rtype(result = "Result<Vec<QueueId>, StoreError>")]
+pub struct HandOver {
+    /// The messages.
+    pub ids: Vec<QueueId>,
+    /// Who claimed them.
+    pub owner: u64,
+    /// The operator, for the log and the journal.
+    pub by: String,
+}
+
+/// Claims end, and their messages wait as before.
+#[derive(ActorMessage, Debug, Clone, Copy)]
+#[rtype(result = "()")]
+pub struct Unclaim {
+    /// Whose.
+    pub owner: u64,
+    /// Only this one.
+    pub id: Option<QueueId>,
 }
 
 /// Try nothing at a destination until a time. The answer comes when it is durable.
@@ -356,6 +432,11 @@ pub struct Unsuspend {
     /// The operator.
     pub by: String,
 }
+
+/// What is known besides the messages, and the configuration it comes from.
+#[derive(ActorMessage)]
+#[rtype(result = "(Facts, Arc<Config>)")]
+pub struct Look;
 
 /// The suspensions that hold.
 #[derive(ActorMessage)]

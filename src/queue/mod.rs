@@ -11,22 +11,28 @@
 //! A panic in it ends the process, which systemd starts again.
 
 mod actor;
+mod adopt;
 mod anew;
 mod budget;
+mod claim;
 mod clock;
 mod commit;
 mod dispatch;
 mod dsn;
 pub mod due;
+mod facts;
 mod feed;
+mod filter;
 mod ids;
 mod kept;
+mod ledger;
 mod listed;
 mod messages;
 mod names;
 pub mod order;
 mod orders;
 mod outcome;
+mod pattern;
 pub mod schedule;
 mod selector;
 mod settle;
@@ -45,15 +51,20 @@ use actix::prelude::*;
 use queue_schema::{Message, Reply};
 
 pub use actor::Queue;
+pub use facts::{Facts, Hops};
 pub use feed::{Counts, Feed, Happened, word};
+pub use filter::client;
+pub(crate) use filter::domain_of;
 pub use ids::IdSource;
+pub use ledger::{Ledger, Origin as TakenFrom, Taken};
 pub use messages::{
-    Accept, AcceptError, Adopt, Anew, Attempt, BY, Connect, EndOrder, Fetch, FetchError, Held, Job,
-    Manner, Orders, Outcome, Ping, REASON, Record, Release, Reload, Stand, Steer, Stop, Suspend,
-    Suspended, Unsuspend, Verb, kind_word,
+    Accept, AcceptError, Adopt, Anew, Attempt, BY, Claim, Claimed, Connect, EndOrder, Fetch,
+    FetchError, HandOver, Held, Job, Look, Manner, Orders, Outcome, Pace, Ping, REASON, Record,
+    Release, Reload, Stand, Steer, Stop, Suspend, Suspended, Unclaim, Unsuspend, Verb, kind_word,
 };
 pub(crate) use outcome::{clean, clean_reply};
-pub(crate) use selector::like;
+pub use pattern::AnyOf;
+pub(crate) use pattern::like;
 pub use selector::{Matcher, STATES, Selector, SelectorError, state_word};
 pub use store::{Arrival, Arrivals, Spool, SpoolWriter};
 pub use view::{Page, View};
@@ -105,6 +116,8 @@ pub struct Handle {
     pub view: View,
     /// Counts and events.
     pub feed: Feed,
+    /// Messages of other queues that were taken already.
+    pub taken: Taken,
     /// Where addresses lead, for redirections.
     pub leads: Leads,
     /// Signs notices, and messages that an operator sends.
@@ -134,6 +147,17 @@ fn opened(store: Store, recovered: Recovered, config: &Config) -> Result<Opened,
         let path = config.data_dir.join(name);
         move |source| OpenError::Io { path, source }
     };
+    let there = |id| {
+        let readers = store.scanner();
+        // A thread of its own: this one may belong to a runtime, which must not block.
+        let load = move || readers.run_blocking(move |reader| reader.load(id));
+        let read = std::thread::spawn(load).join();
+        let read = read.map_err(|_| "reading it panicked".to_owned())?;
+        let read = read.and_then(|read| read);
+        read.map(|message| message.is_some())
+            .map_err(|error| error.to_string())
+    };
+    ledger::settle(&config.data_dir, there).map_err(kept(ledger::FILE))?;
     let suspensions =
         kept::load(&disk, &config.data_dir, suspend::FILE).map_err(kept(suspend::FILE))?;
     let orders = kept::load(&disk, &config.data_dir, order::FILE).map_err(kept(order::FILE))?;
@@ -183,6 +207,7 @@ fn start_with(
     let arrivals = opened.store.arrivals();
     let view = View::new(opened.store.clone());
     let feed = Feed::default();
+    let taken = Taken::new(&config.data_dir);
     let (events, led) = (feed.clone(), leads.clone());
     let signs = signer.clone();
     let make = move || Queue::new(opened, config, signs, led, events);
@@ -194,6 +219,7 @@ fn start_with(
         arrivals,
         view,
         feed,
+        taken,
         leads,
         signer,
         onward: None,

@@ -12,7 +12,7 @@ use std::net::IpAddr;
 use queue_schema::{Hold, HoldKind, Message, Millis, Origin, RecipientState, Status};
 use serde::{Deserialize, Serialize};
 
-use super::selector::like;
+use super::pattern::like;
 use crate::config::Network;
 
 /// The file they lie in.

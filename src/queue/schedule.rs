@@ -80,6 +80,33 @@ pub fn next(
     Next::At(now.saturating_add(crate::time::millis(wait)).min(deadline))
 }
 
+/// A message of another queue keeps its attempts and due times as far as they make sense here:
+/// nothing was tried later than now, nobody waits beyond the deadline or longer than the longest
+/// wait from now, and `ahead` is as far as a release (RFC 4865) may be.
+pub fn adopt(retry: &Retry, ahead: Duration, message: &mut Message, now: Millis) {
+    message.arrived = message.arrived.min(now);
+    let latest_release = now.saturating_add(crate::time::millis(ahead));
+    if let Some(release) = &mut message.envelope.release_at {
+        *release = (*release).min(latest_release);
+    }
+    let end = deadline(retry, message);
+    let latest = now.saturating_add(crate::time::millis(longest(retry)));
+    // What is not to be sent yet waits for its release.
+    let latest = latest.max(released(message)).min(end);
+    for state in &mut message.states {
+        state.last_attempt = state.last_attempt.min(now);
+        if state.status == Status::Waiting {
+            state.next_due = state.next_due.min(latest);
+        }
+    }
+}
+
+/// The longest wait there is.
+fn longest(retry: &Retry) -> Duration {
+    let listed = retry.steps.longest();
+    listed.unwrap_or(retry.longest.0)
+}
+
 /// When a message has something to do next: an attempt, or its end. `None` while all of its
 /// recipients that wait are held.
 pub fn due(message: &Message) -> Option<Millis> {
@@ -252,6 +279,54 @@ mod tests {
             give_up: false,
         });
         assert_eq!(deadline(&retry, &by), 121 * HOUR);
+    }
+
+    #[test]
+    fn q7_an_import_is_clamped_to_the_deadline() {
+        let mut retry = Retry::default();
+        let origin = Origin::Network {
+            client: [127, 0, 0, 1].into(),
+        };
+        let day = 24 * HOUR;
+        let now = 10 * day;
+        let clamped = |retry: &Retry, arrived: Millis, due: Millis, release: Option<Millis>| {
+            let mut message = message(origin.clone());
+            message.arrived = arrived;
+            message.envelope.release_at = release;
+            message.states[0].next_due = due;
+            message.states[0].last_attempt = now + day;
+            message.states[1].next_due = due;
+            message.states[1].status = Status::Delivered;
+            adopt(retry, Duration::from_secs(86_400), &mut message, now);
+            assert_eq!(message.states[0].last_attempt, now);
+            assert_eq!(message.states[1].next_due, due, "it has ended");
+            message.states[0].next_due
+        };
+        // A year beyond the deadline; one that has passed; one that is as it should be.
+        assert_eq!(clamped(&retry, now, now + 365 * day, None), now + 4 * HOUR);
+        assert_eq!(
+            clamped(&retry, now - 5 * day + HOUR, now + 365 * day, None),
+            now + HOUR,
+            "the deadline"
+        );
+        assert_eq!(clamped(&retry, 0, now + 365 * day, None), 5 * day);
+        assert_eq!(clamped(&retry, now, now + HOUR, None), now + HOUR);
+        assert_eq!(clamped(&retry, now, 5, None), 5);
+        assert_eq!(
+            clamped(&retry, now + day, u64::MAX, None),
+            now + 4 * HOUR,
+            "it came from the future"
+        );
+        // A release is kept, as far as one may be ahead.
+        let release = Some(now + 20 * HOUR);
+        assert_eq!(
+            clamped(&retry, now, now + 20 * HOUR, release),
+            now + 20 * HOUR
+        );
+        let release = Some(now + 365 * day);
+        assert_eq!(clamped(&retry, now, now + 365 * day, release), now + day);
+        retry.steps = "1m, 5m*2, 1h*3, 10m".parse().unwrap();
+        assert_eq!(clamped(&retry, now, u64::MAX, None), now + HOUR);
     }
 
     #[test]

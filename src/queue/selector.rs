@@ -1,37 +1,75 @@
 //! Which recipients an operator means: the filter language of `mta-queue`. Pure.
+//!
+//! Values of one filter are alternatives, different filters add up, and what a `not` means is
+//! left out. [`super::filter`] says what each filter means.
 
-use queue_schema::{Message, Millis, QueueId, Recipient, RecipientState, Status};
-use regex_lite::Regex;
+use std::sync::Arc;
+
+use queue_schema::{Message, Millis, QueueId, RecipientState, Status};
 use serde::{Deserialize, Serialize};
 
+use super::facts::Facts;
+use super::filter::{self, Event, Filter, Seen};
 use super::order::Whose;
-use crate::config::Span;
-
-/// Bytes of a regular expression.
-const MAX_REGEX: usize = 1000;
+use super::pattern::AnyOf;
 
 /// Filters that add up; none at all means everything.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Selector {
-    /// One message.
-    pub id: Option<String>,
+    /// Messages.
+    pub id: AnyOf,
     /// The recipient's address, or the alias it came from; `*` stands for anything.
-    pub to: Option<String>,
+    pub to: AnyOf,
     /// The reverse-path; `<>` for the null one; `*` stands for anything.
-    pub from: Option<String>,
+    pub from: AnyOf,
     /// The recipient's domain; `*` stands for anything.
-    pub domain: Option<String>,
-    /// A state word.
-    pub state: Option<String>,
+    pub domain: AnyOf,
+    /// A state word; for [`Selector::watch`] the word of an event.
+    pub state: AnyOf,
     /// Messages that arrived longer ago than this.
-    pub older: Option<String>,
+    pub older: AnyOf,
     /// A regular expression over the last reply.
-    pub reply: Option<String>,
+    pub reply: AnyOf,
+    /// Messages that arrived since then.
+    #[serde(skip_serializing_if = "AnyOf::is_empty")]
+    pub newer: AnyOf,
+    /// The last reply's code; see [`super::pattern::Code`].
+    #[serde(skip_serializing_if = "AnyOf::is_empty")]
+    pub code: AnyOf,
+    /// Bytes of the message, such as `+1M`.
+    #[serde(skip_serializing_if = "AnyOf::is_empty")]
+    pub size: AnyOf,
+    /// Attempts that counted, such as `+3`.
+    #[serde(skip_serializing_if = "AnyOf::is_empty")]
+    pub attempts: AnyOf,
+    /// When the next attempt is due; see [`super::pattern::Due`].
+    #[serde(skip_serializing_if = "AnyOf::is_empty")]
+    pub due: AnyOf,
+    /// The user who sent it; `*` stands for anything.
+    #[serde(skip_serializing_if = "AnyOf::is_empty")]
+    pub user: AnyOf,
+    /// The client it came from: an address or a network.
+    #[serde(skip_serializing_if = "AnyOf::is_empty")]
+    pub client: AnyOf,
+    /// Where it goes next, see [`Facts::next_hop`]; `*` stands for anything.
+    #[serde(skip_serializing_if = "AnyOf::is_empty")]
+    pub next_hop: AnyOf,
     /// The destination whose suspension kept it from being tried; as it was suspended.
-    pub suspended: Option<String>,
+    #[serde(skip_serializing_if = "AnyOf::is_empty")]
+    pub suspended: AnyOf,
     /// Whose mail a standing order means.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub whose: Option<Whose>,
+    /// The Message-ID, with or without angle brackets; `*` stands for anything.
+    #[serde(skip_serializing_if = "AnyOf::is_empty")]
+    pub message_id: AnyOf,
+    /// The subject; `*` stands for anything.
+    #[serde(skip_serializing_if = "AnyOf::is_empty")]
+    pub subject: AnyOf,
+    /// What is left out: each `NAME=VALUE`, a filter and one value of it.
+    #[serde(skip_serializing_if = "AnyOf::is_empty")]
+    pub not: AnyOf,
 }
 
 /// A selector that can not be understood.
@@ -70,16 +108,18 @@ pub fn state_word(state: &RecipientState, now: Millis) -> &'static str {
 pub struct Matcher {
     /// The one message it can match.
     pub id: Option<QueueId>,
-    to: Option<String>,
-    from: Option<String>,
-    domain: Option<String>,
-    state: Option<String>,
-    before: Option<Millis>,
-    reply: Option<Regex>,
-    suspended: Option<String>,
+    /// Messages it can match, in order; empty for any.
+    ids: Vec<QueueId>,
+    /// For each filter its alternatives: first those that mean a message or nothing of it.
+    of_messages: Vec<Vec<Filter>>,
+    of_recipients: Vec<Vec<Filter>>,
+    not: Vec<Filter>,
+    /// Recipients that have ended are meant as well.
+    ended: bool,
     whose: Option<Whose>,
     /// When it was compiled.
     pub now: Millis,
+    facts: Arc<Facts>,
 }
 
 impl Selector {
@@ -88,266 +128,172 @@ impl Selector {
         *self == Selector::default()
     }
 
-    /// Understands it; `now` is what `older` is counted from.
+    /// Everything but its ids.
+    fn filters(&self) -> [(&'static str, &AnyOf); 17] {
+        [
+            ("to", &self.to),
+            ("from", &self.from),
+            ("domain", &self.domain),
+            ("state", &self.state),
+            ("older", &self.older),
+            ("reply", &self.reply),
+            ("newer", &self.newer),
+            ("code", &self.code),
+            ("size", &self.size),
+            ("attempts", &self.attempts),
+            ("due", &self.due),
+            ("user", &self.user),
+            ("client", &self.client),
+            ("next-hop", &self.next_hop),
+            ("message-id", &self.message_id),
+            ("subject", &self.subject),
+            ("suspended", &self.suspended),
+        ]
+    }
+
+    /// Understands it; `now` is what spans are counted from.
     pub fn compile(&self, now: Millis) -> Result<Matcher, SelectorError> {
-        let wrong = |what: String| SelectorError(what);
-        let id = match &self.id {
-            Some(id) => Some(
-                id.parse::<QueueId>()
-                    .map_err(|e| wrong(format!("'{id}': {e}")))?,
-            ),
-            None => None,
-        };
-        if let Some(state) = &self.state
-            && !STATES.contains(&state.as_str())
-        {
-            let known = STATES.join(", ");
-            return Err(wrong(format!(
-                "'{state}' is no state; write one of {known}"
-            )));
+        self.read(now, "state")
+    }
+
+    /// Understands it for events: `state` names them.
+    pub fn watch(&self, now: Millis) -> Result<Matcher, SelectorError> {
+        let matcher = self.read(now, filter::EVENT)?;
+        let nothing = Event::default();
+        let groups = matcher.of_messages.iter().chain(&matcher.of_recipients);
+        for filter in groups.flatten().chain(&matcher.not) {
+            if filter.event(nothing).is_none() {
+                return Err(SelectorError(
+                    "events have no such filter; write an id, --to, --from, --domain, --reply, \
+                     or --state with the word of an event"
+                        .into(),
+                ));
+            }
         }
-        let before = match &self.older {
-            Some(text) => {
-                let span = text.parse::<Span>().map_err(wrong)?;
-                Some(now.saturating_sub(crate::time::millis(span.0)))
-            }
-            None => None,
+        Ok(matcher)
+    }
+
+    /// `state` is the filter that this word names.
+    fn read(&self, now: Millis, state: &str) -> Result<Matcher, SelectorError> {
+        let parse = |name: &str, value: &str| {
+            let name = if name == "state" { state } else { name };
+            Filter::parse(name, value, now).map_err(SelectorError)
         };
-        let reply = match &self.reply {
-            Some(text) if text.len() > MAX_REGEX => {
-                return Err(wrong(format!(
-                    "a regular expression has at most {MAX_REGEX} bytes"
-                )));
-            }
-            Some(text) => Some(Regex::new(text).map_err(|e| wrong(format!("'{text}': {e}")))?),
-            None => None,
+        let group = |name: &str, values: &AnyOf| {
+            let read: Result<Vec<Filter>, SelectorError> =
+                values.iter().map(|value| parse(name, value)).collect();
+            read
         };
-        let lower = |text: &Option<String>| text.as_ref().map(|text| text.to_ascii_lowercase());
-        let from = lower(&self.from).map(|from| if from == "<>" { String::new() } else { from });
-        Ok(Matcher {
-            id,
-            to: lower(&self.to),
-            from,
-            domain: lower(&self.domain),
-            state: self.state.clone(),
-            before,
-            reply,
-            suspended: self.suspended.clone(),
+        let ids = group("id", &self.id)?;
+        let mut known: Vec<QueueId> = ids.iter().filter_map(Filter::id).collect();
+        known.sort_unstable();
+        known.dedup();
+        let mut matcher = Matcher {
+            id: match known[..] {
+                [one] => Some(one),
+                _ => None,
+            },
+            ended: !known.is_empty(),
+            ids: known,
+            of_messages: Vec::new(),
+            of_recipients: Vec::new(),
+            not: Vec::new(),
             whose: self.whose.clone().map(Whose::lower),
             now,
-        })
+            facts: Arc::default(),
+        };
+        if !ids.is_empty() {
+            matcher.of_messages.push(ids);
+        }
+        for (name, values) in self.filters() {
+            let group = group(name, values)?;
+            let Some(first) = group.first() else {
+                continue;
+            };
+            // The state words of a filter say themselves whether the past is meant.
+            matcher.ended |= name == "state";
+            match first.is_of_messages() {
+                true => matcher.of_messages.push(group),
+                false => matcher.of_recipients.push(group),
+            }
+        }
+        for text in self.not.iter() {
+            let (name, value) = text.split_once('=').ok_or_else(|| {
+                SelectorError(format!(
+                    "'{text}' is no filter; write its name and value, such as domain=gmail.com"
+                ))
+            })?;
+            let name = name.trim_start_matches("--");
+            matcher.not.push(parse(name, value)?);
+        }
+        Ok(matcher)
     }
 }
 
 impl Matcher {
+    /// The same with what is known besides the messages.
+    pub fn with(self, facts: Arc<Facts>) -> Matcher {
+        Matcher { facts, ..self }
+    }
+
+    /// What is known besides the messages.
+    pub fn facts(&self) -> &Arc<Facts> {
+        &self.facts
+    }
+
+    /// Messages it can match, in the order of their ids; empty for any.
+    pub fn ids(&self) -> &[QueueId] {
+        &self.ids
+    }
+
     /// Positions of the recipients it means; none if it does not mean the message.
     pub fn recipients(&self, message: &Message) -> Vec<u32> {
-        if self.id.is_some_and(|id| id != message.id)
-            || self.before.is_some_and(|before| message.arrived >= before)
-            || self
-                .from
-                .as_ref()
-                .is_some_and(|from| !like(from, &message.envelope.reverse_path))
-            || self
-                .whose
-                .as_ref()
-                .is_some_and(|whose| !whose.means(message))
-        {
+        let whole = |filter: &Filter| filter.message(message) == Some(true);
+        let meant = |group: &Vec<Filter>| group.iter().any(whole);
+        let theirs = self.whose.as_ref().is_none_or(|whose| whose.means(message));
+        if !theirs || !self.of_messages.iter().all(meant) || self.not.iter().any(whole) {
             return Vec::new();
         }
         (0..)
             .zip(message.envelope.recipients.iter().zip(&message.states))
-            .filter(|(_, (recipient, state))| self.recipient(recipient, state))
+            .filter(|(_, (to, state))| {
+                let seen = Seen {
+                    message,
+                    to,
+                    state,
+                    facts: &self.facts,
+                    now: self.now,
+                };
+                // One that ended is history, which only its id or its state word asks for.
+                let meant = |filter: &Filter| filter.recipient(seen);
+                let whose = self.whose.as_ref();
+                (self.ended || state.status == Status::Waiting)
+                    && whose.is_none_or(|whose| whose.means_recipient(&to.address))
+                    && self
+                        .of_recipients
+                        .iter()
+                        .all(|group| group.iter().any(meant))
+                    && !self.not.iter().any(meant)
+            })
             .map(|(position, _)| position)
             .collect()
     }
 
-    /// Whether it means something that happened to these addresses.
-    pub fn happened(&self, id: &str, from: &str, to: &[String], text: &str) -> bool {
-        let one = |to: &String| {
-            let domain = to
-                .rsplit_once('@')
-                .map_or(to.as_str(), |(_, domain)| domain);
-            self.to.as_ref().is_none_or(|wanted| like(wanted, to))
-                && self
-                    .domain
-                    .as_ref()
-                    .is_none_or(|wanted| like(wanted, domain))
+    /// Whether it means something that happened; see [`Selector::watch`].
+    pub fn happened(&self, happened: &super::Happened) -> bool {
+        let event = Event {
+            event: &happened.event,
+            id: &happened.id,
+            from: &happened.from,
+            to: &happened.to,
+            text: &happened.text,
         };
-        self.id.is_none_or(|wanted| wanted.to_string() == id)
-            && self.from.as_ref().is_none_or(|wanted| like(wanted, from))
-            && self.reply.as_ref().is_none_or(|regex| regex.is_match(text))
-            && (to.is_empty() || to.iter().any(one))
+        let meant = |filter: &Filter| filter.event(event) == Some(true);
+        let mut groups = self.of_messages.iter().chain(&self.of_recipients);
+        groups.all(|group| group.iter().any(meant)) && !self.not.iter().any(meant)
     }
-
-    fn recipient(&self, to: &Recipient, state: &RecipientState) -> bool {
-        let domain = to.address.rsplit_once('@').map_or("", |(_, domain)| domain);
-        let alias = |wanted: &str| {
-            to.alias_of
-                .as_ref()
-                .is_some_and(|alias| like(wanted, alias))
-        };
-        self.to
-            .as_ref()
-            .is_none_or(|wanted| like(wanted, &to.address) || alias(wanted))
-            && self
-                .domain
-                .as_ref()
-                .is_none_or(|wanted| like(wanted, domain))
-            && self
-                .whose
-                .as_ref()
-                .is_none_or(|whose| whose.means_recipient(&to.address))
-            && match &self.state {
-                Some(word) => word == state_word(state, self.now),
-                // One that ended is history, which only its id or its state word asks for.
-                None => self.id.is_some() || state.status == Status::Waiting,
-            }
-            && self.suspended.as_ref().is_none_or(|wanted| {
-                let waits = state.suspended.as_ref();
-                waits.is_some_and(|waits| waits.destination == *wanted)
-            })
-            && self.reply.as_ref().is_none_or(|regex| {
-                state
-                    .last_reply
-                    .as_ref()
-                    .is_some_and(|said| regex.is_match(&said.to_string()))
-            })
-    }
-}
-
-/// Whether `text` is `pattern`, in which `*` stands for anything; case does not matter. Takes time
-/// in proportion to the product of the lengths at worst.
-pub(crate) fn like(pattern: &str, text: &str) -> bool {
-    let text = text.to_ascii_lowercase();
-    let mut parts = pattern.split('*');
-    let Some(first) = parts.next() else {
-        return text.is_empty();
-    };
-    let Some(mut rest) = text.strip_prefix(first) else {
-        return false;
-    };
-    let Some(last) = parts.next_back() else {
-        return rest.is_empty();
-    };
-    for part in parts {
-        match rest.find(part) {
-            Some(at) => rest = rest.get(at + part.len()..).unwrap_or_default(),
-            None => return false,
-        }
-    }
-    rest.ends_with(last)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::queue::own_reply;
-    use crate::queue::store::new_message;
-    use queue_schema::{Envelope, Origin};
-
-    fn message() -> Message {
-        let recipient = |address: &str, alias: Option<&str>| Recipient {
-            alias_of: alias.map(str::to_owned),
-            ..Recipient::new(address)
-        };
-        let envelope = Envelope::new(
-            "a@example.org",
-            vec![
-                recipient("Bob@gmail.example", None),
-                recipient("c@example.net", Some("info@example.org")),
-            ],
-        );
-        let origin = Origin::Network {
-            client: [127, 0, 0, 1].into(),
-        };
-        let mut message = new_message(QueueId(77), 1_000_000, origin, envelope);
-        message.states[1].last_attempt = 1;
-        message.states[1].last_reply = Some(own_reply(450, "4.2.2", "mailbox full"));
-        message
-    }
-
-    fn selected(change: impl FnOnce(&mut Selector)) -> Vec<u32> {
-        let mut selector = Selector::default();
-        change(&mut selector);
-        selector.compile(2_000_000).unwrap().recipients(&message())
-    }
-
-    #[test]
-    fn filters_add_up() {
-        let some = |text: &str| Some(text.to_owned());
-        assert_eq!(selected(|_| {}), [0, 1]);
-        assert_eq!(selected(|s| s.to = some("bob@GMAIL.example")), [0]);
-        assert_eq!(
-            selected(|s| s.to = some("info@example.org")),
-            [1],
-            "the alias counts"
-        );
-        assert_eq!(selected(|s| s.domain = some("*.example")), [0]);
-        assert_eq!(selected(|s| s.domain = some("example.net")), [1]);
-        assert_eq!(selected(|s| s.from = some("a@*")), [0, 1]);
-        assert!(selected(|s| s.from = some("<>")).is_empty());
-        assert_eq!(selected(|s| s.state = some("queued")), [0]);
-        assert_eq!(selected(|s| s.state = some("deferred")), [1]);
-        assert_eq!(selected(|s| s.reply = some("^4.*full$")), [1]);
-        assert_eq!(selected(|s| s.older = some("999s")), [0, 1]);
-        assert!(selected(|s| s.older = some("1000s")).is_empty());
-        assert_eq!(selected(|s| s.id = some(&QueueId(77).to_string())), [0, 1]);
-        assert!(selected(|s| s.id = some(&QueueId(78).to_string())).is_empty());
-        let both = |s: &mut Selector| {
-            s.domain = some("example.net");
-            s.state = some("queued");
-        };
-        assert!(selected(both).is_empty());
-    }
-
-    #[test]
-    fn what_can_not_be_understood_says_what_to_write() {
-        let error = |selector: Selector| selector.compile(0).err().unwrap().to_string();
-        let some = |text: &str| Some(text.to_owned());
-        assert!(
-            error(Selector {
-                id: some("x"),
-                ..Selector::default()
-            })
-            .contains("13 letters")
-        );
-        let state = Selector {
-            state: some("waiting"),
-            ..Selector::default()
-        };
-        assert!(error(state).contains("queued, deferred, suspended, held"));
-        assert!(
-            error(Selector {
-                older: some("5"),
-                ..Selector::default()
-            })
-            .contains("5m")
-        );
-        assert!(
-            error(Selector {
-                reply: some("("),
-                ..Selector::default()
-            })
-            .starts_with("'('")
-        );
-    }
-
-    #[test]
-    fn stars_stand_for_anything() {
-        for (pattern, text, is) in [
-            ("", "", true),
-            ("*", "", true),
-            ("*", "anything", true),
-            ("a*c", "abbc", true),
-            ("a*c", "ac", true),
-            ("a*c*e", "abcde", true),
-            ("a*c*e", "abde", false),
-            ("*b", "ab", true),
-            ("ab*ba", "aba", false),
-            ("a", "ab", false),
-        ] {
-            assert_eq!(like(pattern, text), is, "{pattern} {text}");
-        }
-    }
-}
+#[path = "selector_tests.rs"]
+mod tests;

@@ -14,12 +14,14 @@ use super::actor::{Purpose, Queue, Slot};
 use super::anew;
 use super::clock::Clock;
 use super::dsn::Report;
-use super::messages::{Steer, Suspend, Suspended, Unsuspend, Verb};
+use super::facts::Facts;
+use super::messages::{Look, Pace, Steer, Suspend, Suspended, Unsuspend, Verb};
 use super::orders::RETURNED;
-use super::own_reply;
 use super::settle::Order;
 use super::store::StoreError;
 use super::suspend::{self, Suspension};
+use super::{own_reply, schedule};
+use crate::config::Retry;
 
 /// A request of an operator on its way.
 pub(super) struct Steering {
@@ -91,6 +93,12 @@ impl Queue {
         let mut obeyed = Vec::new();
         let orders = self.orders.now.clone();
         let orders = orders.borrow();
+        let mut replay = Replay {
+            retry: self.config.retry.clone(),
+            spread: crate::time::millis(steer.manner.spread),
+            pace: steer.manner.pace,
+            reset: steer.manner.reset,
+        };
         for (id, recipients) in &steer.targets {
             let Some(slot) = self.slots.get_mut(id) else {
                 continue;
@@ -116,7 +124,9 @@ impl Queue {
                 continue;
             }
             let context = (&self.clock, &orders[..]);
-            if let Some((change, count)) = wanted(slot, recipients, &steer, context, now) {
+            if let Some((change, count)) =
+                wanted(slot, recipients, &steer, &mut replay, context, now)
+            {
                 touched += count;
                 changes.push_back((*id, change));
             }
@@ -183,11 +193,59 @@ impl Queue {
     }
 }
 
+/// How recipients are replayed.
+struct Replay {
+    retry: Retry,
+    /// Milliseconds.
+    spread: u64,
+    pace: Option<Pace>,
+    reset: bool,
+}
+
+impl Replay {
+    /// The new state of a recipient; none if nothing is to be changed.
+    fn due(
+        &mut self,
+        message: &Message,
+        mut state: RecipientState,
+        clock: &Clock,
+        now: u64,
+    ) -> Option<RecipientState> {
+        let due = clock.due(message, &state, now)?;
+        if due <= now && !(self.reset && state.attempts > 0) {
+            return None;
+        }
+        // Written as if before the clock was set, for it is read like that.
+        let shift = clock.shift(message, &state, now);
+        let wanted = match &mut self.pace {
+            _ if due <= now => due,
+            // At its turn, be that sooner or later than it would have been; never too late.
+            Some(pace) => {
+                let deadline = schedule::deadline(&self.retry, message);
+                let moved = clock.deadline_shift(message, now);
+                pace.turn()
+                    .max(now)
+                    .min(deadline.saturating_add_signed(moved))
+            }
+            None if self.spread == 0 => now,
+            // A random moment of the spread, so that it is no herd.
+            None => now.saturating_add(fastrand::u64(0..self.spread)).min(due),
+        };
+        state.next_due = wanted.saturating_sub_signed(shift);
+        state.suspended = None;
+        if self.reset {
+            state.attempts = 0;
+        }
+        Some(state)
+    }
+}
+
 /// The change a verb makes to a message, and how many recipients it touches.
 fn wanted(
     slot: &Slot,
     recipients: &[u32],
     steer: &Steer,
+    replay: &mut Replay,
     (clock, orders): (&Clock, &[super::order::Order]),
     now: u64,
 ) -> Option<(Change, u64)> {
@@ -200,7 +258,14 @@ fn wanted(
     let manner = &steer.manner;
     let (kind, text) = match steer.verb {
         Verb::Replay => {
-            change.recipients = replayed(slot, message, waiting, steer, (clock, now));
+            for (position, state) in waiting {
+                // One that is being tried now can not be tried any sooner.
+                if !slot.busy.contains(&position)
+                    && let Some(state) = replay.due(message, state, clock, now)
+                {
+                    change.recipients.push((position, state));
+                }
+            }
             (EventKind::Replayed, String::new())
         }
         Verb::Remove => {
@@ -259,34 +324,6 @@ fn wanted(
     });
     let count = change.recipients.len() as u64;
     Some((change, count))
-}
-
-/// Recipients that are due now, or at a random moment of the spread, so that it is no herd.
-fn replayed(
-    slot: &Slot,
-    message: &Message,
-    waiting: Vec<(u32, RecipientState)>,
-    steer: &Steer,
-    (clock, now): (&Clock, u64),
-) -> Vec<(u32, RecipientState)> {
-    let spread = crate::time::millis(steer.manner.spread);
-    let replay = |(position, mut state): (u32, RecipientState)| {
-        let due = clock.due(message, &state, now);
-        // One that is being tried now can not be tried any sooner.
-        let due = due.filter(|due| *due > now && !slot.busy.contains(&position))?;
-        let later = if spread == 0 {
-            0
-        } else {
-            fastrand::u64(0..spread)
-        };
-        // Written as if before the clock was set, for it is read like that.
-        let shift = clock.shift(message, &state, now);
-        let wanted = now.saturating_add(later).min(due);
-        state.next_due = wanted.saturating_sub_signed(shift);
-        state.suspended = None;
-        Some((position, state))
-    };
-    waiting.into_iter().filter_map(replay).collect()
 }
 
 /// Whoever reads of it, an operator's name is not for senders.
@@ -396,6 +433,15 @@ impl Handler<Unsuspend> for Queue {
             }
             Ok(ended)
         })
+    }
+}
+
+impl Handler<Look> for Queue {
+    type Result = MessageResult<Look>;
+
+    fn handle(&mut self, _: Look, _ctx: &mut Self::Context) -> Self::Result {
+        let facts = Facts::new(self.clock.clone(), self.config.retry.clone());
+        MessageResult((facts, self.config.clone()))
     }
 }
 

@@ -12,7 +12,7 @@ use std::time::Duration;
 use queue_schema::Millis;
 use serde::{Deserialize, Serialize};
 
-use super::selector::like;
+use super::pattern::like;
 
 /// The file they lie in.
 pub const FILE: &str = "suspensions.json";

@@ -7,7 +7,7 @@ use queue_schema::{Message, QueueId};
 
 use super::messages::FetchError;
 use super::selector::Matcher;
-use super::store::{Finding, Stats, Store, StoreError};
+use super::store::{Finding, Reader, Stats, Store, StoreError};
 use crate::message::Content;
 
 /// Messages in a page that are meant.
@@ -105,15 +105,11 @@ impl View {
 
     /// The messages with an id of at least `from` that are meant.
     pub async fn page(&self, from: QueueId, matcher: Arc<Matcher>) -> Result<Page, StoreError> {
-        if let Some(id) = matcher.id {
-            let message = self.message(id).await?;
-            let found = message.map(|message| (matcher.recipients(&message), message));
-            let found = found.filter(|(recipients, _)| !recipients.is_empty());
-            let found = found.map(|(recipients, message)| (message, recipients));
-            return Ok(Page {
-                found: found.into_iter().collect(),
-                next: None,
-            });
+        if !matcher.ids().is_empty() {
+            let scanner = self.store.scanner();
+            return scanner
+                .run(move |reader| named(reader, from, &matcher))
+                .await?;
         }
         let scanner = self.store.scanner();
         let page = scanner.run(move |reader| {
@@ -155,4 +151,20 @@ impl View {
         }
         Ok(all)
     }
+}
+
+/// A page of messages that a selector names.
+fn named(reader: &Reader, from: QueueId, matcher: &Matcher) -> Result<Page, StoreError> {
+    let mut rest = matcher.ids().iter().filter(|id| **id >= from);
+    let mut found = Vec::new();
+    for id in rest.by_ref().take(PAGE) {
+        if let Some(message) = reader.load(*id)? {
+            let recipients = matcher.recipients(&message);
+            if !recipients.is_empty() {
+                found.push((message, recipients));
+            }
+        }
+    }
+    let next = rest.next().copied();
+    Ok(Page { found, next })
 }

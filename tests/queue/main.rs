@@ -5,12 +5,14 @@ mod cases;
 mod clock;
 mod fair;
 mod held;
+mod moves;
 mod peer_faults;
 mod steering;
 mod support;
 mod tool;
 mod transfer;
 mod verbs;
+mod views;
 
 use std::time::Duration;
 

@@ -9,7 +9,7 @@ use std::path::Path;
 use super::super::socket;
 use super::{Ask, Host, certificate, domain, net};
 use crate::config::{Config, Service, TlsMode};
-use crate::control::protocol::{AGES, Answer, Request};
+use crate::control::protocol::{AGES, Answer, By, Request};
 use crate::delivery::mx;
 use crate::dns::{Addresses, Resolver};
 use crate::doctor::host::{self, Name, Outbound, Port};
@@ -110,6 +110,7 @@ fn daemon(config: &Config) -> Daemon {
     let (mut total, mut old, mut commonest) = (0, 0, (0, None));
     let request = Request::Summary {
         selector: Selector::default(),
+        by: By::Domain,
     };
     let asked = socket::ask(config, &request, &mut |answer| {
         if let Answer::Row(row) = answer {

@@ -97,6 +97,7 @@ fn read(path: &Path) -> Result<Option<Taken>, String> {
         warned: false,
         held: false,
         story: Vec::new(),
+        sha256: None,
     };
     Ok(Some(Taken { exported, bytes }))
 }

@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 
 use crate::config::{Config, ConfigError};
 use crate::control::protocol::{Answer, Exported, Imported, Refusal, RefusalKind, Request};
-use crate::control::{answer, import, socket};
+use crate::control::{Given, Session, answer, socket};
 use crate::queue::{self, Handle, Stop, Verb};
 use crate::signing::{Sign, SignError};
 
@@ -41,15 +41,30 @@ pub enum Failure {
     /// A file or a program of another mail server.
     #[error("{0}")]
     Other(String),
-    /// Something in the store is damaged.
+    /// Something in the store, or in what is imported, is damaged.
     #[error("{0}")]
     Damaged(String),
+    /// Not all was moved; asking again may move the rest.
+    #[error("{0}")]
+    Stayed(String),
     /// Standard output.
-    #[error("the output can not be written: {0}")]
+    #[error("standard output can not be written: {0}")]
     Output(io::Error),
     /// The runtime.
     #[error("{0}")]
     Runtime(String),
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Failure {
+        Failure::Output(error)
+    }
+}
+
+impl From<serde_json::Error> for Failure {
+    fn from(error: serde_json::Error) -> Failure {
+        Failure::Output(error.into())
+    }
 }
 
 impl Failure {
@@ -64,6 +79,7 @@ impl Failure {
                 RefusalKind::Unavailable => 69,
             },
             Failure::Damaged(_) => super::super::exit::DATA,
+            Failure::Stayed(_) => super::super::exit::AGAIN,
             Failure::Other(_) => super::IO,
             Failure::Socket(..) | Failure::Broken(_) | Failure::Store(_) => 69,
             Failure::Output(_) | Failure::Runtime(_) => super::IO,
@@ -72,12 +88,16 @@ impl Failure {
 }
 
 /// What is done with each answer.
-pub type Each<'a> = &'a mut dyn FnMut(Answer) -> io::Result<()>;
+pub type Each<'a> = &'a mut dyn FnMut(Answer) -> Result<(), Failure>;
 
 /// Asks, and calls `each` with every answer; returns the count that ends them.
 pub fn ask(config: &Config, request: Request, each: Each<'_>) -> Result<u64, Failure> {
     match daemon(config)? {
-        Some(stream) => over_socket(stream, &request, &[], each),
+        Some(stream) => {
+            let mut stream = BufReader::new(stream);
+            say(&mut stream, &request, &[])?;
+            heard(&mut stream, each)
+        }
         None => on_store(config, request, each),
     }
 }
@@ -93,6 +113,105 @@ fn daemon(config: &Config) -> Result<Option<UnixStream>, Failure> {
     }
 }
 
+/// Whether there is a queue: looking must not make one.
+pub fn is_there(config: &Config) -> Result<bool, Failure> {
+    Ok(config.data_dir.join("journal").exists() || daemon(config)?.is_some())
+}
+
+/// One client of the queue for several requests: what it claims is its own until it goes.
+pub struct Asker<'a>(Asked<'a>);
+
+enum Asked<'a> {
+    /// A connection to the daemon; none after one that the daemon ended.
+    Daemon(&'a Config, Option<BufReader<UnixStream>>),
+    Store(Session),
+}
+
+/// Calls `work` with a client of the daemon if one runs, else of the store itself.
+pub fn with_asker<T>(
+    config: &Config,
+    work: impl AsyncFnOnce(&mut Asker<'_>) -> Result<T, Failure>,
+) -> Result<T, Failure> {
+    if let Some(stream) = daemon(config)? {
+        let stream = Some(BufReader::new(stream));
+        let mut asker = Asker(Asked::Daemon(config, stream));
+        return System::new().block_on(work(&mut asker));
+    }
+    let opened = queue::open(config)?;
+    with_queue(config, opened, async |queue| {
+        let mut asker = Asker(Asked::Store(Session::new(&queue)));
+        work(&mut asker).await
+    })
+}
+
+impl Asker<'_> {
+    /// As [`ask`].
+    pub async fn ask(&mut self, request: Request, each: Each<'_>) -> Result<u64, Failure> {
+        match &mut self.0 {
+            Asked::Daemon(_, None) => Err(Failure::Broken("the connection has ended".into())),
+            Asked::Daemon(_, Some(stream)) => {
+                say(stream, &request, &[])?;
+                heard(stream, each)
+            }
+            Asked::Store(session) => {
+                let (out, answers) = mpsc::channel(64);
+                let ((), ended) =
+                    tokio::join!(session.answer(request, out), printed(answers, each));
+                ended
+            }
+        }
+    }
+
+    /// Puts a message into the queue.
+    async fn take(&mut self, taken: Taken, how: &How<'_>) -> Result<Imported, Failure> {
+        let Taken { exported, bytes } = taken;
+        let runtime = |e: serde_json::Error| Failure::Runtime(e.to_string());
+        let envelope = serde_json::to_vec(&exported).map_err(runtime)?;
+        let (length, size) = (envelope.len() as u64, bytes.len() as u64);
+        match &mut self.0 {
+            Asked::Daemon(config, stream) => {
+                let request = Request::Import {
+                    envelope: length,
+                    size,
+                    by: how.by.to_owned(),
+                    source: how.source.to_owned(),
+                    again: how.again,
+                };
+                let mut connection = match stream.take() {
+                    Some(stream) => stream,
+                    None => {
+                        let new = daemon(config)?;
+                        let gone = || Failure::Broken("it is gone".into());
+                        BufReader::new(new.ok_or_else(gone)?)
+                    }
+                };
+                say(&mut connection, &request, &[&envelope, &bytes])?;
+                let mut imported = None;
+                heard(&mut connection, &mut |answer| {
+                    if let Answer::Imported(one) = answer {
+                        imported = Some(one);
+                    }
+                    Ok(())
+                })?;
+                // A daemon that refuses ends the connection: the next message needs another.
+                *stream = Some(connection);
+                imported.ok_or_else(|| Failure::Broken("it did not say what it took".into()))
+            }
+            Asked::Store(session) => {
+                let given = Given {
+                    envelope: length,
+                    size,
+                    by: how.by,
+                    source: how.source,
+                    again: how.again,
+                };
+                let both = [envelope, bytes].concat();
+                Ok(session.import(given, &both[..]).await?)
+            }
+        }
+    }
+}
+
 /// A message on its way into the queue.
 pub struct Taken {
     /// What it was.
@@ -101,53 +220,43 @@ pub struct Taken {
     pub bytes: Vec<u8>,
 }
 
-/// Puts messages into the queue, and calls `each` with what became of each of them, in order.
+/// How messages are taken.
+#[derive(Debug, Clone, Copy)]
+pub struct How<'a> {
+    /// The queue they come from: one message of it is taken once.
+    pub source: &'a str,
+    /// The operator.
+    pub by: &'a str,
+    /// Also those that were taken before.
+    pub again: bool,
+}
+
+/// What is done with what became of a message.
+pub type Became<'a> = &'a mut dyn FnMut(Result<Imported, Failure>) -> Result<(), Failure>;
+
+/// Puts messages into the queue, and calls `each` with what became of each of them, in order: it
+/// says whether one that can not be read, or makes no sense, ends it.
 pub fn take(
     config: &Config,
-    by: &str,
+    how: How<'_>,
     messages: &mut dyn Iterator<Item = Result<Taken, Failure>>,
-    each: &mut dyn FnMut(Imported) -> Result<(), Failure>,
-) -> Result<u64, Failure> {
-    let mut count = 0;
-    if daemon(config)?.is_some() {
+    each: Became<'_>,
+) -> Result<(), Failure> {
+    with_asker(config, async |asker| {
         for taken in messages {
-            let Taken { exported, bytes } = taken?;
-            let runtime = |e: serde_json::Error| Failure::Runtime(e.to_string());
-            let envelope = serde_json::to_vec(&exported).map_err(runtime)?;
-            let request = Request::Import {
-                envelope: envelope.len() as u64,
-                size: bytes.len() as u64,
-                by: by.to_owned(),
+            let became = match taken {
+                Ok(taken) => match asker.take(taken, &how).await {
+                    Err(Failure::Refused(refusal)) if refusal.kind == RefusalKind::Wrong => {
+                        Err(Failure::Refused(refusal))
+                    }
+                    Err(failure) => return Err(failure),
+                    Ok(imported) => Ok(imported),
+                },
+                Err(failure) => Err(failure),
             };
-            let Some(stream) = daemon(config)? else {
-                return Err(Failure::Broken("it is gone".into()));
-            };
-            let mut imported = None;
-            over_socket(stream, &request, &[&envelope, &bytes], &mut |answer| {
-                if let Answer::Imported(one) = answer {
-                    imported = Some(one);
-                }
-                Ok(())
-            })?;
-            if let Some(one) = imported {
-                count += 1;
-                each(one)?;
-            }
+            each(became)?;
         }
-        return Ok(count);
-    }
-    let opened = queue::open(config)?;
-    with_queue(config, opened, async |queue| {
-        for taken in messages {
-            let Taken { exported, bytes } = taken?;
-            let envelope =
-                serde_json::to_vec(&exported).map_err(|e| Failure::Runtime(e.to_string()))?;
-            let (length, size) = (envelope.len() as u64, bytes.len() as u64);
-            let both = [envelope, bytes].concat();
-            count += 1;
-            each(import(length, size, by, &queue, &both[..]).await?)?;
-        }
-        Ok(count)
+        Ok(())
     })
 }
 
@@ -155,7 +264,9 @@ pub fn take(
 /// messages wait then.
 pub fn rebuild(config: &Config, by: String) -> Result<Option<u64>, Failure> {
     if let Some(stream) = daemon(config)? {
-        over_socket(stream, &Request::Rebuild { by }, &[], &mut |_| Ok(()))?;
+        let mut stream = BufReader::new(stream);
+        say(&mut stream, &Request::Rebuild { by }, &[])?;
+        heard(&mut stream, &mut |_| Ok(()))?;
         return Ok(None);
     }
     if !config.data_dir.join("journal").exists() {
@@ -178,30 +289,34 @@ pub fn rebuild(config: &Config, by: String) -> Result<Option<u64>, Failure> {
     }
 }
 
-fn over_socket(
-    mut stream: UnixStream,
+/// Sends a request and what belongs to it.
+fn say(
+    stream: &mut BufReader<UnixStream>,
     request: &Request,
     after: &[&[u8]],
-    each: Each<'_>,
-) -> Result<u64, Failure> {
-    let broken = |error: io::Error| Failure::Broken(error.to_string());
+) -> Result<(), Failure> {
     let mut line = serde_json::to_vec(request).map_err(|e| Failure::Runtime(e.to_string()))?;
     line.push(b'\n');
-    stream.write_all(&line).map_err(broken)?;
+    let stream = stream.get_mut();
+    let written = stream.write_all(&line);
+    written.map_err(|error| Failure::Broken(error.to_string()))?;
     for part in after {
         // A daemon that refuses does not read the rest; why is in its answer.
         if stream.write_all(part).is_err() {
             break;
         }
     }
-    let mut reading = BufReader::new(stream);
+    Ok(())
+}
+
+/// Hears the answers to a request; the count that ends them.
+fn heard(stream: &mut BufReader<UnixStream>, each: Each<'_>) -> Result<u64, Failure> {
+    let mut line = Vec::new();
     loop {
         line.clear();
-        let read = (&mut reading)
-            .take(MAX_ANSWER)
-            .read_until(b'\n', &mut line)
-            .map_err(broken)?;
-        if read == 0 {
+        let mut limited = Read::by_ref(stream).take(MAX_ANSWER);
+        let read = limited.read_until(b'\n', &mut line);
+        if read.map_err(|error| Failure::Broken(error.to_string()))? == 0 {
             return Err(Failure::Broken("nothing more came".into()));
         }
         let answer = serde_json::from_slice(&line).map_err(|e| Failure::Broken(e.to_string()))?;
@@ -209,9 +324,22 @@ fn over_socket(
             Answer::End(count) => return Ok(count),
             Answer::Error(refusal) => return Err(refusal.into()),
             Answer::Alive => {}
-            answer => each(answer).map_err(Failure::Output)?,
+            answer => each(answer)?,
         }
     }
+}
+
+/// Passes answers on; the count that ends them.
+async fn printed(mut answers: mpsc::Receiver<Answer>, each: Each<'_>) -> Result<u64, Failure> {
+    while let Some(answer) = answers.recv().await {
+        match answer {
+            Answer::End(count) => return Ok(count),
+            Answer::Error(refusal) => return Err(refusal.into()),
+            // Dropping the rest ends the answer.
+            answer => each(answer)?,
+        }
+    }
+    Err(Failure::Broken("nothing more came".into()))
 }
 
 /// A signer that is never asked: nothing is delivered, so nothing bounces.
@@ -260,9 +388,9 @@ fn on_store(config: &Config, request: Request, each: Each<'_>) -> Result<u64, Fa
         // Looking must not make a store, least of all as another user.
         let id = match &request {
             Request::List { selector, .. }
-            | Request::Summary { selector }
+            | Request::Summary { selector, .. }
             | Request::Export { selector }
-            | Request::Steer { selector, .. } => selector.id.clone(),
+            | Request::Steer { selector, .. } => selector.id.iter().next().map(str::to_owned),
             Request::Cat { id } | Request::Show { id } => Some(id.clone()),
             _ => None,
         };
@@ -283,25 +411,8 @@ fn on_store(config: &Config, request: Request, each: Each<'_>) -> Result<u64, Fa
         );
     }
     with_queue(config, opened, async |queue| {
-        let (out, mut answers) = mpsc::channel(64);
-        let printing = async {
-            let mut ended = Err(Failure::Broken("nothing more came".into()));
-            while let Some(answer) = answers.recv().await {
-                match answer {
-                    Answer::End(count) => ended = Ok(count),
-                    Answer::Error(refusal) => ended = Err(refusal.into()),
-                    answer => {
-                        if let Err(error) = each(answer) {
-                            ended = Err(Failure::Output(error));
-                            break;
-                        }
-                    }
-                }
-            }
-            drop(answers);
-            ended
-        };
-        let ((), ended) = tokio::join!(answer(request, &queue, out), printing);
+        let (out, answers) = mpsc::channel(64);
+        let ((), ended) = tokio::join!(answer(request, &queue, out), printed(answers, each));
         ended
     })
 }

@@ -3,39 +3,46 @@
 //! While the daemon runs it is asked over its control socket; while none runs, the same answers
 //! come from the store itself, which is locked for that long.
 //!
-//! Exit codes follow sysexits: 64 wrong usage, 65 a selector that makes no sense, 66 no such
-//! message, 69 the queue can not be reached, 78 a wrong configuration.
+//! Exit codes follow sysexits: 64 wrong usage, 65 a selector that makes no sense or something
+//! damaged, 66 no such message, 69 the queue can not be reached, 74 a file or standard output can
+//! not be read or written, 75 not all was moved, 78 a wrong configuration.
 
+mod archive;
 pub(super) mod ask;
+mod export;
+mod files;
+mod import;
+mod look;
 mod orders;
+mod postcat;
 mod postfix;
 mod show;
 mod steer;
 mod top;
-mod transfer;
 mod watch;
+mod which;
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use clap::builder::{PossibleValuesParser, TypedValueParser as _};
 use clap::{Args, Parser, Subcommand};
 use queue_schema::HoldKind;
 
 use crate::config::Config;
 use crate::control::protocol::{Answer, Request};
-use crate::queue::{Selector, Verb};
+use crate::queue::Verb;
 use ask::Failure;
+pub(in crate::cli) use files::with_crlf;
 use steer::Steering;
-pub(in crate::cli) use transfer::with_crlf;
+use which::Which;
 
 /// See and steer the queue
 ///
-/// Works while the daemon runs and while it does not. A selector is an id, `all`, or filters that
-/// add up; `*` in an address or domain stands for anything.
+/// Works while the daemon runs and while it does not. A selector is ids, `all`, or filters: values
+/// of one filter are alternatives, different filters add up; `*` in an address or name stands for
+/// anything.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  mta-queue list --domain gmail.com --state deferred")]
 pub struct QueueCommand {
@@ -50,15 +57,9 @@ pub struct QueueCommand {
 enum Command {
     /// Print every recipient that waits, newest trouble first
     #[command(
-        after_help = "Examples:\n  mta-queue list --domain gmail.com --state deferred\n  mta-queue list --json all"
+        after_help = "Examples:\n  mta-queue list --domain gmail.com --state deferred\n  mta-queue list --sort size --limit 20 --not domain=gmail.com\n  mta-queue list --code 4.7.* --count\n  mta-queue list --json all"
     )]
-    List {
-        #[command(flatten)]
-        which: Which,
-        /// Rows of the table; 0 prints all. With --json all are printed, in the order of ids
-        #[arg(long, default_value_t = 1000)]
-        limit: usize,
-    },
+    List(look::List),
     /// Print the story of one message: whence it came, who signed it, every attempt
     #[command(after_help = "Example:\n  mta-queue show 01K2ABCDEFGHJ")]
     Show {
@@ -71,14 +72,11 @@ enum Command {
         /// The id, as `list` prints it
         id: String,
     },
-    /// Count what waits by domain and age, with the commonest reply
+    /// Count what waits by domain, reason, sender, user, next hop or state, and by age
     #[command(
-        after_help = "Examples:\n  mta-queue summary\n  mta-queue summary --reply '^4.*quota'"
+        after_help = "Examples:\n  mta-queue summary\n  mta-queue summary --by reason --domain gmail.com\n  mta-queue summary --reply '^4.*quota'"
     )]
-    Summary {
-        #[command(flatten)]
-        which: Which,
-    },
+    Summary(look::Summary),
     /// Watch the queue live: rates, destinations, errors; keys filter, hold, replay
     #[command(after_help = "Example:\n  mta-queue top")]
     Top(top::Args),
@@ -90,7 +88,7 @@ enum Command {
     },
     /// Make deferred recipients due now
     #[command(
-        after_help = "Examples:\n  mta-queue replay all --spread 10m\n  mta-queue replay --domain gmail.com --dry-run"
+        after_help = "Examples:\n  mta-queue replay all --spread 10m\n  mta-queue replay --next-hop '*.google.com' --rate 10/m --reset-attempts\n  mta-queue replay --domain gmail.com --dry-run"
     )]
     Replay {
         #[command(flatten)]
@@ -98,6 +96,12 @@ enum Command {
         /// Spread them over this span by chance, so that no server is overrun
         #[arg(long, value_name = "SPAN")]
         spread: Option<String>,
+        /// Make so many due in a time, one after the other, such as 10/m
+        #[arg(long, value_name = "RATE", conflicts_with = "spread")]
+        rate: Option<String>,
+        /// Count their attempts from 0 again: the waits are short again
+        #[arg(long)]
+        reset_attempts: bool,
     },
     /// End recipients here; nobody is told
     #[command(
@@ -184,62 +188,22 @@ enum Command {
         #[arg(long)]
         all: bool,
     },
-    /// Write messages to a directory, each as ID.eml and ID.json
-    #[command(after_help = "Example:\n  mta-queue export /var/tmp/queue all")]
-    Export(transfer::Export),
-    /// Take messages from such a directory, or from a Postfix on this machine
+    /// Write messages to a directory, each as ID.eml and ID.json, or as one stream
     #[command(
-        after_help = "Examples:\n  mta-queue import /var/tmp/queue --hold\n  mta-queue import postfix --dry-run"
+        after_help = "Examples:\n  mta-queue export /var/tmp/queue all --remove\n  mta-queue export - all > queue.tar\n  mta-queue export - --domain example.net | ssh new.example.org mta-queue import -"
     )]
-    Import(transfer::Import),
+    Export(export::Export),
+    /// Take messages from such a directory or stream, or from a Postfix on this machine, each once
+    #[command(
+        after_help = "Examples:\n  mta-queue import /var/tmp/queue --hold\n  mta-queue import - < queue.tar\n  mta-queue import postfix --dry-run"
+    )]
+    Import(import::Import),
     /// Compute every checksum of the store again
     #[command(after_help = "Example:\n  mta-queue verify")]
     Verify,
     /// Make the index anew from the journal
     #[command(after_help = "Example:\n  mta-queue rebuild")]
     Rebuild,
-}
-
-/// Which recipients.
-#[derive(Debug, Args)]
-struct Which {
-    /// An id, or `all`
-    #[arg(value_name = "ID")]
-    id: Option<String>,
-    /// The recipient, or the alias it came from
-    #[arg(long, value_name = "ADDRESS")]
-    to: Option<String>,
-    /// The sender; `<>` for notices
-    #[arg(long, value_name = "ADDRESS")]
-    from: Option<String>,
-    /// The recipient's domain
-    #[arg(long)]
-    domain: Option<String>,
-    /// queued, deferred, suspended, held, delivered, bounced, expired or removed; for `watch` an
-    /// event
-    #[arg(long)]
-    state: Option<String>,
-    /// Messages that came longer ago than this, such as 2h
-    #[arg(long, value_name = "SPAN")]
-    older: Option<String>,
-    /// A regular expression over the last reply
-    #[arg(long, value_name = "REGEX")]
-    reply: Option<String>,
-}
-
-impl Which {
-    fn selector(&self) -> Selector {
-        Selector {
-            id: self.id.clone().filter(|id| id != "all"),
-            to: self.to.clone(),
-            from: self.from.clone(),
-            domain: self.domain.clone(),
-            state: self.state.clone(),
-            older: self.older.clone(),
-            reply: self.reply.clone(),
-            ..Selector::default()
-        }
-    }
 }
 
 /// See and steer the queue of chapar.
@@ -274,13 +238,16 @@ pub fn main() -> ExitCode {
 }
 
 const USAGE: u8 = super::exit::USAGE;
-/// EX_IOERR.
-const IO: u8 = 74;
+const IO: u8 = super::exit::IO;
 
 /// Runs one verb on the queue of the configuration `config`.
 pub fn run(command: QueueCommand, config: &Path) -> ExitCode {
     match act(command, config) {
         Ok(()) => ExitCode::SUCCESS,
+        // Whoever reads has seen enough: `mta-queue list --json | head`.
+        Err(Failure::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => {
+            ExitCode::SUCCESS
+        }
         Err(failure) => {
             eprintln!("mta-queue: {failure}");
             ExitCode::from(failure.code())
@@ -292,63 +259,22 @@ fn act(command: QueueCommand, config: &Path) -> Result<(), Failure> {
     let config = Config::load(config)?;
     let json = command.json;
     match command.verb {
-        Command::List { which, limit } => {
-            let selector = which.selector();
-            if json {
-                let limit = None;
-                return lines(&config, Request::List { selector, limit }).map(drop);
-            }
-            let request = Request::List {
-                selector,
-                limit: Some(if limit == 0 { usize::MAX } else { limit }),
-            };
-            let mut table = show::List::default();
-            let count = ask::ask(&config, request, &mut |answer| {
-                if let Answer::Item(item) = answer {
-                    table.add(*item);
-                }
-                Ok(())
-            })?;
-            table.print(count);
-        }
-        Command::Show { id } => {
-            let request = Request::Show { id };
-            if json {
-                return lines(&config, request).map(drop);
-            }
-            let mut items = Vec::new();
-            ask::ask(&config, request, &mut |answer| {
-                if let Answer::Item(item) = answer {
-                    items.push(*item);
-                }
-                Ok(())
-            })?;
-            show::message(&items);
-        }
-        Command::Cat { id } => cat(&config, id, json)?,
-        Command::Summary { which } => {
-            let request = Request::Summary {
-                selector: which.selector(),
-            };
-            if json {
-                return lines(&config, request).map(drop);
-            }
-            let (mut rows, mut holding) = (Vec::new(), Vec::new());
-            ask::ask(&config, request, &mut |answer| {
-                match answer {
-                    Answer::Row(row) => rows.push(*row),
-                    Answer::Suspended(one) => holding.push(*one),
-                    _ => {}
-                }
-                Ok(())
-            })?;
-            show::summary(&rows, &holding);
-        }
+        Command::List(list) => look::list(&config, &list, json)?,
+        Command::Show { id } => look::message(&config, id, json)?,
+        Command::Cat { id } => look::cat(&config, id, json)?,
+        Command::Summary(summary) => look::summary(&config, &summary, json)?,
         Command::Top(args) => top::run(&config, &args)?,
         Command::Watch { which } => watch::run(&config, which.selector(), json)?,
-        Command::Replay { steering, spread } => {
+        Command::Replay {
+            steering,
+            spread,
+            rate,
+            reset_attempts,
+        } => {
             let manner = steer::Manner {
                 spread,
+                rate,
+                reset_attempts,
                 ..steer::Manner::default()
             };
             steer::steer(&config, Verb::Replay, &steering, manner, json)?;
@@ -399,8 +325,8 @@ fn act(command: QueueCommand, config: &Path) -> Result<(), Failure> {
         Command::Resume(resume) => steer::resume(&config, resume, json)?,
         Command::Order(command) => orders::act(&config, command, json)?,
         Command::Orders { all } => orders::list(&config, all, json)?,
-        Command::Export(export) => transfer::export(&config, &export, json)?,
-        Command::Import(import) => transfer::import(&config, &import, json)?,
+        Command::Export(export) => export::export(&config, &export, json)?,
+        Command::Import(import) => import::import(&config, &import, json)?,
         Command::Verify => verify(&config, json)?,
         Command::Rebuild => match ask::rebuild(&config, steer::operator())? {
             None => {
@@ -416,9 +342,10 @@ fn plain(config: &Config, verb: Verb, steering: &Steering, json: bool) -> Result
     steer::steer(config, verb, steering, steer::Manner::default(), json)
 }
 
-/// Prints the objects of an answer, one a line.
-fn lines(config: &Config, request: Request) -> Result<u64, Failure> {
+/// Prints the objects of an answer, one a line: the count that ended it, and how many were printed.
+fn lines(config: &Config, request: Request) -> Result<(u64, u64), Failure> {
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+    let mut printed = 0;
     let count = ask::ask(config, request, &mut |answer| {
         let text = match &answer {
             Answer::Item(item) => serde_json::to_string(item),
@@ -427,22 +354,27 @@ fn lines(config: &Config, request: Request) -> Result<u64, Failure> {
             Answer::Order(one) => serde_json::to_string(one),
             _ => return Ok(()),
         };
-        writeln!(out, "{}", text.unwrap_or_default())
+        printed += 1;
+        writeln!(out, "{}", text?)?;
+        Ok(())
     })?;
     out.flush().map_err(Failure::Output)?;
-    Ok(count)
+    Ok((count, printed))
 }
 
 fn verify(config: &Config, json: bool) -> Result<(), Failure> {
     let mut findings = 0u64;
+    let mut unwritten = None;
     let whole = ask::ask(config, Request::Verify {}, &mut |answer| {
         if let Answer::Finding(finding) = answer {
             findings += 1;
-            if json {
-                say!("{}", serde_json::to_string(&finding).unwrap_or_default());
-            } else {
-                say!("{}: {}", finding.place, finding.problem);
-            }
+            let text = match json {
+                true => serde_json::to_string(&finding)?,
+                false => format!("{}: {}", finding.place, finding.problem),
+            };
+            // What is found counts, whether it can be told or not.
+            let written = writeln!(std::io::stdout(), "{text}");
+            unwritten = unwritten.take().or(written.err());
         }
         Ok(())
     })?;
@@ -454,31 +386,11 @@ fn verify(config: &Config, json: bool) -> Result<(), Failure> {
         }
         return Ok(());
     }
+    if let Some(error) = unwritten.filter(|error| error.kind() != std::io::ErrorKind::BrokenPipe) {
+        eprintln!("mta-queue: {}", Failure::Output(error));
+    }
     Err(Failure::Damaged(format!(
         "{findings} damaged, {whole} whole; the next start puts damaged records into quarantine/ \
          and delivers the rest"
     )))
-}
-
-fn cat(config: &Config, id: String, json: bool) -> Result<(), Failure> {
-    let mut out = std::io::BufWriter::new(std::io::stdout().lock());
-    let mut whole = Vec::new();
-    ask::ask(config, Request::Cat { id: id.clone() }, &mut |answer| {
-        let Answer::Bytes(piece) = answer else {
-            return Ok(());
-        };
-        let bytes = STANDARD.decode(piece).map_err(std::io::Error::other)?;
-        if json {
-            whole.extend_from_slice(&bytes);
-            Ok(())
-        } else {
-            out.write_all(&bytes)
-        }
-    })?;
-    if json {
-        let content = String::from_utf8_lossy(&whole);
-        let object = serde_json::json!({ "id": id, "size": whole.len(), "content": content });
-        writeln!(out, "{object}").map_err(Failure::Output)?;
-    }
-    out.flush().map_err(Failure::Output)
 }

@@ -8,7 +8,8 @@ use queue_schema::{BodyKind, Envelope, Origin, Recipient, RecipientState, Reply}
 use serde::Deserialize;
 
 use super::ask::{Failure, Taken};
-use super::transfer::with_crlf;
+use super::files::with_crlf;
+use super::postcat::Records;
 use crate::control::protocol::Exported;
 
 /// A line of `postqueue -j` (postqueue(1)).
@@ -51,8 +52,16 @@ pub(super) fn messages(
         if !id.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
             return Some(Err(Failure::Other(format!("'{id}' is no id of Postfix"))));
         }
-        match run("postcat", config_dir.as_deref(), &["-h", "-b", "-q", &id]) {
-            Ok(bytes) => Some(Ok(taken(listed, with_crlf(bytes)))),
+        let postcat = |what: &[&str]| run("postcat", config_dir.as_deref(), what);
+        let read = postcat(&["-h", "-b", "-q", &id])
+            .and_then(|bytes| Ok((bytes, postcat(&["-e", "-q", &id])?)));
+        match read {
+            Ok((bytes, records)) => {
+                let mut taken = taken(listed, with_crlf(bytes));
+                let records = Records::parse(&String::from_utf8_lossy(&records));
+                records.apply(&mut taken.exported.envelope);
+                Some(Ok(taken))
+            }
             // It was delivered since it was listed.
             Err(Failure::Other(text)) if text.contains("No such file") => {
                 eprintln!("mta-queue: {id} left Postfix meanwhile");
@@ -122,6 +131,7 @@ fn taken(listed: Listed, bytes: Vec<u8>) -> Taken {
             warned: false,
             held: listed.queue_name == "hold",
             story: Vec::new(),
+            sha256: None,
         },
         bytes,
     }

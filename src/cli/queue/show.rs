@@ -3,7 +3,7 @@
 
 use std::fmt::Write as _;
 
-use crate::control::protocol::{AGES, HeldBy, Item, Row, Suspended, Told};
+use crate::control::protocol::{AGES, By, HeldBy, Item, Row, Suspended, Told};
 
 /// The width to fit into; `None`: any.
 fn width() -> Option<usize> {
@@ -319,22 +319,33 @@ pub(super) fn summary_rows(rows: &[Row], width: Option<usize>) -> Vec<String> {
     });
     let ages: Vec<String> = ages.collect();
     let beside = width.is_none_or(|width| width >= 120);
-    let mut head = vec!["DOMAIN", "T"];
+    let by = rows.first().map_or(By::Domain, |row| row.by);
+    let name = match by {
+        By::Domain => "DOMAIN",
+        By::Reason => "REASON",
+        By::Sender => "SENDER",
+        By::User => "USER",
+        By::NextHop => "NEXT HOP",
+        By::State => "STATE",
+    };
+    // What is the row need not stand behind it again.
+    let replies = by != By::Reason;
+    let mut head = vec![name, "T"];
     head.extend(ages.iter().map(String::as_str));
     head.push("more");
     let numbers = head.len();
-    if beside {
+    if beside && replies {
         head.push("COMMONEST REPLY");
     }
     let cells: Vec<Vec<String>> = rows
         .iter()
         .map(|row| {
-            let mut cells = vec![row.domain.clone(), row.total.to_string()];
+            let mut cells = vec![row.key.clone(), row.total.to_string()];
             cells.extend(row.ages.iter().map(|count| match count {
                 0 => ".".to_owned(),
                 count => count.to_string(),
             }));
-            if beside {
+            if beside && replies {
                 cells.push(row.reply.clone().unwrap_or_default());
             }
             cells
@@ -344,7 +355,7 @@ pub(super) fn summary_rows(rows: &[Row], width: Option<usize>) -> Vec<String> {
     let shrink = [(0, 12), (numbers, 15)];
     let shrink = if beside { &shrink[..] } else { &shrink[..1] };
     let mut lines = table(&head, &cells, &right, shrink, width);
-    if !beside {
+    if !beside && replies {
         let table = std::mem::take(&mut lines);
         let replies = std::iter::once(None).chain(rows.iter().map(|row| row.reply.as_ref()));
         for (line, reply) in table.into_iter().zip(replies) {
@@ -387,7 +398,7 @@ fn seconds_from_now(time: &str) -> Option<i64> {
 }
 
 /// Seconds in the largest unit that leaves a number people read at a glance.
-fn span(seconds: i64) -> String {
+pub(super) fn span(seconds: i64) -> String {
     match seconds {
         0..120 => format!("{seconds}s"),
         120..7_200 => format!("{}m", seconds / 60),
@@ -405,21 +416,11 @@ mod tests {
             id: "01kb9zq8n3c00".into(),
             from: "someone@example.org".into(),
             to: "a.very.long.recipient.name@sub.domain.example.net".into(),
-            alias_of: None,
             state: "deferred".into(),
             attempts: 12,
-            next_due: None,
             last_reply: Some("450 4.2.1 the mailbox is busy, try again later".into()),
-            remote: None,
-            last_attempt: None,
             arrived: "2026-01-01T00:00:00Z".into(),
-            size: 1,
-            origin: String::new(),
-            held: Vec::new(),
-            suspended: None,
-            suspended_until: None,
-            signed_by: None,
-            events: None,
+            ..Item::default()
         }
     }
 
@@ -441,7 +442,9 @@ mod tests {
     #[test]
     fn a_summary_fits_the_terminal_and_names_the_reason() {
         let row = Row {
-            domain: "a.domain.with.a.long.name.example.net".into(),
+            domain: String::new(),
+            by: By::Domain,
+            key: "a.domain.with.a.long.name.example.net".into(),
             total: 123_456,
             ages: [1, 20, 300, 4000, 50_000, 0, 0, 0, 0, 7],
             queued: 0,

@@ -5,10 +5,12 @@ use clap::Args;
 use queue_schema::HoldKind;
 
 use super::ask::{self, Failure};
-use super::{Which, lines, show};
+use super::which::Which;
+use super::{lines, show};
 use crate::config::Config;
 use crate::control::protocol::{Answer, Request, Suspended};
 use crate::queue::Verb;
+use crate::queue::suspend::Rate;
 
 /// Which recipients a verb is about.
 #[derive(Debug, Args)]
@@ -53,6 +55,8 @@ pub(super) struct Resume {
 #[derive(Debug, Default)]
 pub(super) struct Manner {
     pub(super) spread: Option<String>,
+    pub(super) rate: Option<String>,
+    pub(super) reset_attempts: bool,
     pub(super) address: Option<String>,
     pub(super) reason: Option<String>,
     pub(super) span: Option<String>,
@@ -84,14 +88,10 @@ pub(super) fn steer(
     manner: Manner,
     json: bool,
 ) -> Result<(), Failure> {
-    let selector = steering.which.selector();
-    if selector.is_everything() && steering.which.id.is_none() {
-        return Err(Failure::Usage(
-            "say which: an id, `all`, or filters such as --domain example.net".into(),
-        ));
-    }
+    let selector = steering.which.chosen()?;
     let dry_run = steering.dry_run;
     let spread = manner.spread.clone();
+    let rate = manner.rate.clone();
     let target = manner.address.clone().unwrap_or_default();
     let request = Request::Steer {
         verb,
@@ -99,6 +99,8 @@ pub(super) fn steer(
         dry_run,
         by: operator(),
         spread: manner.spread,
+        rate: manner.rate,
+        reset_attempts: manner.reset_attempts,
         address: manner.address,
         reason: manner.reason,
         span: manner.span,
@@ -119,6 +121,7 @@ pub(super) fn steer(
         Ok(())
     })?;
     let done = match (verb, spread) {
+        (Verb::Replay, None) if rate.is_some() => at_rate(rate.as_deref(), touched),
         (Verb::Replay, Some(span)) => format!("due within {span}"),
         (Verb::Replay, None) => "due now".to_owned(),
         (Verb::Remove, _) => "removed".to_owned(),
@@ -136,6 +139,23 @@ pub(super) fn steer(
         say!("{} {done}", recipients(touched));
     }
     Ok(())
+}
+
+/// When those of a rate are due.
+fn at_rate(rate: Option<&str>, count: u64) -> String {
+    let rate = rate.unwrap_or_default();
+    let interval = rate.parse::<Rate>().map(Rate::interval);
+    let last = interval.map_or(0, |interval| {
+        let steps = u32::try_from(count.saturating_sub(1)).unwrap_or(u32::MAX);
+        interval.saturating_mul(steps).as_secs()
+    });
+    match last {
+        0 => format!("due at {rate}"),
+        last => {
+            let last = i64::try_from(last).unwrap_or(i64::MAX);
+            format!("due at {rate}, the last in {}", show::span(last))
+        }
+    }
 }
 
 pub(super) fn recipients(count: u64) -> String {

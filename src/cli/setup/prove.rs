@@ -178,7 +178,7 @@ impl Proof<'_> {
             Ok(())
         });
         let which = Selector {
-            id: Some(taken.id.clone()),
+            id: taken.id.clone().into(),
             ..Selector::default()
         };
         let remove = Request::steer(Verb::Remove, which, "chapar setup".to_owned());

@@ -15,7 +15,7 @@ use ratatui::crossterm::event::{self, Event, KeyEventKind};
 use super::ask::{self, Failure};
 use super::steer;
 use crate::config::Config;
-use crate::control::protocol::{Answer, Item, Numbers, Request, Row};
+use crate::control::protocol::{Answer, By, Item, Numbers, Request, Row};
 use crate::queue::{Happened, Selector, Verb};
 use state::{Do, State};
 
@@ -160,6 +160,7 @@ fn waiting(config: &Config, selector: &Selector) -> Result<Update, Failure> {
     let selector = selector.clone();
     let request = Request::Summary {
         selector: selector.clone(),
+        by: By::Domain,
     };
     ask::ask(config, request, &mut |answer| {
         if let Answer::Row(row) = answer
@@ -173,6 +174,9 @@ fn waiting(config: &Config, selector: &Selector) -> Result<Update, Failure> {
     let request = Request::List {
         selector,
         limit: Some(ROWS),
+        sort: None,
+        reverse: false,
+        count: false,
     };
     ask::ask(config, request, &mut |answer| {
         if let Answer::Item(item) = answer {
@@ -224,7 +228,7 @@ fn watch(config: &Config, send: &SyncSender<Update>) {
         let _ = ask::ask(config, request(), &mut |answer| match answer {
             Answer::Event(event) => send
                 .send(Update::Happened(event))
-                .map_err(std::io::Error::other),
+                .map_err(|gone| Failure::Runtime(gone.to_string())),
             _ => Ok(()),
         });
         // The daemon may come back.

@@ -144,7 +144,7 @@ impl State {
             View::Destinations => {
                 let row = self.rows.get(self.cursor)?;
                 let selector = Selector {
-                    domain: Some(row.domain.clone()),
+                    domain: row.domain.clone().into(),
                     ..self.selector()
                 };
                 Some((selector, row.domain.clone()))
@@ -152,7 +152,7 @@ impl State {
             View::Messages => {
                 let item = self.items.get(self.cursor)?;
                 let selector = Selector {
-                    id: Some(item.id.clone()),
+                    id: item.id.clone().into(),
                     ..Selector::default()
                 };
                 Some((selector, item.id.clone()))
@@ -167,14 +167,16 @@ impl State {
         let mut selector = Selector::default();
         for word in self.filter.split_whitespace() {
             let (kind, text) = word.split_once(':').unwrap_or(("domain", word));
-            let text = Some(text.to_owned()).filter(|text| !text.is_empty());
+            if text.is_empty() {
+                continue;
+            }
             match kind {
-                "to" => selector.to = text,
-                "from" => selector.from = text,
-                "state" => selector.state = text,
-                "reply" => selector.reply = text,
-                "older" => selector.older = text,
-                _ => selector.domain = text.map(|text| format!("*{text}*")),
+                "to" => selector.to = text.into(),
+                "from" => selector.from = text.into(),
+                "state" => selector.state = text.into(),
+                "reply" => selector.reply = text.into(),
+                "older" => selector.older = text.into(),
+                _ => selector.domain = format!("*{text}*").into(),
             }
         }
         selector
@@ -245,7 +247,7 @@ impl State {
                 self.view = View::Messages;
                 self.cursor = 0;
                 return Some(Do::Filter(Selector {
-                    domain: Some(domain),
+                    domain: domain.into(),
                     ..Selector::default()
                 }));
             }
@@ -273,6 +275,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::control::protocol::By;
     use crate::queue::Counts;
 
     fn numbers(accepted: u64, delivered: u64) -> Numbers {
@@ -294,6 +297,8 @@ mod tests {
     fn row(domain: &str) -> Row {
         Row {
             domain: domain.into(),
+            by: By::Domain,
+            key: domain.into(),
             total: 1,
             ages: [0; 10],
             queued: 0,
@@ -346,15 +351,15 @@ mod tests {
         assert_eq!(press(&mut state, "jr"), None);
         assert!(matches!(&state.mode, Mode::Sure(Verb::Replay, _, name) if name == "b.example"));
         let order = Selector {
-            domain: Some("b.example".into()),
+            domain: "b.example".into(),
             ..Selector::default()
         };
         assert_eq!(press(&mut state, "y"), Some(Do::Steer(Verb::Replay, order)));
         assert_eq!(press(&mut state, "hn"), None);
         assert_eq!(state.said, "nothing was done");
         let wanted = Selector {
-            domain: Some("*gmail*".into()),
-            state: Some("deferred".into()),
+            domain: "*gmail*".into(),
+            state: "deferred".into(),
             ..Selector::default()
         };
         assert_eq!(
@@ -368,7 +373,7 @@ mod tests {
         assert_eq!(state.said, "", "what was said is about the last key");
         // A new filter takes the place of the old one; Esc ends it, and the next one all.
         let wanted = Selector {
-            from: Some("a@b".into()),
+            from: "a@b".into(),
             ..Selector::default()
         };
         assert_eq!(press(&mut state, "/from:a@b\n"), Some(Do::Filter(wanted)));
