@@ -137,10 +137,11 @@ pub(super) fn export(config: &Config, export: &Export, json: bool) -> Result<(),
         false => Sink::Directory(Directory::new(&export.target, json)?),
     };
     let mut told = Told::default();
-    if ask::is_there(config)? {
-        ask::with_asker(config, async |asker| match export.remove {
-            true => moved(asker, selector, &mut sink, &mut told).await,
-            false => copied(asker, selector, &mut sink, &mut told).await,
+    if !export.remove {
+        copied(config, selector, &mut sink, &mut told)?;
+    } else if ask::is_there(config)? {
+        ask::with_asker(config, async |asker| {
+            moved(asker, selector, &mut sink, &mut told).await
         })?;
     }
     let place = match sink {
@@ -206,23 +207,21 @@ fn each(answer: Answer, sink: &mut Sink, told: &mut Told) -> Result<(), Failure>
 }
 
 /// Copies of all that is meant.
-async fn copied(
-    asker: &mut Asker<'_>,
+fn copied(
+    config: &Config,
     selector: Selector,
     sink: &mut Sink,
     told: &mut Told,
 ) -> Result<(), Failure> {
     let request = Request::Export { selector };
     let mut open = false;
-    asker
-        .ask(request, &mut |answer| {
-            if matches!(answer, Answer::Message(_)) && std::mem::replace(&mut open, true) {
-                sink.end()?;
-                told.written += 1;
-            }
-            each(answer, sink, told)
-        })
-        .await?;
+    ask::ask(config, request, &mut |answer| {
+        if matches!(answer, Answer::Message(_)) && std::mem::replace(&mut open, true) {
+            sink.end()?;
+            told.written += 1;
+        }
+        each(answer, sink, told)
+    })?;
     if open {
         sink.end()?;
         told.written += 1;
