@@ -394,6 +394,14 @@ async fn verify(queue: &Handle, out: &mpsc::Sender<Answer>) -> Result<u64, Refus
         send(findings).await;
         from = next;
     }
+    send(
+        queue
+            .view
+            .verify_counts()
+            .await
+            .map_err(Refusal::unavailable)?,
+    )
+    .await;
     Ok(whole)
 }
 

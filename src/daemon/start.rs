@@ -303,10 +303,10 @@ impl Running {
         })
     }
 
-    /// Whether the queue actor answers in time.
+    /// Whether the queue actor answers in time, and can take or deliver mail.
     pub async fn queue_answers(&self) -> bool {
         let ask = self.queue.addr.send(queue::Ping);
-        matches!(tokio::time::timeout(ANSWER, ask).await, Ok(Ok(())))
+        matches!(tokio::time::timeout(ANSWER, ask).await, Ok(Ok(true)))
     }
 
     /// Gives every actor what was loaded anew. Sockets and directories stay as they were: they

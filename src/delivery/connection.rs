@@ -460,7 +460,10 @@ impl Connection {
             Ok(Ok(content)) => Ok(content.under(top)),
             Ok(Err(error)) => {
                 tracing::error!(id = %part.message.id, %error, "a message can not be read back");
-                Err(Verdict::deferred(451, "4.3.0", &error.to_string()))
+                Err(match error.lost {
+                    true => Verdict::lost(),
+                    false => Verdict::deferred(451, "4.3.0", "the message can not be read now"),
+                })
             }
             Err(_) => Err(Verdict::deferred(451, "4.3.0", "the queue does not answer")),
         }

@@ -159,6 +159,7 @@ mod workers {
         fn handle(&mut self, fetch: Fetch, _: &mut Context<Self>) -> Self::Result {
             Err(FetchError {
                 id: fetch.id,
+                lost: false,
                 reason: "a test without a store".to_owned(),
             })
         }

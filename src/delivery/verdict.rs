@@ -7,7 +7,7 @@ use std::time::Duration;
 use queue_schema::Suspended;
 
 use super::providers::{Action, Rule};
-use crate::queue::Outcome;
+use crate::queue::{LOST, Outcome};
 use crate::smtp::client::{Answer, Loss, Refusal, Said, Stage};
 use crate::smtp::reply::Reply;
 
@@ -70,6 +70,14 @@ impl Verdict {
         }
     }
 
+    /// The message can not be read any more.
+    pub fn lost() -> Verdict {
+        Verdict {
+            outcome: Outcome::Lost,
+            reply: Reply::new(554, "5.3.0", LOST),
+        }
+    }
+
     /// Never to be tried again.
     pub fn failed(code: u16, enhanced: &str, text: &str) -> Verdict {
         Verdict {
@@ -120,7 +128,7 @@ fn judge_reply(stage: Stage, reply: &Reply) -> Outcome {
 pub fn follow(judged: Verdict, rule: &Rule, ours: bool) -> Verdict {
     let named = match judged.outcome {
         Outcome::Deferred { retry_after, .. } => retry_after,
-        Outcome::Delivered | Outcome::Failed | Outcome::Suspended { .. } => None,
+        Outcome::Delivered | Outcome::Failed | Outcome::Lost | Outcome::Suspended { .. } => None,
     };
     let outcome = match rule.action {
         Action::Permanent => Outcome::Failed,

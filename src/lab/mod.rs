@@ -12,6 +12,7 @@ mod named;
 mod script;
 mod session;
 mod site;
+mod volume;
 
 pub use ca::{Ca, Identity};
 pub use client::{Answer, Client, Resuming, tls};
@@ -20,3 +21,4 @@ pub use mx::{Line, Mx, MxConfig, Received};
 pub use named::Named;
 pub use script::{Act, Stage};
 pub use site::{Asked, Page, Site};
+pub use volume::Volume;

@@ -7,12 +7,12 @@
 use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
 use actix::prelude::*;
 use futures_util::stream;
-use queue_schema::{Message, Millis, QueueId};
+use queue_schema::{Message, QueueId};
 use tokio::sync::{Notify, Semaphore, oneshot};
 use tokio::time::Instant;
 
@@ -28,10 +28,11 @@ use super::messages::{
 use super::order::{self, Order};
 use super::settle::Settled;
 use super::shares::Shares;
+use super::slot::Slot;
 use super::steer::Steering;
 use super::store::{self, Readers, Store, StoreError};
 use super::suspend::{self, Suspension};
-use super::{Feed, IdSource, Leads, blocking, end_process, schedule};
+use super::{Feed, IdSource, Leads, blocking, end_process, failures, schedule};
 use crate::config::Config;
 use crate::delivery::Wake;
 use crate::message::{Body, Content};
@@ -49,8 +50,6 @@ const SWEEP_EVERY: Duration = Duration::from_secs(60);
 const SETTLING: usize = 16;
 /// How long `Stop` waits for notifications that are being signed.
 const STOP_LIMIT: Duration = Duration::from_secs(10);
-/// How long attempts under way may go on after the index failed, before the process ends.
-const RESTART_LIMIT: Duration = Duration::from_secs(30);
 
 /// Messages that were read; `None` for one that is not there.
 pub(super) type Loaded = Vec<(QueueId, Result<Option<Arc<Message>>, StoreError>)>;
@@ -69,6 +68,8 @@ pub(super) enum Event {
     Settled(Box<Settled>),
     /// A message of another queue is durable.
     Adopted(Arc<Message>),
+    /// How long to wait before the process ends because the store failed.
+    Wait(Duration),
 }
 
 /// What a message was read for.
@@ -78,6 +79,8 @@ pub(super) enum Purpose {
     Due,
     /// An operator wants something.
     Steer,
+    /// Its bytes are lost, so it is to be ended.
+    Lost,
 }
 
 /// Events that wait for the actor.
@@ -95,33 +98,6 @@ impl Inbox {
         self.0.1.notified().await;
         std::mem::take(&mut self.0.0.borrow_mut())
     }
-}
-
-/// A message that is in memory because something is being done with it.
-#[derive(Debug, Default)]
-pub(super) struct Slot {
-    /// The message with all changes that were decided; `None` while it is read.
-    pub message: Option<Arc<Message>>,
-    /// It waits in `fresh` or `backlog`.
-    pub queued: bool,
-    /// The lane it counts in; none while it waits in `fresh`.
-    pub lane: Option<Lane>,
-    /// Operators who need it to stay in memory.
-    pub claims: u32,
-    /// Recipients that are with delivery and not reported on yet.
-    pub handed: Vec<u32>,
-    /// Recipients that can not be tried now: `handed`, and those whose notification is written.
-    pub busy: Vec<u32>,
-    /// Changes that are decided and not durable.
-    pub uncommitted: u32,
-    /// Every recipient has ended.
-    pub ended: bool,
-    /// When recipients were handed to delivery last.
-    pub handed_at: Millis,
-    /// The same, for measuring.
-    pub handed_since: Option<Instant>,
-    /// What jobs under way hold.
-    pub jobs: Vec<Weak<Message>>,
 }
 
 /// See the module.
@@ -143,6 +119,8 @@ pub struct Queue {
     pub(super) backlog: VecDeque<QueueId>,
     /// Slots with recipients that are busy.
     pub(super) active: usize,
+    /// Recipients that are with delivery.
+    pub(super) handed: usize,
     /// Slots in `backlog`, being read because they are due, or busy.
     pub(super) shares: Shares,
     /// Whose turn it is when both `fresh` and `backlog` wait.
@@ -167,8 +145,10 @@ pub struct Queue {
     /// What time that never jumps is counted from.
     started: Instant,
     timer: Option<(SpawnHandle, Instant)>,
-    /// When the index was seen to have failed.
-    failed_since: Option<Instant>,
+    /// When the store was seen to have failed.
+    pub(super) failed_since: Option<Instant>,
+    /// How long the process stays after that.
+    pub(super) failed_wait: Duration,
     stopping: Vec<oneshot::Sender<()>>,
     stop: Stopping,
 }
@@ -223,6 +203,7 @@ impl Queue {
             fresh: Lanes::default(),
             backlog: VecDeque::new(),
             active: 0,
+            handed: 0,
             shares: Shares::default(),
             backlog_next: false,
             sending: false,
@@ -241,6 +222,7 @@ impl Queue {
             started: Instant::now(),
             timer: None,
             failed_since: None,
+            failed_wait: failures::LONGEST,
             stopping: Vec::new(),
             stop: Stopping::Running,
         }
@@ -249,6 +231,11 @@ impl Queue {
     /// Whether it is stopping: nothing more is taken.
     pub(super) fn is_stopping(&self) -> bool {
         self.stop != Stopping::Running
+    }
+
+    /// Whether nobody has told it to stop.
+    pub(super) fn is_running(&self) -> bool {
+        self.stop == Stopping::Running
     }
 
     /// Whether jobs may go out.
@@ -260,6 +247,7 @@ impl Queue {
     pub(super) fn pump(&mut self, ctx: &mut Context<Self>) {
         let _fatal = Fatal;
         self.check_clock();
+        self.take_lost();
         self.steer_step();
         self.claim_step();
         if self.delivers() && self.dispatcher.is_some() {
@@ -310,6 +298,10 @@ impl Queue {
         if let Some(wait) = self.commits.due_in() {
             sleep = sleep.min(wait);
         }
+        if let Some(since) = self.failed_since {
+            let left = self.failed_wait.saturating_sub(since.elapsed());
+            sleep = sleep.min(left + Duration::from_millis(1));
+        }
         let at = Instant::now() + sleep;
         if let Some((timer, old)) = self.timer {
             // One that comes early does as well: it sets the next.
@@ -323,23 +315,6 @@ impl Queue {
             queue.pump(ctx);
         });
         self.timer = Some((timer, at));
-    }
-
-    /// Ends the process once the index has failed and what was under way is written down, or has
-    /// had its time: the next start makes the index anew from the journal.
-    fn restart_step(&mut self) {
-        let Some(error) = self.store.needs_restart() else {
-            return;
-        };
-        if self.stop != Stopping::Running {
-            return;
-        }
-        let since = *self.failed_since.get_or_insert_with(Instant::now);
-        let idle = self.active == 0 && self.commits.is_idle();
-        if idle || since.elapsed() > RESTART_LIMIT {
-            tracing::error!(%error, "the process ends, to start afresh with a new index");
-            end_process();
-        }
     }
 
     fn stop_step(&mut self, ctx: &mut Context<Self>) {
@@ -388,6 +363,7 @@ impl Queue {
                     self.due.set(message.id, due, Lane::of(&message));
                 }
             }
+            Event::Wait(wait) => self.failed_wait = wait,
         }
     }
 
@@ -433,6 +409,12 @@ impl Actor for Queue {
             Some((events, inbox))
         });
         ctx.add_stream(events);
+        // No events, but a reason to look.
+        let lost = stream::unfold(self.store.lost_news(), |news| async move {
+            news.notified().await;
+            Some((Vec::new(), news))
+        });
+        ctx.add_stream(lost);
         ctx.run_interval(SWEEP_EVERY, |queue, ctx| {
             queue.sweep();
             actix_rt::spawn(queue.keep_order_counts());
@@ -495,10 +477,10 @@ impl Handler<Accept> for Queue {
 }
 
 pub(super) async fn not_accepted(error: StoreError, content: Content) -> AcceptError {
-    if error == StoreError::Full
+    if error.passes()
         && let Body::Spool(file) = content.body
     {
-        // Nothing refers to it, and space is what is missing.
+        // Nothing was written, so nothing refers to it.
         let _ = tokio::fs::remove_file(&*file.path).await;
     }
     match error {
@@ -519,6 +501,7 @@ impl Handler<Fetch> for Queue {
             read.unwrap_or_else(|error| {
                 Err(FetchError {
                     id,
+                    lost: false,
                     reason: error.to_string(),
                 })
             })
@@ -555,9 +538,11 @@ impl Handler<Connect> for Queue {
 }
 
 impl Handler<Ping> for Queue {
-    type Result = ();
+    type Result = bool;
 
-    fn handle(&mut self, _ping: Ping, _ctx: &mut Self::Context) {}
+    fn handle(&mut self, _ping: Ping, _ctx: &mut Self::Context) -> bool {
+        self.store.failure().is_none()
+    }
 }
 
 impl Handler<Reload> for Queue {

@@ -7,15 +7,18 @@ use std::time::Duration;
 use queue_schema::{Change, Message, Millis, QueueId, Status};
 use tokio::time::Instant;
 
-use super::actor::{Event, Loaded, Purpose, Queue, Slot};
+use super::actor::{Event, Loaded, Purpose, Queue};
 use super::due::Lane;
 use super::messages::{Attempt, Job, Outcome, Record};
+use super::slot::Slot;
 use crate::delivery::Wake;
 
 /// Jobs in one message to the dispatcher.
 const BATCH: usize = 256;
 /// Messages that are read with one request.
 const LOAD: usize = 128;
+/// Bytes of the journal that are kept free for the outcome of each recipient that is handed out.
+const OUTCOME_ROOM: u64 = 1 << 10;
 /// How long nothing is sent after the dispatcher could not be reached.
 const PAUSE: Duration = Duration::from_secs(1);
 /// When a message is tried again that could not be read from the index.
@@ -28,6 +31,14 @@ impl Queue {
     fn has_room(&self) -> bool {
         let coming = self.active + self.backlog.len() + self.loading;
         coming < self.config.delivery.active
+    }
+
+    /// Whether there is room for what becomes of one recipient more: nothing is handed out whose
+    /// outcome could not be written down, or it would be delivered again after a restart.
+    fn can_be_recorded(&self) -> bool {
+        let outcomes = (self.handed + self.commits.undurable() + 1) as u64;
+        !self.commits.is_behind()
+            && outcomes.saturating_mul(OUTCOME_ROOM) <= self.store.room_for_outcomes()
     }
 
     /// Whether messages that are due can be read now.
@@ -99,15 +110,23 @@ impl Queue {
             let Some(slot) = self.slots.get_mut(&id) else {
                 continue;
             };
+            // Who came first knows better: it may have been changed since this was read.
+            let message = match slot.message.clone() {
+                Some(known) => Ok(Some(known)),
+                None => message,
+            };
             match message {
                 Ok(Some(message)) => {
                     slot.message = Some(message);
-                    if purpose == Purpose::Due {
+                    if purpose == Purpose::Due && !slot.queued {
                         slot.queued = true;
                         self.backlog.push_back(id);
                     } else if slot.claims == 0 {
                         // Whoever wanted it has gone.
                         self.release(id);
+                    }
+                    if purpose == Purpose::Lost {
+                        self.lose(id);
                     }
                 }
                 Ok(None) => {
@@ -118,12 +137,39 @@ impl Queue {
                 }
                 Err(error) => {
                     tracing::error!(%id, %error, "a message can not be read; tried again");
-                    self.forget(id);
-                    let again = crate::time::now().saturating_add(UNREADABLE);
-                    self.due.set(id, again, Lane::default());
+                    match slot.claims {
+                        0 => self.unreadable(id),
+                        _ => slot.unread = Some(error),
+                    }
                 }
             }
         }
+    }
+
+    /// Ends messages whose bytes were found to be lost.
+    pub(super) fn take_lost(&mut self) {
+        let mut wanted = Vec::new();
+        for id in self.store.take_lost() {
+            match self.slots.get(&id).map(|slot| slot.message.is_some()) {
+                Some(true) => self.lose(id),
+                // It is being read for another purpose; what is lost is found again.
+                Some(false) => {}
+                None => {
+                    self.slots.insert(id, Slot::default());
+                    wanted.push(id);
+                }
+            }
+        }
+        if !wanted.is_empty() {
+            self.load(wanted, Purpose::Lost);
+        }
+    }
+
+    /// It can not be read now, and is tried again later.
+    pub(super) fn unreadable(&mut self, id: QueueId) {
+        self.forget(id);
+        let again = crate::time::now().saturating_add(UNREADABLE);
+        self.due.set(id, again, Lane::default());
     }
 
     /// Sends jobs to the dispatcher, one batch at a time, new mail and backlog in turns.
@@ -142,7 +188,10 @@ impl Queue {
         let now = crate::time::now();
         let limit = self.config.delivery.active;
         let mut jobs = Vec::new();
-        while jobs.len() < BATCH && self.active < self.config.delivery.active {
+        while jobs.len() < BATCH
+            && self.active < self.config.delivery.active
+            && self.can_be_recorded()
+        {
             let backlog = self.backlog_next || self.fresh.is_empty();
             self.backlog_next = !self.backlog_next;
             let next = if backlog && let Some(id) = self.backlog.pop_front() {
@@ -191,21 +240,21 @@ impl Queue {
             return None;
         }
         self.obey(id, now, || None);
-        let slot = self.slots.get_mut(&id)?;
+        let slot = self.slots.get(&id)?;
         let message = slot.message.clone()?;
         let mut recipients = Vec::new();
         if !slot.ended {
             for (position, state) in (0..).zip(&message.states) {
                 let due = self.clock.due(&message, state, now);
                 let due = due.is_some_and(|due| due <= now);
-                if due && !slot.busy.contains(&position) {
+                if due && !slot.is_busy_with(position) {
                     recipients.push(position);
                 }
             }
         }
         let id = message.id;
         recipients = self.without_suspended(&message, recipients, now);
-        let slot = self.slots.get_mut(&id)?;
+        let slot = self.slots.get(&id)?;
         if recipients.is_empty() {
             let waits = message
                 .states
@@ -213,19 +262,17 @@ impl Queue {
                 .any(|state| state.status == Status::Waiting);
             if !waits && !slot.ended {
                 // Its end was lost with a damaged record; nothing is left to be done.
-                self.change(id, Change::default(), None, None);
+                self.change(id, Change::default(), Vec::new(), None);
             }
             self.release(id);
             return None;
         }
-        if slot.busy.is_empty() {
-            self.active += 1;
-        }
-        slot.busy.extend_from_slice(&recipients);
-        slot.handed.extend_from_slice(&recipients);
-        slot.handed_at = now;
-        slot.handed_since = Some(Instant::now());
-        slot.jobs.push(Arc::downgrade(&message));
+        self.under_way(id, |slot| {
+            slot.handed.extend_from_slice(&recipients);
+            slot.handed_at = now;
+            slot.handed_since = Some(Instant::now());
+            slot.jobs.push(Arc::downgrade(&message));
+        });
         Some(Job {
             message,
             recipients,
@@ -270,14 +317,10 @@ impl Queue {
         }
         if !attempts.is_empty() {
             let positions: Vec<u32> = attempts.iter().map(|attempt| attempt.recipient).collect();
-            if let Some(slot) = self.slots.get_mut(&message.id) {
-                if slot.busy.is_empty() {
-                    self.active += 1;
-                }
-                slot.busy.extend_from_slice(&positions);
+            self.under_way(message.id, |slot| {
                 slot.handed.extend_from_slice(&positions);
                 slot.handed_at = now;
-            }
+            });
             self.record(&Record {
                 message: message.clone(),
                 attempts,
@@ -295,35 +338,8 @@ impl Queue {
         tracing::error!("the dispatcher can not be reached; its jobs are tried again");
         self.paused_until = Some(Instant::now() + PAUSE);
         for (id, recipients) in jobs {
-            if let Some(slot) = self.slots.get_mut(&id) {
-                slot.handed
-                    .retain(|position| !recipients.contains(position));
-            }
-            self.unbusy(id, &recipients);
+            self.under_way(id, |slot| slot.handed.retain(|at| !recipients.contains(at)));
             self.release(id);
-        }
-    }
-
-    /// These recipients can be tried again, or have ended.
-    pub(super) fn unbusy(&mut self, id: QueueId, recipients: &[u32]) {
-        let Some(slot) = self.slots.get_mut(&id) else {
-            return;
-        };
-        let was_busy = !slot.busy.is_empty();
-        slot.busy.retain(|position| !recipients.contains(position));
-        if was_busy && slot.busy.is_empty() {
-            slot.jobs.clear();
-            self.active -= 1;
-        }
-        // What it still waits for is what it counts for.
-        if let Some(place) = slot.busy.first()
-            && let Some(message) = &slot.message
-            && slot.lane.is_some()
-            && let Ok(place) = usize::try_from(*place)
-            && let Some(recipient) = message.envelope.recipients.get(place)
-        {
-            let lane = Lane::of_address(&recipient.address);
-            self.shares.enter(&mut slot.lane, lane);
         }
     }
 
@@ -339,14 +355,14 @@ impl Queue {
         let now = crate::time::now();
         let next = (0..)
             .zip(&message.states)
-            .filter(|(position, _)| !slot.busy.contains(position) && !slot.ended)
+            .filter(|(position, _)| !slot.is_busy_with(*position) && !slot.ended)
             .filter_map(|(_, state)| self.clock.due(message, state, now))
             .min();
         match next {
             Some(due) => self.due.set(id, due, Lane::of(message)),
             None => self.due.remove(id),
         }
-        if slot.busy.is_empty() {
+        if !slot.is_busy() {
             self.forget(id);
         }
     }

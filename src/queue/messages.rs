@@ -136,6 +136,8 @@ pub struct Fetch {
 pub struct FetchError {
     /// The message.
     pub id: QueueId,
+    /// The bytes are gone or damaged and stay so; otherwise they may be read later.
+    pub lost: bool,
     /// What is wrong with its record or file.
     pub reason: String,
 }
@@ -174,6 +176,10 @@ pub struct Attempt {
     pub notifies: bool,
 }
 
+/// What a sender is told of a message whose bytes were lost. What is wrong with our disk is not for
+/// the sender to know.
+pub const LOST: &str = "the message was damaged before it could be delivered; please send it again";
+
 /// The ends of an attempt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
@@ -189,6 +195,9 @@ pub enum Outcome {
     },
     /// Never try again; tell the sender.
     Failed,
+    /// The message's own bytes can not be read any more: tell the sender, and the postmaster, whose
+    /// disk it was.
+    Lost,
     /// It was not tried, because its destination is suspended or slowed: what the next hop said
     /// last stays its last reply.
     Suspended {
@@ -220,9 +229,9 @@ pub struct Reload {
 #[rtype(result = "()")]
 pub struct Stop;
 
-/// Answer, to show that you can.
+/// Answer, to show that you can, whether mail can be taken or delivered.
 #[derive(ActorMessage)]
-#[rtype(result = "()")]
+#[rtype(result = "bool")]
 pub struct Ping;
 
 /// Do this to these recipients. The answer, when it is durable, is how many it touched.

@@ -21,6 +21,7 @@ mod dispatch;
 mod dsn;
 pub mod due;
 mod facts;
+mod failures;
 mod feed;
 mod filter;
 mod ids;
@@ -29,6 +30,7 @@ mod ledger;
 mod listed;
 mod messages;
 mod names;
+mod notice;
 pub mod order;
 mod orders;
 mod outcome;
@@ -39,6 +41,7 @@ mod settle;
 mod shares;
 #[cfg(test)]
 mod sim;
+mod slot;
 mod steer;
 pub mod store;
 pub mod suspend;
@@ -59,7 +62,7 @@ pub use ids::IdSource;
 pub use ledger::{Ledger, Origin as TakenFrom, Taken};
 pub use messages::{
     Accept, AcceptError, Adopt, Anew, Attempt, BY, Claim, Claimed, Connect, EndOrder, Fetch,
-    FetchError, HandOver, Held, Job, Look, Manner, Orders, Outcome, Pace, Ping, REASON, Record,
+    FetchError, HandOver, Held, Job, LOST, Look, Manner, Orders, Outcome, Pace, Ping, REASON, Record,
     Release, Reload, Stand, Steer, Stop, Suspend, Suspended, Unclaim, Unsuspend, Verb, kind_word,
 };
 pub(crate) use outcome::{clean, clean_reply};
@@ -168,6 +171,20 @@ fn opened(store: Store, recovered: Recovered, config: &Config) -> Result<Opened,
         suspensions,
         orders,
         jumps,
+        recovered,
+    })
+}
+
+/// Opens the store for reading alone, after it could not be opened because of `why`.
+pub fn look(config: &Config, why: &OpenError) -> Result<Opened, OpenError> {
+    let options = Options::new(&config.data_dir);
+    let (store, recovered) = Store::look(&options, why)?;
+    Ok(Opened {
+        store,
+        ids: IdSource::new(recovered.highest),
+        suspensions: Vec::new(),
+        orders: Vec::new(),
+        jumps: Vec::new(),
         recovered,
     })
 }

@@ -124,7 +124,7 @@ impl Queue {
         };
         let wanted: Vec<(Order, Vec<u32>)> = {
             let orders = self.orders.now.borrow();
-            let wanted = order::wanted(&orders, &message, &slot.busy, now);
+            let wanted = order::wanted(&orders, &message, &slot.busy(), now);
             let owned = wanted.into_iter();
             owned
                 .map(|due| (due.order.clone(), due.recipients))
@@ -223,7 +223,7 @@ impl Queue {
             story: vec![event],
             ..Change::default()
         };
-        self.change(id, change, None, waiter);
+        self.change(id, change, Vec::new(), waiter);
     }
 
     fn bounce(

@@ -40,7 +40,7 @@ pub fn decide(
     let counts = !matches!(attempt.outcome, Outcome::Deferred { counts: false, .. });
     let (status, next_due, word) = match &attempt.outcome {
         Outcome::Delivered => (Status::Delivered, 0, "delivered"),
-        Outcome::Failed => (Status::Bounced, 0, "bounced"),
+        Outcome::Failed | Outcome::Lost => (Status::Bounced, 0, "bounced"),
         Outcome::Deferred { retry_after, .. } => match next(*retry_after) {
             Next::At(at) => (Status::Waiting, at, "deferred"),
             Next::Expired => (Status::Expired, 0, "expired"),

@@ -2,26 +2,19 @@
 //! notification is written and signed first and made durable together with the recipient's end.
 
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
 
 use futures_util::FutureExt;
 use queue_schema::{
-    BodyKind, Change, Envelope, EventKind, Message, Notify, Origin, QueueId, Recipient,
-    RecipientState, Status,
+    Change, EventKind, Message, Origin, QueueId, Recipient, RecipientState, Status,
 };
-use tokio::sync::oneshot;
 
 use super::actor::{Event, Queue};
-use super::commit::Waiter;
-use super::dsn::{self, Built, Notice, Report};
-use super::messages::{Attempt, Record};
+use super::commit::{Notice as Ready, Waited, Waiter};
+use super::dsn::Report;
+use super::messages::{Attempt, LOST, Outcome, Record};
+use super::notice::Work;
 use super::outcome::{clean, decide, is_late};
 use super::{own_reply, schedule, store};
-use crate::message::Content;
-use crate::signing::Sign;
-
-/// Resolves when a change is on disk, or with why it can not be put there.
-type Written = oneshot::Receiver<Result<(), store::StoreError>>;
 
 /// Bytes of a reply that a message's story keeps.
 const REMEMBERED: usize = 200;
@@ -31,8 +24,8 @@ pub(super) struct Settled {
     about: QueueId,
     reports: Vec<Report>,
     order: Order,
-    /// `Ok(None)`: nobody is to be told.
-    notice: Result<Option<(Box<Message>, Content)>, String>,
+    /// None where an address leads to nobody.
+    notices: Result<Vec<Ready>, String>,
 }
 
 /// Who ordered an end, and who waits for it; nobody for what delivery brought.
@@ -49,11 +42,11 @@ pub(super) struct Order {
 impl Queue {
     /// Takes over what delivery reports. What it gives resolves when that is on disk, if the record
     /// asks for it.
-    pub(super) fn record(&mut self, record: &Record) -> Vec<Written> {
+    pub(super) fn record(&mut self, record: &Record) -> Vec<Waited> {
         let id = record.message.id;
         let mut written = Vec::new();
         let mut order = || {
-            let (waiter, wait) = oneshot::channel();
+            let (waiter, wait) = Waiter::new();
             written.push(wait);
             Order {
                 waiter: record.synced.then_some(waiter),
@@ -64,24 +57,28 @@ impl Queue {
         let mut failed = Vec::new();
         let mut late = Vec::new();
         let mut done = Vec::new();
+        let mut lost = Vec::new();
         for attempt in &record.attempts {
-            let Some(slot) = self.slots.get_mut(&id) else {
+            let Some(slot) = self.slots.get(&id) else {
                 tracing::error!(%id, "an outcome of a message that is not in delivery is ignored");
                 return Vec::new();
             };
-            let Some(place) = slot.handed.iter().position(|p| *p == attempt.recipient) else {
-                tracing::warn!(%id, attempt.recipient, "a second outcome, or one of a recipient \
-                    that was removed meanwhile, is ignored");
+            if !slot.handed.contains(&attempt.recipient) {
+                tracing::warn!(%id, attempt.recipient, "a second outcome is ignored");
                 continue;
-            };
-            slot.handed.swap_remove(place);
+            }
             let handed_at = slot.handed_at;
-            let Some(message) = slot.message.clone() else {
-                continue;
-            };
+            let message = slot.message.clone();
+            self.under_way(id, |slot| slot.handed.retain(|at| *at != attempt.recipient));
+            let Some(message) = message else { continue };
             let Some((recipient, before)) = recipient(&message, attempt.recipient) else {
                 continue;
             };
+            if before.status != Status::Waiting {
+                tracing::warn!(%id, to = recipient.address, "the outcome of a recipient that was \
+                    ended by an operator meanwhile is ignored");
+                continue;
+            }
             let chance = fastrand::f64();
             let shift = self.clock.deadline_shift(&message, attempt.at);
             let retry = &self.config.retry;
@@ -102,6 +99,7 @@ impl Queue {
             };
             let retry = &self.config.retry;
             match report.state.status {
+                _ if attempt.outcome == Outcome::Lost => lost.push(report),
                 Status::Bounced | Status::Expired
                     if told.is_some_and(|told| told.always || notify.failure) =>
                 {
@@ -139,14 +137,17 @@ impl Queue {
             sure.append(&mut late);
         }
         if !sure.is_empty() {
-            self.decided(id, sure, None, order());
-            self.release(id);
+            self.decided(id, sure, Vec::new(), order());
         }
         for reports in [failed, late, done] {
             if !reports.is_empty() {
                 self.settle(id, reports, order());
             }
         }
+        if !lost.is_empty() {
+            self.settle_lost(id, lost);
+        }
+        self.release(id);
         written
     }
 
@@ -170,13 +171,7 @@ impl Queue {
     }
 
     /// Makes the new states of recipients so, with what is to be remembered of them.
-    fn decided(
-        &mut self,
-        id: QueueId,
-        reports: Vec<Report>,
-        notice: Option<(Box<Message>, Content)>,
-        order: Order,
-    ) {
+    fn decided(&mut self, id: QueueId, reports: Vec<Report>, notices: Vec<Ready>, order: Order) {
         let message = self.slots.get(&id).and_then(|slot| slot.message.clone());
         let before = |report: &Report| {
             let (_, state) = recipient(message.as_deref()?, report.recipient)?;
@@ -189,7 +184,8 @@ impl Queue {
                 || before(report) != report.state.suspended.as_ref()
         };
         let mut story = events(reports.iter().filter(news), &order.by);
-        if let (Some((told, _)), Some(first)) = (&notice, reports.first()) {
+        for (told, _) in &notices {
+            let Some(first) = reports.first() else { break };
             let to = told.envelope.recipients.first();
             story.push(queue_schema::Event {
                 at: told.arrived.max(first.at),
@@ -219,12 +215,20 @@ impl Queue {
             story,
             ..Change::default()
         };
-        self.change(id, change, notice, order.waiter);
+        self.change(id, change, notices, order.waiter);
     }
 
     /// An operator ends recipients: they are tried no more, and the sender is told.
     pub(super) fn give_back(&mut self, id: QueueId, reports: Vec<Report>, order: Order) {
+        let Order {
+            by,
+            mut waiter,
+            standing,
+        } = order;
         let Some(message) = self.slots.get(&id).and_then(|slot| slot.message.clone()) else {
+            if let Some(waiter) = waiter {
+                waiter.nothing();
+            }
             return;
         };
         let told = self.told(&message);
@@ -233,35 +237,22 @@ impl Queue {
             told.is_some_and(|told| told.always || notify.is_some_and(|notify| notify.failure))
         };
         let (telling, silent): (Vec<Report>, Vec<Report>) = reports.into_iter().partition(tells);
-        if let Some(slot) = self.slots.get_mut(&id) {
-            let ended = |p: &u32| telling.iter().chain(&silent).any(|r| r.recipient == *p);
-            slot.handed.retain(|position| !ended(position));
-            if slot.busy.is_empty() && !telling.is_empty() {
-                self.active += 1;
-            }
-            for report in &telling {
-                if !slot.busy.contains(&report.recipient) {
-                    slot.busy.push(report.recipient);
-                }
-            }
-        }
-        let Order {
-            by,
-            mut waiter,
-            standing,
-        } = order;
         if !silent.is_empty() {
-            let waiter = if telling.is_empty() {
-                waiter.take()
-            } else {
-                None
+            // Who waits for both hears of both when the notice is durable too.
+            let both = !telling.is_empty();
+            let waits = match (&mut waiter, both) {
+                (Some(waiter), true) => {
+                    waiter.count += silent.len() as u64;
+                    None
+                }
+                (waiter, _) => waiter.take(),
             };
             let order = Order {
                 by: by.clone(),
-                waiter,
+                waiter: waits,
                 standing,
             };
-            self.decided(id, silent, None, order);
+            self.decided(id, silent, Vec::new(), order);
         }
         if !telling.is_empty() {
             let order = Order {
@@ -273,20 +264,111 @@ impl Queue {
         }
     }
 
-    /// Writes and signs a notification on a task of its own.
+    /// Writes and signs a notice on a task of its own.
     fn settle(&mut self, about: QueueId, reports: Vec<Report>, order: Order) {
+        let message = self.slots.get(&about).and_then(|slot| slot.message.clone());
+        let to = message.map(|message| match message.origin {
+            Origin::Dsn { .. } => self.config.postmaster.clone(),
+            _ => message.envelope.reverse_path.clone(),
+        });
+        let tells = to.map(|to| (to, reports.iter().map(|report| report.recipient).collect()));
+        self.settle_with(about, reports, order, tells.into_iter().collect());
+    }
+
+    /// The bytes of a message are lost: its sender hears of it as far as it is to be told, and the
+    /// postmaster, whose disk it was, whatever the envelope says.
+    fn settle_lost(&mut self, about: QueueId, reports: Vec<Report>) {
         let Some(message) = self.slots.get(&about).and_then(|slot| slot.message.clone()) else {
             return;
         };
-        let to = match message.origin {
-            Origin::Dsn { .. } => self.config.postmaster.clone(),
-            _ => message.envelope.reverse_path.clone(),
+        let postmaster = self.config.postmaster.clone();
+        let all: Vec<u32> = reports.iter().map(|report| report.recipient).collect();
+        let mut tells: Vec<(String, Vec<u32>)> = Vec::new();
+        if let Some(told) = self.told(&message) {
+            let to = match message.origin {
+                Origin::Dsn { .. } => postmaster.clone(),
+                _ => message.envelope.reverse_path.clone(),
+            };
+            let wants = |position: &u32| {
+                let notify = recipient(&message, *position).map(|(to, _)| to.notify);
+                told.always || notify.is_some_and(|notify| notify.failure)
+            };
+            let some: Vec<u32> = all.iter().copied().filter(wants).collect();
+            if !some.is_empty() {
+                tells.push((to, some));
+            }
+        }
+        // A notice to the postmaster that is lost is told to nobody: there would be no end to it.
+        let ours = matches!(message.origin, Origin::Dsn { .. });
+        let told = tells
+            .iter()
+            .any(|(to, _)| to.eq_ignore_ascii_case(&postmaster));
+        if !postmaster.is_empty() && !told && !ours {
+            tells.push((postmaster, all));
+        }
+        if tells.is_empty() {
+            self.decided(about, reports, Vec::new(), Order::default());
+            return;
+        }
+        self.settle_with(about, reports, Order::default(), tells);
+    }
+
+    /// Ends the recipients of a message whose bytes are lost; those that delivery has may still be
+    /// delivered from memory.
+    pub(super) fn lose(&mut self, id: QueueId) {
+        let Some(slot) = self.slots.get(&id) else {
+            return;
         };
+        let count = slot
+            .message
+            .as_ref()
+            .map_or(0, |message| message.states.len());
+        let all: Vec<u32> = (0..).take(count).collect();
+        let now = crate::time::now();
+        let waiting = slot.waiting(&all).into_iter();
+        let ends = waiting.filter(|(position, _)| !slot.handed.contains(position));
+        let reports: Vec<Report> = ends
+            .map(|(recipient, state)| Report {
+                recipient,
+                state: RecipientState {
+                    status: Status::Bounced,
+                    next_due: 0,
+                    last_reply: Some(own_reply(554, "5.3.0", LOST)),
+                    suspended: None,
+                    ..state
+                },
+                tls: String::new(),
+                at: now,
+            })
+            .collect();
+        if !reports.is_empty() {
+            tracing::error!(%id, "the bytes of a message are lost; its sender and the postmaster are told");
+            self.settle_lost(id, reports);
+        }
+        self.release(id);
+    }
+
+    /// Writes and signs a notice to each of these, about these recipients, on a task of its own.
+    fn settle_with(
+        &mut self,
+        about: QueueId,
+        reports: Vec<Report>,
+        order: Order,
+        tells: Vec<(String, Vec<u32>)>,
+    ) {
+        let Some(message) = self.slots.get(&about).and_then(|slot| slot.message.clone()) else {
+            if let Some(waiter) = order.waiter {
+                waiter.nothing();
+            }
+            return;
+        };
+        let about_whom = reports.iter().map(told_of).collect::<Vec<_>>();
+        self.under_way(about, |slot| slot.telling.extend(about_whom));
         self.settling += 1;
         let shift = self.clock.deadline_shift(&message, crate::time::now());
         let work = Work {
-            id: self.ids.issue(),
-            to,
+            ids: self.ids.clone(),
+            tells,
             message,
             reports,
             leads: self.leads.clone(),
@@ -302,13 +384,13 @@ impl Queue {
             let _permit = settlers.acquire().await.ok();
             // A message that makes the writing of its notice panic must not end the process, or it
             // would do so again after each start.
-            let notice = AssertUnwindSafe(work.notice()).catch_unwind().await;
-            let notice = notice.unwrap_or_else(|_| Err("writing the notice panicked".into()));
+            let notices = AssertUnwindSafe(work.notices()).catch_unwind().await;
+            let notices = notices.unwrap_or_else(|_| Err("writing the notice panicked".into()));
             let settled = Settled {
                 about,
                 reports: work.reports,
                 order,
-                notice,
+                notices,
             };
             inbox.push(Event::Settled(Box::new(settled)));
         });
@@ -316,61 +398,64 @@ impl Queue {
 
     pub(super) fn settled(&mut self, settled: Settled) {
         self.settling -= 1;
-        let id = settled.about;
-        let Some(message) = self.slots.get(&id).and_then(|slot| slot.message.clone()) else {
-            return;
-        };
-        let ordered = !settled.order.by.is_empty() && !settled.order.standing;
-        let mut reports = Vec::new();
-        let mut given_up = Vec::new();
-        for mut report in settled.reports {
-            // An operator may have removed it meanwhile.
-            let Some((_, before)) = recipient(&message, report.recipient) else {
-                continue;
-            };
-            if before.status != Status::Waiting {
-                continue;
-            }
-            // Or held.
-            report.state.holds.clone_from(&before.holds);
-            match (&settled.notice, report.state.status) {
-                (Ok(_), Status::Waiting) => report.state.warned = true,
-                // It was delivered, whether that can be told or not.
-                (Ok(_), _) | (Err(_), Status::Waiting | Status::Delivered) => {}
-                (Err(_), _) if ordered => {
-                    given_up.push(report.recipient);
-                    continue;
+        let Settled {
+            about: id,
+            reports,
+            mut order,
+            notices,
+        } = settled;
+        self.under_way(id, |slot| {
+            for told in reports.iter().map(told_of) {
+                if let Some(place) = slot.telling.iter().position(|known| *known == told) {
+                    slot.telling.swap_remove(place);
                 }
-                (Err(_), _) => report.state = self.postponed(report.state),
             }
-            reports.push(report);
-        }
-        let mut order = settled.order;
-        let notice = match settled.notice {
-            Ok(notice) => notice,
+        });
+        let notices = match notices {
+            Ok(notices) => Ok(notices),
             Err(reason) => {
                 tracing::error!(%id, reason, "the sender can not be told; it is tried again");
-                if ordered && let Some(waiter) = order.waiter.take() {
-                    let _ = waiter.send(Err(store::StoreError::Refused(format!(
+                if let Some(waiter) = order.waiter.take() {
+                    waiter.answer(Err(store::StoreError::Refused(format!(
                         "the sender of {id} can not be told, so nothing was changed: {reason}"
                     ))));
                 }
-                None
+                Err(())
             }
         };
-        if let Some((notice, _)) = &notice {
-            let to = notice
-                .envelope
-                .recipients
-                .first()
-                .map(|r| r.address.as_str());
-            tracing::info!(%id, notice = %notice.id, to, "the sender is told");
+        let ordered = !order.by.is_empty() && !order.standing;
+        let mut kept = Vec::new();
+        for mut report in reports {
+            // Another may have ended it meanwhile: that was its end, and this one is none.
+            let slot = self.slots.get(&id);
+            let waiting = slot.map(|slot| slot.waiting(&[report.recipient]));
+            let Some((_, before)) = waiting.and_then(|waiting| waiting.into_iter().next()) else {
+                continue;
+            };
+            // Or held it.
+            report.state.holds = before.holds;
+            match (&notices, report.state.status) {
+                (Ok(_), Status::Waiting) => report.state.warned = true,
+                // It was delivered, whether that can be told or not.
+                (Ok(_), _) | (Err(()), Status::Waiting | Status::Delivered) => {}
+                // Nothing happens; it is tried again when it is due.
+                (Err(()), _) if ordered => continue,
+                (Err(()), _) => report.state = self.postponed(report.state),
+            }
+            kept.push(report);
         }
-        self.unbusy(id, &given_up);
-        if !reports.is_empty() {
-            self.decided(id, reports, notice, order);
-        } else if let Some(waiter) = order.waiter {
-            let _ = waiter.send(Ok(()));
+        if kept.is_empty() {
+            if let Some(waiter) = order.waiter {
+                waiter.nothing();
+            }
+        } else {
+            let notices = notices.unwrap_or_default();
+            for (notice, _) in &notices {
+                let to = notice.envelope.recipients.first();
+                let to = to.map(|to| to.address.as_str());
+                tracing::info!(%id, notice = %notice.id, to, "the sender is told");
+            }
+            self.decided(id, kept, notices, order);
         }
         self.release(id);
     }
@@ -398,6 +483,11 @@ impl Queue {
 struct Told {
     /// Whatever the envelope asks for.
     always: bool,
+}
+
+/// How a notice about a recipient is kept in mind while it is written.
+fn told_of(report: &Report) -> (u32, bool) {
+    (report.recipient, report.state.status != Status::Waiting)
 }
 
 /// What is remembered of attempts that ended alike.
@@ -443,103 +533,6 @@ fn events<'a>(reports: impl Iterator<Item = &'a Report>, by: &str) -> Vec<queue_
         }
     }
     events
-}
-
-struct Work {
-    id: QueueId,
-    /// Who is told.
-    to: String,
-    message: Arc<Message>,
-    reports: Vec<Report>,
-    leads: super::Leads,
-    readers: store::Readers,
-    signer: actix::Recipient<Sign>,
-    hostname: String,
-    retry: crate::config::Retry,
-    /// See [`super::clock`].
-    shift: i64,
-}
-
-impl Work {
-    async fn notice(&self) -> Result<Option<(Box<Message>, Content)>, String> {
-        let sender = &self.to;
-        let to = (self.leads)(sender);
-        if to.is_empty() {
-            tracing::warn!(id = %self.message.id, sender, "the sender's address leads nowhere");
-            return Ok(None);
-        }
-        let (id, location) = (self.message.id, self.message.location.clone());
-        let original = self
-            .readers
-            .run(move |reader| reader.fetch(id, &location))
-            .await;
-        let original = match original {
-            Ok(Ok(content)) => Some(content),
-            Ok(Err(error)) => {
-                tracing::error!(%error, "the notice returns nothing of the message");
-                None
-            }
-            Err(error) => return Err(error.to_string()),
-        };
-        let now = crate::time::now();
-        let built = dsn::build(&Notice {
-            id: self.id,
-            now,
-            message: &self.message,
-            reports: &self.reports,
-            deadline: schedule::deadline(&self.retry, &self.message)
-                .saturating_add_signed(self.shift),
-            hostname: &self.hostname,
-            original: original.as_ref(),
-            to: sender,
-        });
-        let Built {
-            domain,
-            content,
-            body,
-            smtputf8,
-        } = built;
-        let signatures = self
-            .signer
-            .send(Sign {
-                domain,
-                content: content.clone(),
-            })
-            .await
-            .map_err(|error| format!("the signer does not answer: {error}"))?
-            .map_err(|error| error.to_string())?;
-        let head = [&signatures[..], &content.head[..]].concat();
-        let content = Content {
-            head: head.into(),
-            body: content.body,
-        };
-        let message = self.envelope(to, now, body, smtputf8);
-        Ok(Some((Box::new(message), content)))
-    }
-
-    fn envelope(&self, to: Vec<String>, now: u64, body: BodyKind, smtputf8: bool) -> Message {
-        let sender = &self.to;
-        let recipient = |address: String| Recipient {
-            alias_of: (address != *sender).then(|| sender.clone()),
-            notify: Notify {
-                success: false,
-                failure: false,
-                delay: false,
-            },
-            ..Recipient::new(address)
-        };
-        let envelope = Envelope {
-            body,
-            smtputf8,
-            require_tls: self.message.envelope.require_tls,
-            ..Envelope::new("", to.into_iter().map(recipient).collect())
-        };
-        let origin = Origin::Dsn {
-            about: self.message.id,
-            since: self.message.arrived,
-        };
-        store::new_message(self.id, now, origin, envelope)
-    }
 }
 
 fn recipient(message: &Message, position: u32) -> Option<(&Recipient, &RecipientState)> {

@@ -4,20 +4,20 @@
 //! Messages that are named are brought into memory first, so that a change is always made to the
 //! present state, whatever delivery is doing with them.
 
-use std::collections::VecDeque;
-
 use actix::prelude::*;
 use queue_schema::{Change, Event, EventKind, Hold, Message, RecipientState, Status};
 use tokio::sync::oneshot;
 
-use super::actor::{Purpose, Queue, Slot};
+use super::actor::{Purpose, Queue};
 use super::anew;
 use super::clock::Clock;
+use super::commit::Waiter;
 use super::dsn::Report;
 use super::facts::Facts;
 use super::messages::{Look, Pace, Steer, Suspend, Suspended, Unsuspend, Verb};
 use super::orders::RETURNED;
 use super::settle::Order;
+use super::slot::Slot;
 use super::store::StoreError;
 use super::suspend::{self, Suspension};
 use super::{own_reply, schedule};
@@ -57,7 +57,7 @@ impl Queue {
                 steering.claimed = true;
                 self.claim(&steering.steer);
             }
-            let reading = |slot: &Slot| slot.message.is_none();
+            let reading = |slot: &Slot| slot.message.is_none() && slot.unread.is_none();
             let targets = steering.steer.targets.iter();
             if targets
                 .clone()
@@ -87,40 +87,44 @@ impl Queue {
     fn steer(&mut self, steering: Steering) {
         let Steering { steer, answer, .. } = steering;
         let now = crate::time::now();
-        let mut touched = 0;
-        let mut changes = VecDeque::new();
-        let mut returns = Vec::new();
-        let mut obeyed = Vec::new();
-        let orders = self.orders.now.clone();
-        let orders = orders.borrow();
         let mut replay = Replay {
             retry: self.config.retry.clone(),
             spread: crate::time::millis(steer.manner.spread),
             pace: steer.manner.pace,
             reset: steer.manner.reset,
         };
+        let mut answers = Vec::new();
+        let mut waiter = || {
+            let (waiter, waited) = Waiter::new();
+            answers.push(waited);
+            waiter
+        };
         for (id, recipients) in &steer.targets {
             let Some(slot) = self.slots.get_mut(id) else {
                 continue;
             };
             slot.claims = slot.claims.saturating_sub(1);
+            if let Some(error) = slot.unread.take() {
+                waiter().answer(Err(error));
+                self.unreadable(*id);
+                continue;
+            }
             if steer.verb == Verb::Obey {
-                obeyed.push(*id);
+                self.obey(*id, now, || Some(waiter()));
                 continue;
             }
             let ends = match steer.verb {
                 Verb::Bounce => recipients.clone(),
-                Verb::Requeue => anew::lost(steer.manner.anew.get(id), &slot.busy),
+                Verb::Requeue => anew::lost(steer.manner.anew.get(id), &slot.busy()),
                 _ => Vec::new(),
             };
-            if !ends.is_empty() {
-                let reports = returned(slot, &ends, &steer, now);
-                if !reports.is_empty() {
-                    touched += reports.len() as u64;
-                    returns.push((*id, reports));
-                }
-            }
-            if steer.verb == Verb::Bounce {
+            let reports = returned(slot, &ends, &steer, now);
+            let change = {
+                let orders = self.orders.now.borrow();
+                let context = (&self.clock, &orders[..]);
+                wanted(slot, recipients, &steer, &mut replay, context, now)
+            };
+            if reports.is_empty() && change.is_none() {
                 continue;
             }
             let context = (&self.clock, &orders[..]);
@@ -142,53 +146,37 @@ impl Queue {
         }
         for (id, reports) in returns {
             tracing::info!(%id, verb = ?steer.verb, by = steer.by, "steered");
-            let (waiter, waited) = oneshot::channel();
-            durable.push(waited);
-            let order = Order {
-                by: steer.by.clone(),
-                waiter: Some(waiter),
-                standing: false,
-            };
-            self.give_back(id, reports, order);
-        }
-        while let Some((id, change)) = changes.pop_front() {
-            // The last one of the batch answers for all: batches are durable in order.
-            let waiter = changes.is_empty().then(|| {
-                let (waiter, waited) = oneshot::channel();
-                durable.push(waited);
-                waiter
-            });
-            if steer.verb == Verb::Remove
-                && let Some(slot) = self.slots.get_mut(&id)
-            {
-                let gone = |p: &u32| change.recipients.iter().any(|(position, _)| position == p);
-                slot.handed.retain(|position| !gone(position));
+            if !reports.is_empty() {
+                let order = Order {
+                    by: steer.by.clone(),
+                    waiter: Some(waiter()),
+                    standing: false,
+                };
+                self.give_back(*id, reports, order);
             }
-            tracing::info!(%id, verb = ?steer.verb, by = steer.by, "steered");
-            if let Some(message) = self.slots.get(&id).and_then(|slot| slot.message.clone()) {
-                for event in &change.story {
-                    self.feed.event(&message, event);
+            if let Some(change) = change {
+                let message = self.slots.get(id).and_then(|slot| slot.message.clone());
+                if let Some(message) = message {
+                    for event in &change.story {
+                        self.feed.event(&message, event);
+                    }
                 }
-            }
-            match steer.verb {
-                Verb::Hold | Verb::Release => self.note(id, change, None, waiter),
-                _ => self.change(id, change, None, waiter),
+                self.change(*id, change, Vec::new(), Some(waiter()));
             }
         }
         for (id, _) in &steer.targets {
             self.release(*id);
         }
-        if durable.is_empty() {
-            let _ = answer.send(Ok(touched));
-            return;
-        }
         actix_rt::spawn(async move {
-            let mut result = Ok(touched);
-            for durable in durable {
-                let one = durable.await.unwrap_or(Err(StoreError::Closed));
-                result = one.and(result);
+            let mut touched = 0;
+            let mut failed = None;
+            for waited in answers {
+                match waited.await.unwrap_or(Err(StoreError::Closed)) {
+                    Ok(count) => touched += count,
+                    Err(error) => failed = Some(error),
+                }
             }
-            let _ = answer.send(result);
+            let _ = answer.send(failed.map_or(Ok(touched), Err));
         });
     }
 }
@@ -240,7 +228,7 @@ impl Replay {
     }
 }
 
-/// The change a verb makes to a message, and how many recipients it touches.
+/// The change a verb makes to a message.
 fn wanted(
     slot: &Slot,
     recipients: &[u32],
@@ -248,19 +236,19 @@ fn wanted(
     replay: &mut Replay,
     (clock, orders): (&Clock, &[super::order::Order]),
     now: u64,
-) -> Option<(Change, u64)> {
+) -> Option<Change> {
     let message = slot.message.as_ref().filter(|_| !slot.ended)?;
     let mut change = Change {
         by: steer.by.clone(),
         ..Change::default()
     };
-    let waiting = waiting(message, recipients);
+    let waiting = slot.waiting(recipients);
     let manner = &steer.manner;
     let (kind, text) = match steer.verb {
         Verb::Replay => {
             for (position, state) in waiting {
                 // One that is being tried now can not be tried any sooner.
-                if !slot.busy.contains(&position)
+                if !slot.is_busy_with(position)
                     && let Some(state) = replay.due(message, state, clock, now)
                 {
                     change.recipients.push((position, state));
@@ -293,7 +281,7 @@ fn wanted(
         Verb::Redirect | Verb::Requeue => {
             let anew = manner.anew.get(&message.id)?;
             let shift = |state: &RecipientState| clock.shift(message, state, now);
-            let moved = anew::moved(message, anew, steer.verb, &slot.busy, now, shift);
+            let moved = anew::moved(message, anew, steer.verb, &slot.busy(), now, shift);
             change.recipients = moved.recipients;
             change.redirected = moved.redirected;
             change.added = moved.added;
@@ -322,8 +310,7 @@ fn wanted(
         tls: String::new(),
         by: steer.by.clone(),
     });
-    let count = change.recipients.len() as u64;
-    Some((change, count))
+    Some(change)
 }
 
 /// Whoever reads of it, an operator's name is not for senders.
@@ -349,20 +336,8 @@ fn hold_text(hold: &Hold) -> String {
     }
 }
 
-/// Those of the recipients that wait.
-fn waiting(message: &Message, recipients: &[u32]) -> Vec<(u32, RecipientState)> {
-    let waiting = recipients.iter().filter_map(|position| {
-        let state = message.states.get(usize::try_from(*position).ok()?)?;
-        (state.status == Status::Waiting).then(|| (*position, state.clone()))
-    });
-    waiting.collect()
-}
-
 /// The ends of recipients that are returned to the sender.
 fn returned(slot: &Slot, recipients: &[u32], steer: &Steer, now: u64) -> Vec<Report> {
-    let Some(message) = slot.message.as_ref().filter(|_| !slot.ended) else {
-        return Vec::new();
-    };
     let (enhanced, reason) = match (steer.verb, steer.manner.reason.as_str()) {
         (Verb::Requeue, _) => ("5.1.1", "the address leads to nobody any more"),
         (_, "") => ("5.7.0", RETURNED),
@@ -380,7 +355,7 @@ fn returned(slot: &Slot, recipients: &[u32], steer: &Steer, now: u64) -> Vec<Rep
         tls: String::new(),
         at: now,
     };
-    waiting(message, recipients).into_iter().map(end).collect()
+    slot.waiting(recipients).into_iter().map(end).collect()
 }
 
 impl Handler<Suspend> for Queue {

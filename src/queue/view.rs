@@ -57,6 +57,14 @@ impl View {
             .await
     }
 
+    /// Compares journal, index and what is counted of the segments.
+    pub async fn verify_counts(&self) -> Result<Vec<Finding>, StoreError> {
+        let scanner = self.store.scanner();
+        let counts = scanner.run(|reader| reader.verify_counts()).await??;
+        let journal = scanner.run(|reader| reader.verify_journal()).await??;
+        Ok([counts, journal].concat())
+    }
+
     /// Verifies some messages from `from` on: how many, what is damaged, where to go on.
     pub async fn verify_messages(
         &self,
@@ -98,6 +106,7 @@ impl View {
         read.unwrap_or_else(|error| {
             Err(FetchError {
                 id,
+                lost: false,
                 reason: error.to_string(),
             })
         })

@@ -30,6 +30,9 @@ pub struct World {
     next_id: u64,
 }
 
+/// The offset at which bytes are lost for good; elsewhere they may be read later.
+pub const LOST: u64 = 3;
+
 /// Stands where the queue is: hears outcomes and gives back bytes.
 struct Ear {
     heard: mpsc::UnboundedSender<(Arc<Message>, Attempt)>,
@@ -59,6 +62,7 @@ impl Handler<Fetch> for Ear {
     fn handle(&mut self, fetch: Fetch, _: &mut Context<Self>) -> Self::Result {
         let missing = || FetchError {
             id: fetch.id,
+            lost: fetch.location.offset == LOST,
             reason: "damaged".to_owned(),
         };
         self.contents
@@ -242,6 +246,7 @@ pub fn text(message: &Message, attempt: &Attempt) -> String {
         Outcome::Suspended { what, .. } => return format!("{to} suspended {what}"),
         Outcome::Delivered => "delivered".to_owned(),
         Outcome::Failed => "failed".to_owned(),
+        Outcome::Lost => "lost".to_owned(),
         Outcome::Deferred {
             retry_after: None,
             counts: true,

@@ -50,7 +50,7 @@ async fn code(client: &mut Client) -> u16 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn c102_i7_a_sync_that_failed_once_makes_the_store_read_only_until_a_restart() {
+async fn c102_i7_q10_after_a_sync_that_failed_nothing_is_taken_and_the_daemon_starts_afresh() {
     for fault in [
         "inject=fdatasync:error=EIO:when=4",
         "inject=pwrite64:error=EROFS:when=6",
@@ -68,9 +68,7 @@ async fn c102_i7_a_sync_that_failed_once_makes_the_store_read_only_until_a_resta
         let accepted = codes.iter().filter(|code| **code == 250).count();
         assert_eq!(accepted + 1, codes.len(), "{fault}: {codes:?}");
         // The disk works again; what it did meanwhile is not known, so nothing is taken back.
-        for _ in 0..5 {
-            assert_eq!(code(&mut client).await, 451, "{fault}");
-        }
+        assert_eq!(code(&mut client).await, 451, "{fault}");
         let said = world
             .daemon()
             .event_containing("chapar::queue::store::shared", "read-only until a restart")
@@ -80,7 +78,8 @@ async fn c102_i7_a_sync_that_failed_once_makes_the_store_read_only_until_a_resta
                 .as_str()
                 .is_some_and(|why| why.contains("journal"))
         );
-        crash(&mut world).await;
+        // By itself: whoever started it starts it again.
+        assert_eq!(world.stop_waiting().await, Some(70), "{fault}");
         world.start().await;
         let found = world.queue().len();
         // What was written and not synced may be there although it was refused.

@@ -33,6 +33,7 @@ mod receivers;
 mod reload;
 mod reports;
 mod reputation;
+mod room;
 mod rspamd;
 mod service;
 mod targets;

@@ -3,10 +3,13 @@
 mod bounces;
 mod cases;
 mod clock;
+mod ends;
 mod fair;
 mod held;
 mod moves;
+mod lost;
 mod peer_faults;
+mod room;
 mod steering;
 mod support;
 mod tool;

@@ -265,3 +265,76 @@ async fn nonsense_on_the_socket_costs_only_its_sender() {
     drop(silent);
     world.stop().await;
 }
+
+/// A daemon has the store before it has its socket: its ports answer, and the tool is asked.
+#[actix::test]
+async fn q18_the_tool_waits_for_a_daemon_that_is_still_starting() {
+    let mut world = World::start(|config| config.retry.first = "1h".parse().unwrap()).await;
+    filled(&mut world).await;
+    let later = async {
+        // What the rest of a start takes.
+        tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+        chapar::control::start(&world.config.data_dir, world.handle().clone()).unwrap()
+    };
+    let asked = ["list", "--json"];
+    let (listed, control) = tokio::join!(objects(&world, &asked), later);
+    assert_eq!(listed.len(), 3);
+    drop(control);
+    world.stop().await;
+}
+
+#[actix::test]
+async fn a_store_on_a_disk_that_can_only_be_read_is_listed_shown_read_and_exported() {
+    let mut world = World::new(|_| {});
+    let at = world.data("../disk");
+    let volume = match chapar::lab::Volume::new(&at, 32) {
+        Ok(volume) => volume,
+        Err(error) => {
+            eprintln!("skipped, no loop file system can be mounted here: {error}");
+            return;
+        }
+    };
+    world.config.data_dir = at.join("data");
+    world.open().await;
+    let id = world.accept(&["b@example.net"]).await.to_string();
+    world.stop().await;
+    volume.remount("ro").unwrap();
+    let config = at.with_file_name("read.toml");
+    let text = "hostname = \"mx.example.org\"\ndata_dir = \"disk/data\"\n";
+    std::fs::write(&config, text).unwrap();
+    let run = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_mta-queue"));
+        command.arg("--config").arg(&config).args(arguments);
+        let output = command.output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        (
+            output.status.code(),
+            String::from_utf8_lossy(&output.stdout).into_owned(),
+            said,
+        )
+    };
+    let (code, listed, said) = run(&["list", "--json"]);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(
+        listed.contains(&id) && listed.lines().count() == 1,
+        "{listed}"
+    );
+    assert!(said.contains("the queue is read as it is"), "{said}");
+    let (code, text, said) = run(&["cat", &id]);
+    assert_eq!(
+        (code, &text[..]),
+        (Some(0), "Subject: hello\r\n\r\nthe body\r\n"),
+        "{said}"
+    );
+    assert!(run(&["show", &id]).1.contains("b@example.net"));
+    let out = at.with_file_name("out");
+    let (code, _, said) = run(&["export", out.to_str().unwrap(), "all"]);
+    assert_eq!(code, Some(0), "{said}");
+    let (code, _, said) = run(&["remove", &id]);
+    assert!(
+        code != Some(0) && said.contains("Read-only"),
+        "{code:?} {said}"
+    );
+    volume.remount("rw").unwrap();
+    drop(volume);
+}

@@ -3,6 +3,7 @@
 mod crash;
 mod damage;
 mod power;
+mod room;
 mod space;
 mod support;
 
@@ -222,5 +223,38 @@ fn a_scan_sees_every_message_once_however_many_changes_the_index_does_not_hold_y
         assert_eq!(ids(&store), expected);
         std::thread::sleep(std::time::Duration::from_millis(15));
     }
+    store.close();
+}
+
+#[test]
+fn q1_a_second_end_and_a_change_after_it_change_nothing() {
+    let mut place = Place::new();
+    place.options.segment_size = 16 << 10;
+    let (store, _) = place.open();
+    let stays = place.accept(&store, 1, &[b'x'; 2000]);
+    let ends: Vec<_> = (2..=5)
+        .map(|id| place.accept(&store, id, &[b'x'; 2000]))
+        .collect();
+    for message in &ends {
+        // In one batch and in two, with the index behind it or not.
+        place.apply(&store, vec![done(message), done(message)]);
+        until("the index follows", || {
+            store.stats().messages == ids(&store).len() as u64
+        });
+        place.apply(&store, vec![done(message)]);
+        let (change, _) = progress(message, Status::Waiting, 99);
+        place.apply(&store, vec![change]);
+    }
+    assert_eq!((ids(&store), store.stats().messages), (vec![1], 1));
+    for id in 6..=30 {
+        let message = place.accept(&store, id, &[b'x'; 2000]);
+        place.apply(&store, vec![done(&message)]);
+    }
+    until("segments are freed", || place.segments().len() <= 3);
+    assert_eq!(fetch(&store, 1), Ok((head(1), vec![b'x'; 2000])));
+    assert_eq!(ids(&store), [1]);
+    store.close();
+    let (store, _) = place.open();
+    assert_eq!(all(&store)[0].envelope, stays.envelope);
     store.close();
 }

@@ -3,6 +3,7 @@
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use actix::prelude::*;
 use bytes::Bytes;
@@ -378,6 +379,55 @@ fn needs_daemon(request: &Request) -> Option<&'static str> {
     }
 }
 
+/// What became of opening the store.
+enum Opening {
+    Store(Box<queue::Opened>),
+    /// It is there, and can not be written.
+    Unwritable(queue::store::OpenError),
+    /// A daemon that was just starting has it.
+    Daemon(UnixStream),
+}
+
+/// How long a process that has the store may take until it answers, as a daemon does that starts.
+const STARTING: Duration = Duration::from_secs(10);
+/// How often is looked whether it does.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// Opens the store, or finds the daemon that has it: it takes the store before it can be asked.
+fn opened(config: &Config) -> Result<Opening, Failure> {
+    let until = Instant::now() + STARTING;
+    loop {
+        match queue::open(config) {
+            Ok(opened) => return Ok(Opening::Store(Box::new(opened))),
+            Err(error) if error.may_be_read() => return Ok(Opening::Unwritable(error)),
+            Err(error @ queue::store::OpenError::InUse(_)) => {
+                if let Some(stream) = daemon(config)? {
+                    return Ok(Opening::Daemon(stream));
+                }
+                if Instant::now() > until {
+                    return Err(error.into());
+                }
+                std::thread::sleep(LOOK);
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Whether this changes nothing.
+fn only_reads(request: &Request) -> bool {
+    match request {
+        Request::Steer { dry_run, .. } => *dry_run,
+        Request::List { .. }
+        | Request::Show { .. }
+        | Request::Cat { .. }
+        | Request::Summary { .. }
+        | Request::Export { .. }
+        | Request::Verify {} => true,
+        _ => false,
+    }
+}
+
 fn on_store(config: &Config, request: Request, each: Each<'_>) -> Result<u64, Failure> {
     if let Some(why) = needs_daemon(&request) {
         let text = format!("{why}; systemctl start chapar");
@@ -403,7 +453,16 @@ fn on_store(config: &Config, request: Request, each: Each<'_>) -> Result<u64, Fa
             None => Ok(0),
         };
     }
-    let opened = queue::open(config)?;
+    let opened = match opened(config)? {
+        Opening::Store(opened) => *opened,
+        Opening::Unwritable(error) if only_reads(&request) => {
+            let opened = queue::look(config, &error)?;
+            eprintln!("mta-queue: {error}; the queue is read as it is, and nothing is changed");
+            opened
+        }
+        Opening::Unwritable(error) => return Err(error.into()),
+        Opening::Daemon(stream) => return over_socket(stream, &request, &[], each),
+    };
     for damage in &opened.recovered.damage {
         eprintln!(
             "mta-queue: segment {} is damaged at {}: {}; see quarantine/",

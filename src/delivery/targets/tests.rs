@@ -208,7 +208,7 @@ async fn exit_codes_are_those_of_sysexits() {
         let kind = match verdict.outcome {
             Outcome::Delivered => 2,
             Outcome::Deferred { .. } | Outcome::Suspended { .. } => 4,
-            Outcome::Failed => 5,
+            Outcome::Failed | Outcome::Lost => 5,
         };
         assert_eq!(kind, verdict.reply.code / 100, "exit {code}");
     }

@@ -282,6 +282,7 @@ impl Life<'_> {
             self.queue.addr.do_send(Record {
                 message: message.clone(),
                 attempts: attempts.clone(),
+                synced: false,
             });
         }
     }

@@ -4,7 +4,7 @@
 //! to readers and answers everyone. A lone request waits for no timer; under load one sync serves
 //! many: while several transactions are open it waits a moment for them. It is the one place where the order of events is decided.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,9 +14,9 @@ use tokio::time::Instant;
 
 use super::arrivals::Arrivals;
 use super::index::Index;
-use super::journal::Journal;
-use super::request::{Action, Apply, ApplyError, ChangeKind, Relocation, Request};
-use super::shared::{Shared, State};
+use super::journal::{For, Journal};
+use super::request::{Action, Applied, Apply, ApplyError, ChangeKind, Relocation, Request};
+use super::shared::Shared;
 use super::space::Space;
 use super::{Options, StoreError, failpoint};
 use crate::message::{Body, Content};
@@ -36,6 +36,8 @@ const MOMENTS: usize = 24;
 const QUIET: usize = 8;
 /// Changes not yet in the index at which the committer waits for the flusher.
 const MAX_DIRTY: usize = 400_000;
+/// Bytes of memory that they may take, about: the same.
+const MAX_WEIGHT: usize = 256 << 20;
 /// How long the flusher may take before the index counts as hanging.
 const FLUSH_LIMIT: Duration = Duration::from_secs(120);
 
@@ -44,10 +46,8 @@ enum Ack {
         oneshot::Sender<Result<Arc<Message>, StoreError>>,
         Arc<Message>,
     ),
-    Apply(
-        oneshot::Sender<Result<Vec<Arc<Message>>, ApplyError>>,
-        Vec<Arc<Message>>,
-    ),
+    /// With the actions, which go back if nothing was written.
+    Apply(oneshot::Sender<Applied>, Vec<Action>, Vec<Arc<Message>>),
     Relocate(oneshot::Sender<Result<(), StoreError>>),
 }
 
@@ -56,8 +56,9 @@ impl Ack {
         // Whoever asked may be gone; the record is durable all the same.
         match self {
             Ack::Accept(to, message) => drop(to.send(result.map(|()| message))),
-            Ack::Apply(to, messages) => {
-                drop(to.send(result.map(|()| messages).map_err(ApplyError::from)))
+            Ack::Apply(to, actions, messages) => {
+                let result = result.map(|()| messages);
+                drop(to.send(result.map_err(|error| ApplyError { error, actions })))
             }
             Ack::Relocate(to) => drop(to.send(result)),
         }
@@ -79,9 +80,6 @@ pub struct Committer {
     options: Options,
     arrivals: Arrivals,
     space: Space,
-    /// Segments up to this one have given messages away; a message that claims to be in one may
-    /// be elsewhere.
-    moved_from: u64,
     merges: Vec<Merge>,
     acks: Vec<Ack>,
     spooled: bool,
@@ -103,7 +101,6 @@ impl Committer {
             journal,
             space: Space::default(),
             options,
-            moved_from: 0,
             merges: Vec::new(),
             acks: Vec::new(),
             spooled: false,
@@ -214,19 +211,7 @@ impl Committer {
         if let Some(error) = refusal {
             return request.refuse(error);
         }
-        // Space for new mail is refused early, space for outcomes only when there is none.
-        let room = match &request {
-            Request::Accept { .. } => self.space.allows(&self.options, request.bytes()),
-            _ => true,
-        };
-        let ready = if room {
-            self.make_room(request.bytes())
-        } else {
-            Err(StoreError::Full)
-        };
-        if let Err(error) = ready {
-            return request.refuse(error);
-        }
+        let bytes = request.bytes();
         match request {
             Request::Accept {
                 message,
@@ -234,43 +219,74 @@ impl Committer {
                 ack,
                 with: _,
             } => {
-                let mark = self.mark();
-                match self.accept(*message, &content, false) {
-                    Ok(message) => self.acks.push(Ack::Accept(ack, message)),
-                    Err(error) => {
-                        self.undo(mark);
-                        drop(ack.send(Err(error)));
-                    }
+                let mut message = Arc::new(*message);
+                let done = match self.has_room_for_mail(bytes) {
+                    true => self.fit(For::Mail, bytes, |committer| {
+                        committer.accept(&mut message, &content, false)
+                    }),
+                    false => Err(StoreError::Full),
+                };
+                match done {
+                    Ok(()) => self.acks.push(Ack::Accept(ack, message)),
+                    Err(error) => drop(ack.send(Err(error))),
                 }
             }
-            Request::Apply(Apply { actions, ack }) => {
-                let mark = self.mark();
+            Request::Apply(Apply { mut actions, ack }) => {
                 let mut accepted = Vec::new();
-                let done = actions
-                    .into_iter()
-                    .try_for_each(|action| self.action(action, false, &mut accepted));
+                let done = self.fit(For::Outcomes, bytes, |committer| {
+                    accepted.clear();
+                    let mut each = actions.iter_mut();
+                    each.try_for_each(|action| committer.action(action, false, &mut accepted))
+                });
                 match done {
-                    Ok(()) => self.acks.push(Ack::Apply(ack, accepted)),
-                    Err(error) => {
-                        self.undo(mark);
-                        drop(ack.send(Err(error.into())));
-                    }
+                    Ok(()) => self.acks.push(Ack::Apply(ack, actions, accepted)),
+                    Err(error) => drop(ack.send(Err(ApplyError { error, actions }))),
                 }
             }
             Request::Relocate { items, ack } => {
                 // Changes that are encoded but not merged yet would be missed in the copies.
                 self.commit();
-                let mark = self.mark();
-                match self.relocate(items) {
+                let done = self.fit(For::Mail, bytes, |committer| committer.relocate(&items));
+                match done {
                     Ok(()) => self.acks.push(Ack::Relocate(ack)),
-                    Err(error) => {
-                        self.undo(mark);
-                        drop(ack.send(Err(error)));
-                    }
+                    Err(error) => drop(ack.send(Err(error))),
                 }
             }
             Request::Stop => {}
         }
+    }
+
+    /// New mail is refused early, so that outcomes find room: below the limits of free space, while
+    /// there is no reserve, and while the index can not follow.
+    fn has_room_for_mail(&mut self, bytes: u64) -> bool {
+        let weight = self.shared.state().weight;
+        self.shared.reserve() > 0
+            && !self.shared.stalled()
+            && weight < MAX_WEIGHT
+            && self.space.allows(&self.options, bytes)
+    }
+
+    /// Encodes what takes about `bytes`, in a segment that has room for it.
+    fn fit(
+        &mut self,
+        what: For,
+        bytes: u64,
+        mut encode: impl FnMut(&mut Committer) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        self.make_room(bytes, what)?;
+        let mark = self.mark();
+        if let Err(error) = encode(self) {
+            self.undo(mark);
+            return Err(error);
+        }
+        let length = (self.journal.buffer().len() - mark.0) as u64;
+        if !self.journal.is_over() {
+            return Ok(());
+        }
+        self.undo(mark);
+        self.make_room(length, what)?;
+        let mark = self.mark();
+        encode(self).inspect_err(|_| self.undo(mark))
     }
 
     fn mark(&mut self) -> (usize, usize) {
@@ -284,7 +300,7 @@ impl Committer {
     }
 
     /// Begins a new segment if `bytes` more would overfill the present one.
-    fn make_room(&mut self, bytes: u64) -> Result<(), StoreError> {
+    fn make_room(&mut self, bytes: u64, what: For) -> Result<(), StoreError> {
         if !self.journal.is_full(bytes) {
             return Ok(());
         }
@@ -292,18 +308,20 @@ impl Committer {
         if let Some(error) = self.shared.journal_failure() {
             return Err(error);
         }
-        self.journal.rotate(&self.shared)
+        self.journal.rotate(&self.shared, bytes, what)
     }
 
     fn action(
         &mut self,
-        action: Action,
+        action: &mut Action,
         grouped: bool,
         accepted: &mut Vec<Arc<Message>>,
     ) -> Result<(), StoreError> {
         match action {
             Action::Accept(message, content) => {
-                accepted.push(self.accept(*message, &content, grouped)?);
+                let mut message = Arc::new(Message::clone(message));
+                self.accept(&mut message, content, grouped)?;
+                accepted.push(message);
             }
             Action::Change {
                 kind,
@@ -317,11 +335,11 @@ impl Committer {
                 };
                 let stamp = self.journal.stamp();
                 let out = self.journal.buffer();
-                record::encode_change(out, record, message.id, &change, grouped, stamp)
+                record::encode_change(out, record, message.id, change, grouped, stamp)
                     .map_err(StoreError::encode)?;
                 self.merges.push(match kind {
-                    ChangeKind::Done => Merge::Done(message),
-                    _ => Merge::Changed(message),
+                    ChangeKind::Done => Merge::Done(message.clone()),
+                    _ => Merge::Changed(message.clone()),
                 });
             }
             Action::Group(actions) if grouped => {
@@ -346,10 +364,11 @@ impl Committer {
 
     fn accept(
         &mut self,
-        mut message: Message,
+        shared: &mut Arc<Message>,
         content: &Content,
         grouped: bool,
-    ) -> Result<Arc<Message>, StoreError> {
+    ) -> Result<(), StoreError> {
+        let message = Arc::make_mut(shared);
         message.location.body = match &content.body {
             Body::Memory(_) => BodyPlace::Inline,
             Body::Spool(file) => {
@@ -369,10 +388,9 @@ impl Committer {
         };
         message.size = content.len();
         (message.message_id, message.subject) = names(&content.head);
-        self.append(&mut message, &content.head, body, grouped)?;
-        let message = Arc::new(message);
-        self.merges.push(Merge::Accepted(message.clone()));
-        Ok(message)
+        self.append(message, &content.head, body, grouped)?;
+        self.merges.push(Merge::Accepted(shared.clone()));
+        Ok(())
     }
 
     fn append(
@@ -399,11 +417,11 @@ impl Committer {
         Ok(())
     }
 
-    fn relocate(&mut self, items: Vec<Relocation>) -> Result<(), StoreError> {
+    fn relocate(&mut self, items: &[Relocation]) -> Result<(), StoreError> {
         let mut seen = HashSet::new();
         for item in items {
             let present = Shared::present(&self.shared.state(), &self.index, item.id);
-            let present = present.map_err(|error| self.index_failed(&error))?;
+            let present = present.map_err(|error| self.shared.not_read(&error))?;
             let Some(old) = present else { continue };
             let place = (old.location.segment, old.location.offset);
             if place != (item.segment, item.offset) || !seen.insert(item.id) {
@@ -411,7 +429,6 @@ impl Committer {
             }
             let mut new = Message::clone(&old);
             self.append(&mut new, &item.head, &item.body, false)?;
-            self.moved_from = self.moved_from.max(item.segment);
             self.merges.push(Merge::Moved(old, Arc::new(new)));
         }
         Ok(())
@@ -423,11 +440,14 @@ impl Committer {
         if !self.journal.buffer().is_empty() {
             failpoint("before-write");
             result = self.write();
-            if let Err(error) = &result {
-                self.journal.abandon();
-                self.shared.fail(error.to_string());
-            } else {
-                self.merge();
+            match &result {
+                Ok(()) => self.merge(),
+                Err(error) => {
+                    self.journal.abandon();
+                    if !error.passes() {
+                        self.shared.fail(error.to_string());
+                    }
+                }
             }
         }
         self.merges.clear();
@@ -442,55 +462,100 @@ impl Committer {
     fn write(&mut self) -> Result<(), StoreError> {
         if self.spooled {
             let layout = &self.shared.layout;
-            layout
-                .disk
-                .sync_dir(&layout.spool)
-                .map_err(|error| StoreError::io("the spool directory can not be synced", &error))?;
+            layout.disk.sync_dir(&layout.spool).map_err(|error| {
+                StoreError::Unready(format!("the spool directory can not be synced: {error}"))
+            })?;
         }
         self.journal.write()
     }
 
+    /// Makes known what was written. A change of a message that is not there changes nothing:
+    /// whatever asked for it, neither a segment nor a file may go because of it.
     fn merge(&mut self) {
+        let mut recount = false;
+        let found = self.look_up(&mut recount);
         let mut state = self.shared.state();
-        for merge in self.merges.drain(..) {
-            let merged = match merge {
+        for merge in std::mem::take(&mut self.merges) {
+            let (message, done) = match merge {
                 Merge::Accepted(message) => {
                     state.accepted(message);
-                    Ok(())
+                    continue;
                 }
-                Merge::Changed(message) => locate(&state, &self.index, self.moved_from, message)
-                    .map(|message| message.map(|message| state.changed(message)).unwrap_or(())),
-                Merge::Done(message) => locate(&state, &self.index, self.moved_from, message)
-                    .map(|message| message.map(|message| state.done(&message)).unwrap_or(())),
                 Merge::Moved(old, new) => {
                     state.moved(&old, new);
-                    Ok(())
+                    continue;
                 }
+                Merge::Changed(message) => (message, false),
+                Merge::Done(message) => (message, true),
             };
-            if let Err(error) = merged {
-                self.shared.fail_index(&error);
+            let present = match state.peek(message.id) {
+                Some(known) => known,
+                None => match found.get(&message.id) {
+                    Some(found) => found.clone(),
+                    // It left the changes for the index in this very moment. The state is held
+                    // while it is read, which happens for a few at a time.
+                    None => self.read(&message, &mut recount),
+                },
+            };
+            match present {
+                Some(present) if done => state.done(&present),
+                Some(present) => state.changed(located(message, &present)),
+                None => {
+                    tracing::error!(id = %message.id, "a change to a message that is gone was ignored");
+                }
             }
         }
+        state.recount |= recount;
         let (segment, end) = (self.journal.stamp().segment, self.journal.end());
         state.position.segment = segment;
         state.position.offset = end;
         state.position.salt = self.journal.stamp().salt;
         state.segments.entry(segment).or_default().used = end;
+        drop(state);
+        self.shared.set_rest(self.journal.rest());
     }
 
-    fn index_failed(&self, error: &super::index::IndexError) -> StoreError {
-        self.shared.fail_index(error);
-        StoreError::Failed(error.to_string())
+    /// What the index holds of messages that change now and did not change lately. Asked without
+    /// holding the state. The answer stays true meanwhile: nobody else changes messages.
+    fn look_up(&self, recount: &mut bool) -> HashMap<QueueId, Option<Arc<Message>>> {
+        let unknown: Vec<Arc<Message>> = {
+            let state = self.shared.state();
+            let changing = self.merges.iter().filter_map(|merge| match merge {
+                Merge::Changed(message) | Merge::Done(message) => Some(message),
+                Merge::Accepted(_) | Merge::Moved(..) => None,
+            });
+            let unknown = changing.filter(|message| state.peek(message.id).is_none());
+            unknown.cloned().collect()
+        };
+        let mut found = HashMap::new();
+        for message in unknown {
+            let present = self.read(&message, recount);
+            found.insert(message.id, present);
+        }
+        found
+    }
+
+    /// What the index holds of a message. Where it does not say, whoever changes the message has it;
+    /// what is counted may then be wrong.
+    fn read(&self, message: &Arc<Message>, recount: &mut bool) -> Option<Arc<Message>> {
+        match self.index.get(message.id) {
+            Ok(present) => present.map(Arc::new),
+            Err(error) => {
+                self.shared.index_trouble(&error);
+                *recount = true;
+                Some(message.clone())
+            }
+        }
     }
 
     /// Backpressure: memory for changes is bounded by the speed of the index.
     fn wait_for_flusher(&self) {
         let mut state = self.shared.state();
-        if state.dirty.len() < MAX_DIRTY {
-            return;
-        }
         let begun = Instant::now();
-        while state.dirty.len() >= MAX_DIRTY && self.shared.failure().is_none() {
+        while (state.dirty.len() >= MAX_DIRTY || state.weight >= MAX_WEIGHT)
+            && self.shared.failure().is_none()
+            && !self.shared.stalled()
+        {
             state.flush_now = true;
             self.shared.turn.notify_all();
             let step = Duration::from_millis(100);
@@ -499,7 +564,7 @@ impl Committer {
                 Err(poisoned) => poisoned.into_inner().0,
             };
             if begun.elapsed() > FLUSH_LIMIT {
-                let error = super::index::IndexError("does not answer".into());
+                let error = super::index::IndexError::new("does not answer");
                 self.shared.fail_index(&error);
             }
         }
@@ -515,24 +580,12 @@ fn refuse_rest(requests: &mut mpsc::Receiver<Request>) {
 }
 
 /// The message with its true location: whoever worked on it while its bytes were moved does not
-/// know the new one. `None` if it is gone, which is a fault of the caller.
-fn locate(
-    state: &State,
-    index: &Index,
-    moved_from: u64,
-    message: Arc<Message>,
-) -> Result<Option<Arc<Message>>, super::index::IndexError> {
-    if message.location.segment > moved_from {
-        return Ok(Some(message));
-    }
-    let Some(present) = Shared::present(state, index, message.id)? else {
-        tracing::error!(id = %message.id, "a change to a message that is gone was ignored");
-        return Ok(None);
-    };
+/// know the new one.
+fn located(message: Arc<Message>, present: &Message) -> Arc<Message> {
     if present.location == message.location {
-        return Ok(Some(message));
+        return message;
     }
-    let mut message = Message::clone(&message);
+    let mut message = Arc::unwrap_or_clone(message);
     message.location = present.location.clone();
-    Ok(Some(Arc::new(message)))
+    Arc::new(message)
 }

@@ -1,8 +1,15 @@
 //! The index: sled, told what to hold and asked nothing it could lose.
 //!
-//! One handle for each thread; sled's `Db` can be sent but not shared.
+//! One handle for each thread; sled's `Db` can be sent but not shared. All handles of one index
+//! follow [`Index::replace`]: while there is no room on the disk it is held in memory, made from
+//! the journal, and goes back to the disk when there is (see `flusher`).
 
+use std::cell::RefCell;
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use queue_schema::index::{
     self, CHECKPOINT_KEY, Checkpoint, INDEX_VERSION, MESSAGE_PREFIX, VERSION_KEY,
@@ -15,28 +22,86 @@ use super::disk::Disk;
 const FANOUT: usize = 128;
 /// Memory sled may use for what was read.
 const CACHE: usize = 32 << 20;
+/// Milliseconds after which sled flushes by itself: a year. The flusher does, and with `None` every
+/// handle and iterator would as well when it is dropped, on whatever thread and however full the
+/// disk.
+const NEVER: usize = 365 * 24 * 3600 * 1000;
+/// Values that are read at once while all are gone through.
+const PAGE: usize = 1024;
+/// Errors of the system that say nothing about the index and pass: ENOSPC, EDQUOT, EMFILE, ENFILE,
+/// ENOMEM, EIO, EINTR, EAGAIN. sled keeps only their text.
+const PASSING: [i32; 8] = [28, 122, 24, 23, 12, 5, 4, 11];
 
 /// A handle of the index.
-#[derive(Clone)]
-pub struct Index(Tree);
+pub struct Index {
+    common: Arc<Common>,
+    /// The tree this thread asks, and which replacement that is.
+    mine: RefCell<(u64, Tree)>,
+}
+
+/// What all handles follow.
+struct Common {
+    replaced: AtomicU64,
+    tree: Mutex<Tree>,
+}
 
 /// The database that holds it.
 #[derive(Clone)]
 enum Tree {
-    Sled(sled::Db<FANOUT>),
-    /// A map in memory.
+    Sled(Sled),
+    Memory(Memory),
+    /// A map in memory that a simulation owns.
     #[cfg(test)]
     Simulated(crate::queue::sim::tree::SimTree),
 }
 
-/// The index can not be used; it is put aside and made again from the journal.
+/// sled, and whether it failed to write or may not any more. Then it must not be dropped: it would
+/// wait for ever for the write that failed, or end the process over the next.
+#[derive(Clone)]
+struct Sled {
+    db: Option<sled::Db<FANOUT>>,
+    broken: Arc<AtomicBool>,
+}
+
+/// Keys and values, in order.
+#[derive(Clone, Default)]
+struct Memory(Arc<Mutex<BTreeMap<Vec<u8>, Vec<u8>>>>);
+
+/// Why the index can not be used.
 #[derive(Debug, Clone, thiserror::Error)]
-#[error("the index {0}")]
-pub struct IndexError(pub String);
+pub enum IndexError {
+    /// It is put aside and made again from the journal.
+    #[error("the index {0}")]
+    Broken(String),
+    /// Something is missing that says nothing about the index: room, file handles.
+    #[error("the index {0}")]
+    Passing(String),
+}
 
 impl IndexError {
-    fn io(error: std::io::Error) -> Self {
-        IndexError(format!("reports: {error}"))
+    /// One that condemns the index.
+    pub fn new(text: impl Into<String>) -> Self {
+        IndexError::Broken(text.into())
+    }
+
+    fn io(error: io::Error) -> Self {
+        let text = error.to_string();
+        let kinds = [
+            io::ErrorKind::StorageFull,
+            io::ErrorKind::QuotaExceeded,
+            io::ErrorKind::OutOfMemory,
+            io::ErrorKind::ReadOnlyFilesystem,
+        ];
+        let named = |number: &i32| text.contains(&format!("(os error {number})"));
+        if kinds.contains(&error.kind()) || PASSING.iter().any(named) {
+            return IndexError::Passing(format!("reports: {text}"));
+        }
+        IndexError::Broken(format!("reports: {text}"))
+    }
+
+    /// Whether it says nothing about the index.
+    pub fn passes(&self) -> bool {
+        matches!(self, IndexError::Passing(_))
     }
 }
 
@@ -48,7 +113,7 @@ impl Batch {
     /// The message is so.
     pub fn put(&mut self, message: &Message) -> Result<(), IndexError> {
         let value = index::encode_message(message)
-            .map_err(|error| IndexError(format!("can not hold {}: {error}", message.id)))?;
+            .map_err(|error| IndexError::new(format!("can not hold {}: {error}", message.id)))?;
         let key = index::message_key(message.id).to_vec();
         self.0.push((key, Some(value)));
         Ok(())
@@ -62,7 +127,7 @@ impl Batch {
     /// The journal up to here is applied.
     pub fn checkpoint(&mut self, checkpoint: &Checkpoint) -> Result<(), IndexError> {
         let value = index::encode_checkpoint(checkpoint)
-            .map_err(|error| IndexError(format!("can not hold the checkpoint: {error}")))?;
+            .map_err(|error| IndexError::new(format!("can not hold the checkpoint: {error}")))?;
         self.0.push((CHECKPOINT_KEY.to_vec(), Some(value)));
         let version = INDEX_VERSION.to_vec();
         self.0.push((VERSION_KEY.to_vec(), Some(version)));
@@ -70,100 +135,82 @@ impl Batch {
     }
 }
 
-impl Index {
-    /// Opens or begins the index in `path`. May panic or hang on damage: see `recover`.
-    pub fn open(disk: &Disk, path: &Path) -> Result<Index, IndexError> {
+impl Tree {
+    fn open(disk: &Disk, path: &Path) -> Result<Tree, IndexError> {
         #[cfg(test)]
         if let Some(disk) = disk.simulation() {
             let tree = crate::queue::sim::tree::SimTree::open(disk, path);
-            return tree
-                .map(|tree| Index(Tree::Simulated(tree)))
-                .map_err(IndexError::io);
+            return tree.map(Tree::Simulated).map_err(IndexError::io);
         }
         #[cfg(not(test))]
         let _ = disk;
         let db = sled::Config::new()
             .path(path)
-            .flush_every_ms(None)
+            .flush_every_ms(Some(NEVER))
             .cache_capacity_bytes(CACHE)
             .zstd_compression_level(1)
             .open::<FANOUT>()
             .map_err(IndexError::io)?;
-        Ok(Index(Tree::Sled(db)))
+        Ok(Tree::Sled(Sled {
+            db: Some(db),
+            broken: Arc::default(),
+        }))
     }
 
-    fn value(&self, key: &[u8]) -> Result<Option<Vec<u8>>, IndexError> {
-        match &self.0 {
-            Tree::Sled(db) => {
-                let value = db.get(key).map_err(IndexError::io)?;
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, IndexError> {
+        match self {
+            Tree::Sled(sled) => {
+                let value = sled.db()?.get(key).map_err(IndexError::io)?;
                 Ok(value.map(|value| value.to_vec()))
             }
+            Tree::Memory(memory) => Ok(memory.lock().get(key).cloned()),
             #[cfg(test)]
             Tree::Simulated(tree) => tree.get(key).map_err(IndexError::io),
         }
     }
 
     fn is_empty(&self) -> Result<bool, IndexError> {
-        match &self.0 {
-            Tree::Sled(db) => db.is_empty().map_err(IndexError::io),
+        match self {
+            Tree::Sled(sled) => sled.db()?.is_empty().map_err(IndexError::io),
+            Tree::Memory(memory) => Ok(memory.lock().is_empty()),
             #[cfg(test)]
             Tree::Simulated(tree) => tree.is_empty().map_err(IndexError::io),
         }
     }
 
-    /// Up to where it is true; `None` for an index that holds nothing yet.
-    pub fn checkpoint(&self) -> Result<Option<Checkpoint>, IndexError> {
-        match self.value(VERSION_KEY)? {
-            None if self.is_empty()? => return Ok(None),
-            Some(version) if version == INDEX_VERSION => {}
-            _ => return Err(IndexError("is of another version".into())),
+    /// Up to [`PAGE`] keys from `from` on, below `end`, with their values.
+    fn page(&self, from: &[u8], end: &[u8]) -> Result<Vec<(Vec<u8>, Vec<u8>)>, IndexError> {
+        if from >= end {
+            return Ok(Vec::new());
         }
-        let value = self.value(CHECKPOINT_KEY)?;
-        let value = value.ok_or_else(|| IndexError("has no checkpoint".into()))?;
-        let checkpoint = index::decode_checkpoint(&value)
-            .map_err(|_| IndexError("has a damaged checkpoint".into()))?;
-        Ok(Some(checkpoint))
-    }
-
-    /// A message.
-    pub fn get(&self, id: QueueId) -> Result<Option<Message>, IndexError> {
-        let value = self.value(&index::message_key(id))?;
-        value.map(|value| decode(id, &value)).transpose()
-    }
-
-    /// All messages with an id of at least `from`, in the order of ids.
-    pub fn messages(
-        &self,
-        from: QueueId,
-    ) -> Box<dyn Iterator<Item = Result<Message, IndexError>> + '_> {
-        let end = [MESSAGE_PREFIX[0] + 1];
-        let understood = |key: &[u8], value: &[u8]| {
-            let id =
-                index::message_id(key).ok_or_else(|| IndexError("has a damaged key".into()))?;
-            decode(id, value)
-        };
-        match &self.0 {
-            Tree::Sled(db) => {
-                let range = db.range(&index::message_key(from)[..]..&end[..]);
-                Box::new(range.map(move |item| {
+        match self {
+            Tree::Sled(sled) => {
+                let range = sled.db()?.range(from..end).take(PAGE);
+                let both = range.map(|item| {
                     let (key, value) = item.map_err(IndexError::io)?;
-                    understood(&key, &value)
-                }))
+                    Ok((key.to_vec(), value.to_vec()))
+                });
+                both.collect()
+            }
+            Tree::Memory(memory) => {
+                let memory = memory.lock();
+                let range = memory.range::<[u8], _>((
+                    std::ops::Bound::Included(from),
+                    std::ops::Bound::Excluded(end),
+                ));
+                let both = range.take(PAGE);
+                Ok(both
+                    .map(|(key, value)| (key.clone(), value.clone()))
+                    .collect())
             }
             #[cfg(test)]
-            Tree::Simulated(tree) => Box::new(tree.all(&index::message_key(from)[..], &end).map(
-                move |item| {
-                    let (key, value) = item.map_err(IndexError::io)?;
-                    understood(&key, &value)
-                },
-            )),
+            Tree::Simulated(tree) => tree.range(from, end).map_err(IndexError::io),
         }
     }
 
-    /// Makes a batch true in memory.
-    pub fn apply(&self, batch: Batch) -> Result<(), IndexError> {
-        match &self.0 {
-            Tree::Sled(db) => {
+    fn apply(&self, batch: Batch) -> Result<(), IndexError> {
+        match self {
+            Tree::Sled(sled) => {
                 let mut changes = sled::Batch::default();
                 for (key, value) in batch.0 {
                     match value {
@@ -171,26 +218,243 @@ impl Index {
                         None => changes.remove(key),
                     }
                 }
-                db.apply_batch(changes).map_err(IndexError::io)
+                sled.wrote(sled.db()?.apply_batch(changes))
+            }
+            Tree::Memory(memory) => {
+                let mut memory = memory.lock();
+                for (key, value) in batch.0 {
+                    match value {
+                        Some(value) => memory.insert(key, value),
+                        None => memory.remove(&key),
+                    };
+                }
+                Ok(())
             }
             #[cfg(test)]
             Tree::Simulated(tree) => tree.apply(batch.0).map_err(IndexError::io),
         }
     }
 
-    /// Makes everything applied so far durable.
-    pub fn flush(&self) -> Result<(), IndexError> {
-        match &self.0 {
-            Tree::Sled(db) => db.flush().map(|_| ()).map_err(IndexError::io),
+    fn flush(&self) -> Result<(), IndexError> {
+        match self {
+            Tree::Sled(sled) => sled.wrote(sled.db()?.flush().map(|_| ())),
+            Tree::Memory(_) => Ok(()),
             #[cfg(test)]
             Tree::Simulated(tree) => tree.flush().map_err(IndexError::io),
         }
     }
 }
 
+impl Sled {
+    fn db(&self) -> Result<&sled::Db<FANOUT>, IndexError> {
+        let gone = || IndexError::new("is closed");
+        self.db.as_ref().ok_or_else(gone)
+    }
+
+    fn wrote(&self, result: io::Result<()>) -> Result<(), IndexError> {
+        result.map_err(|error| {
+            self.broken.store(true, Ordering::Release);
+            IndexError::io(error)
+        })
+    }
+}
+
+impl Drop for Sled {
+    fn drop(&mut self) {
+        if self.broken.load(Ordering::Acquire) || std::thread::panicking() {
+            std::mem::forget(self.db.take());
+        }
+    }
+}
+
+impl Memory {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Vec<u8>, Vec<u8>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn bytes(&self) -> u64 {
+        let memory = self.lock();
+        let bytes = |(key, value): (&Vec<u8>, &Vec<u8>)| (key.len() + value.len()) as u64;
+        memory.iter().map(bytes).sum()
+    }
+}
+
+impl Clone for Index {
+    fn clone(&self) -> Index {
+        Index::follow(self.common.clone())
+    }
+}
+
+impl Index {
+    fn new(tree: Tree) -> Index {
+        Index::follow(Arc::new(Common {
+            replaced: AtomicU64::new(0),
+            tree: Mutex::new(tree),
+        }))
+    }
+
+    fn follow(common: Arc<Common>) -> Index {
+        let replaced = common.replaced.load(Ordering::Acquire);
+        let tree = common.tree().clone();
+        Index {
+            common,
+            mine: RefCell::new((replaced, tree)),
+        }
+    }
+
+    /// Opens or begins the index in `path`. May panic or hang on damage: see `recover`.
+    pub fn open(disk: &Disk, path: &Path) -> Result<Index, IndexError> {
+        Ok(Index::new(Tree::open(disk, path)?))
+    }
+
+    /// One in memory that holds nothing yet.
+    pub fn in_memory() -> Index {
+        Index::new(Tree::Memory(Memory::default()))
+    }
+
+    /// It is not used any more and must not be flushed as it closes, for there is no room: sled
+    /// would end the process.
+    pub fn leave(&self) {
+        self.with(|tree| {
+            if let Tree::Sled(sled) = tree {
+                sled.broken.store(true, Ordering::Release);
+            }
+        });
+    }
+
+    /// Whether it is in memory.
+    pub fn is_in_memory(&self) -> bool {
+        self.with(|tree| matches!(tree, Tree::Memory(_)))
+    }
+
+    /// Bytes it holds, if it is in memory.
+    pub fn memory(&self) -> Option<u64> {
+        self.with(|tree| match tree {
+            Tree::Memory(memory) => Some(memory.bytes()),
+            Tree::Sled(_) => None,
+            #[cfg(test)]
+            Tree::Simulated(_) => None,
+        })
+    }
+
+    /// All handles ask what `other` asks from now on.
+    pub fn replace(&self, other: &Index) {
+        let tree = other.with(Tree::clone);
+        *self.common.tree() = tree;
+        self.common.replaced.fetch_add(1, Ordering::Release);
+    }
+
+    /// Copies everything into an index that holds nothing yet, and makes it durable. Its version
+    /// comes last: before that it is none.
+    pub fn copy_to(&self, other: &Index) -> Result<(), IndexError> {
+        let mut from = Vec::new();
+        loop {
+            let page = self.with(|tree| tree.page(&from, &[0xff]))?;
+            let Some((last, _)) = page.last() else {
+                return other.flush();
+            };
+            from = [&last[..], &[0]].concat();
+            let batch = page.into_iter().map(|(key, value)| (key, Some(value)));
+            other.apply(Batch(batch.collect()))?;
+        }
+    }
+
+    fn with<T>(&self, ask: impl FnOnce(&Tree) -> T) -> T {
+        let replaced = self.common.replaced.load(Ordering::Acquire);
+        if self.mine.borrow().0 != replaced {
+            let tree = self.common.tree().clone();
+            *self.mine.borrow_mut() = (replaced, tree);
+        }
+        ask(&self.mine.borrow().1)
+    }
+
+    /// Up to where it is true; `None` for an index that holds nothing yet.
+    pub fn checkpoint(&self) -> Result<Option<Checkpoint>, IndexError> {
+        match self.with(|tree| tree.get(VERSION_KEY))? {
+            None if self.with(Tree::is_empty)? => return Ok(None),
+            Some(version) if version == INDEX_VERSION => {}
+            _ => return Err(IndexError::new("is of another version")),
+        }
+        let value = self.with(|tree| tree.get(CHECKPOINT_KEY))?;
+        let value = value.ok_or_else(|| IndexError::new("has no checkpoint"))?;
+        let checkpoint = index::decode_checkpoint(&value)
+            .map_err(|_| IndexError::new("has a damaged checkpoint"))?;
+        Ok(Some(checkpoint))
+    }
+
+    /// A message.
+    pub fn get(&self, id: QueueId) -> Result<Option<Message>, IndexError> {
+        let value = self.with(|tree| tree.get(&index::message_key(id)))?;
+        value.map(|value| decode(id, &value)).transpose()
+    }
+
+    /// All messages with an id of at least `from`, in the order of ids.
+    pub fn messages(&self, from: QueueId) -> Messages<'_> {
+        self.within(from, QueueId(u64::MAX))
+    }
+
+    /// The same up to the id `last`.
+    pub fn within(&self, from: QueueId, last: QueueId) -> Messages<'_> {
+        let end = last.0.checked_add(1).map(QueueId);
+        let end = end.map(|end| index::message_key(end).to_vec());
+        Messages {
+            index: self,
+            from: Some(from),
+            end: end.unwrap_or_else(|| vec![MESSAGE_PREFIX[0] + 1]),
+            page: VecDeque::new(),
+        }
+    }
+
+    /// Makes a batch true in memory.
+    pub fn apply(&self, batch: Batch) -> Result<(), IndexError> {
+        self.with(|tree| tree.apply(batch))
+    }
+
+    /// Makes everything applied so far durable.
+    pub fn flush(&self) -> Result<(), IndexError> {
+        self.with(Tree::flush)
+    }
+}
+
+impl Common {
+    fn tree(&self) -> MutexGuard<'_, Tree> {
+        self.tree.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Goes through messages a page at a time.
+pub struct Messages<'a> {
+    index: &'a Index,
+    from: Option<QueueId>,
+    /// The first key that is not meant.
+    end: Vec<u8>,
+    page: VecDeque<(Vec<u8>, Vec<u8>)>,
+}
+
+impl Iterator for Messages<'_> {
+    type Item = Result<Message, IndexError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.page.is_empty() {
+            let from = index::message_key(self.from.take()?);
+            match self.index.with(|tree| tree.page(&from, &self.end)) {
+                Ok(page) => self.page = page.into(),
+                Err(error) => return Some(Err(error)),
+            }
+            let last = self.page.back().and_then(|(key, _)| index::message_id(key));
+            self.from = last.and_then(|id| id.0.checked_add(1)).map(QueueId);
+        }
+        let (key, value) = self.page.pop_front()?;
+        let Some(id) = index::message_id(&key) else {
+            return Some(Err(IndexError::new("has a damaged key")));
+        };
+        Some(decode(id, &value))
+    }
+}
+
 fn decode(id: QueueId, value: &[u8]) -> Result<Message, IndexError> {
     match index::decode_message(value) {
         Ok(message) if message.id == id => Ok(message),
-        _ => Err(IndexError(format!("has a damaged value for {id}"))),
+        _ => Err(IndexError::new(format!("has a damaged value for {id}"))),
     }
 }

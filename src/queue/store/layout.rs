@@ -2,11 +2,12 @@
 //!
 //! ```text
 //! data_dir/            0700
+//!   reserve            room for outcomes when the disk is full
 //!   lock               held by the one process that may write
 //!   control.sock       see crate::control
 //!   journal/NUMBER.journal
 //!   index/             sled; can be thrown away
-//!   index.damaged-N    an index that was put aside
+//!   index.damaged-1    the last index that was put aside
 //!   spool/QUEUEID      a body too large for the journal
 //!   spool/tmp-*        such a body while it arrives
 //!   quarantine/        damaged bytes, never deleted
@@ -19,6 +20,8 @@ use super::OpenError;
 use super::disk::{Disk, DiskFile, Lock, Owner};
 
 const SUFFIX: &str = "journal";
+/// How the name of an index that was put aside begins.
+const DAMAGED: &str = "index.damaged-";
 
 /// The directories of one store.
 #[derive(Debug, Clone)]
@@ -99,16 +102,21 @@ impl Layout {
         Ok(numbers)
     }
 
-    /// A name beside the index that is not taken.
-    pub fn damaged_index(&self) -> PathBuf {
-        let mut number = 1u32;
-        loop {
-            let path = self.root.join(format!("index.damaged-{number}"));
-            if !self.disk.exists(&path) {
-                return path;
+    /// What becomes a segment when there is no room for one.
+    pub fn reserve(&self) -> PathBuf {
+        self.root.join("reserve")
+    }
+
+    /// Moves the index aside, in place of the one that was put aside before. Where to.
+    pub fn put_index_aside(&self) -> io::Result<PathBuf> {
+        for name in self.disk.read_dir(&self.root)? {
+            if name.starts_with(DAMAGED) {
+                self.disk.remove_dir(&self.root.join(name))?;
             }
-            number += 1;
         }
+        let to = self.root.join(format!("{DAMAGED}1"));
+        self.disk.rename(&self.index, &to)?;
+        Ok(to)
     }
 
     /// The mark that says the index is not to be trusted at the next start.

@@ -20,6 +20,7 @@ mod flusher;
 mod index;
 mod journal;
 mod layout;
+mod look;
 mod reader;
 mod recover;
 mod replay;
@@ -147,6 +148,19 @@ pub enum OpenError {
 }
 
 impl OpenError {
+    /// Whether the store is there and can not be written: no room, a disk or a user that may only
+    /// read.
+    pub fn may_be_read(&self) -> bool {
+        use io::ErrorKind::{PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+        let kinds = [
+            PermissionDenied,
+            QuotaExceeded,
+            ReadOnlyFilesystem,
+            StorageFull,
+        ];
+        matches!(self, OpenError::Io { source, .. } if kinds.contains(&source.kind()))
+    }
+
     fn io(path: &Path, source: io::Error) -> OpenError {
         OpenError::Io {
             path: path.to_path_buf(),
@@ -164,6 +178,9 @@ pub enum StoreError {
          on the file system of data_dir"
     )]
     Full,
+    /// Something that it takes can not be had just now; nothing was written, it may be tried again.
+    #[error("{0}; it is tried again")]
+    Unready(String),
     /// Read-only until a restart.
     #[error("{0}")]
     Failed(String),
@@ -178,6 +195,11 @@ pub enum StoreError {
 impl StoreError {
     fn io(what: &str, error: &io::Error) -> StoreError {
         StoreError::Failed(format!("{what}: {error}"))
+    }
+
+    /// Whether nothing was written and the same may work soon.
+    pub fn passes(&self) -> bool {
+        matches!(self, StoreError::Full | StoreError::Unready(_))
     }
 
     pub(crate) fn encode(error: impl std::fmt::Display) -> StoreError {
@@ -215,10 +237,10 @@ struct Inner {
 }
 
 struct Threads {
-    committer: JoinHandle<()>,
-    flusher: JoinHandle<()>,
+    /// None for a store that is only read.
+    writers: Option<(JoinHandle<()>, JoinHandle<()>)>,
     readers: Vec<JoinHandle<()>>,
-    lock: disk::Lock,
+    lock: Option<disk::Lock>,
 }
 
 /// A store that was recovered, before anything runs.
@@ -321,16 +343,56 @@ impl Store {
             fatal("queue-committer", move || committer.run(receiver)).map_err(thread)?;
         let flusher = fatal("queue-flusher", move || flusher.run()).map_err(thread)?;
         let threads = Threads {
-            committer,
-            flusher,
+            writers: Some((committer, flusher)),
             readers: reading,
-            lock,
+            lock: Some(lock),
         };
         let store = Store(Arc::new(inner));
         if let Ok(mut place) = store.0.threads.lock() {
             *place = Some(threads);
         }
         Ok((store, recovered))
+    }
+
+    /// Opens the store for reading alone, where it can not be written: nothing is changed, no lock
+    /// is taken, and all it is asked to write fails. The index is made in memory.
+    pub fn look(options: &Options, why: &OpenError) -> Result<(Store, Recovered), OpenError> {
+        let root = &options.data_dir;
+        let layout = Layout::new(root, &options.disk);
+        let (loaded, segments) = look::look(&layout)?;
+        let files = segments.into_iter().collect();
+        let shared = Arc::new(Shared::new(layout, loaded.usage, files, loaded.applied));
+        shared.only_read(format!("the queue can only be read: {why}"));
+        let thread = |error| OpenError::io(root, error);
+        let index = loaded.index;
+        let (readers, mut reading) =
+            reader::start("queue-reader", READERS, &shared, &index).map_err(thread)?;
+        let (scanner, scanning) =
+            reader::start("queue-scanner", 1, &shared, &index).map_err(thread)?;
+        reading.extend(scanning);
+        let (requests, _) = mpsc::channel(1);
+        let threads = Threads {
+            writers: None,
+            readers: reading,
+            lock: None,
+        };
+        let inner = Inner {
+            requests,
+            arrivals: Arrivals::default(),
+            readers,
+            scanner,
+            shared,
+            syncs: Arc::default(),
+            threads: Mutex::new(Some(threads)),
+        };
+        let recovered = Recovered {
+            waiting: loaded.waiting,
+            lanes: loaded.lanes,
+            highest: loaded.applied.highest,
+            damage: loaded.damage,
+            rebuilt: None,
+        };
+        Ok((Store(Arc::new(inner)), recovered))
     }
 
     /// Makes a message durable: when this returns `Ok` it survives a power cut.
@@ -386,12 +448,27 @@ impl Store {
         self.0.shared.failure()
     }
 
-    /// Whether the index failed, which a restart cures: outcomes can be written until then.
-    pub fn needs_restart(&self) -> Option<StoreError> {
-        match self.0.shared.journal_failure() {
-            Some(_) => None,
-            None => self.0.shared.index_failure(),
-        }
+    /// Why only a restart helps, and whether it is the journal that failed: else outcomes can be
+    /// written until then.
+    pub fn needs_restart(&self) -> Option<(StoreError, bool)> {
+        let journal = self.0.shared.journal_failure().map(|error| (error, true));
+        let index = || self.0.shared.index_failure().map(|error| (error, false));
+        journal.or_else(index)
+    }
+
+    /// Bytes of outcomes that can be written although the disk may be full.
+    pub fn room_for_outcomes(&self) -> u64 {
+        self.0.shared.room_for_outcomes()
+    }
+
+    /// Wakes whoever asks for [`Store::take_lost`].
+    pub fn lost_news(&self) -> Arc<tokio::sync::Notify> {
+        self.0.shared.lost_news.clone()
+    }
+
+    /// Messages whose bytes were found to be gone or damaged since this was asked last.
+    pub fn take_lost(&self) -> std::collections::BTreeSet<QueueId> {
+        self.0.shared.take_lost()
     }
 
     /// Reads for delivery.
@@ -452,18 +529,21 @@ impl Store {
     pub fn close(&self) {
         let threads = self.0.threads.lock().map(|mut threads| threads.take());
         let Ok(Some(threads)) = threads else { return };
-        // The committer ends when it reads this; if it is gone already there is nothing to stop.
-        let _ = self.0.requests.blocking_send(Request::Stop);
-        let _ = threads.committer.join();
-        self.0.shared.state().stopping = true;
-        self.0.shared.turn.notify_all();
-        let _ = threads.flusher.join();
+        let written = threads.writers.is_some();
+        if let Some((committer, flusher)) = threads.writers {
+            // It ends when it reads this; if it is gone already there is nothing to stop.
+            let _ = self.0.requests.blocking_send(Request::Stop);
+            let _ = committer.join();
+            self.0.shared.state().stopping = true;
+            self.0.shared.turn.notify_all();
+            let _ = flusher.join();
+        }
         self.0.readers.close();
         self.0.scanner.close();
         for reader in threads.readers {
             let _ = reader.join();
         }
-        if let Err(error) = self.0.shared.layout.give_index() {
+        if written && let Err(error) = self.0.shared.layout.give_index() {
             tracing::warn!(%error, "the index can not be given to the owner of data_dir");
         }
         drop(threads.lock);
@@ -538,91 +618,4 @@ pub fn failpoint(name: &str) {
 pub fn failpoint(_name: &str) {}
 
 #[cfg(test)]
-mod tests {
-    use queue_schema::{Change, Recipient, Status};
-
-    use super::*;
-    use crate::message::Body;
-
-    pub(super) fn message(id: u64) -> (Message, Content) {
-        let envelope = Envelope::new("a@example.org", vec![Recipient::new("b@example.net")]);
-        let origin = Origin::Network {
-            client: [127, 0, 0, 1].into(),
-        };
-        let content = Content {
-            head: b"Subject: x\r\n\r\n".to_vec().into(),
-            body: Body::Memory(b"body\r\n".to_vec().into()),
-        };
-        (new_message(QueueId(id), 1, origin, envelope), content)
-    }
-
-    #[tokio::test]
-    async fn i6_an_index_that_fails_while_it_is_used_costs_no_outcome() {
-        let dir = tempfile::tempdir().unwrap();
-        let options = Options::new(dir.path());
-        let open = async || {
-            let options = options.clone();
-            let open = tokio::task::spawn_blocking(move || Store::open(&options));
-            open.await.unwrap().unwrap()
-        };
-        let close = async |store: Store| {
-            tokio::task::spawn_blocking(move || store.close())
-                .await
-                .unwrap();
-        };
-        let (store, _) = open().await;
-        let mut kept = Vec::new();
-        for id in [1, 2] {
-            let (message, content) = message(id);
-            kept.push(store.accept(message, content).await.unwrap());
-        }
-        store
-            .0
-            .shared
-            .fail_index(&index::IndexError("is broken".into()));
-        let (third, content) = message(3);
-        let refused = store.accept(third, content).await;
-        assert!(matches!(refused, Err(StoreError::Failed(why)) if why.contains("is broken")));
-        assert!(store.needs_restart().is_some());
-
-        let mut state = kept[0].states[0].clone();
-        state.attempts = 7;
-        let change = Change {
-            recipients: vec![(0, state)],
-            ..Change::default()
-        };
-        let mut changed = Message::clone(&kept[0]);
-        change.apply(&mut changed);
-        let mut end = kept[1].states[0].clone();
-        end.status = Status::Delivered;
-        let done = Change {
-            recipients: vec![(0, end)],
-            ..Change::default()
-        };
-        let actions = vec![
-            Action::Change {
-                kind: ChangeKind::Progress,
-                message: Arc::new(changed),
-                change,
-            },
-            Action::Change {
-                kind: ChangeKind::Done,
-                message: kept[1].clone(),
-                change: done,
-            },
-        ];
-        store.apply(actions).await.unwrap();
-        close(store).await;
-
-        let (store, recovered) = open().await;
-        assert!(recovered.rebuilt.is_some(), "the index is made anew");
-        let load = async |id| {
-            let readers = store.readers();
-            let read = readers.run(move |reader| reader.load(QueueId(id)));
-            read.await.unwrap().unwrap()
-        };
-        assert_eq!(load(1).await.unwrap().states[0].attempts, 7);
-        assert_eq!((load(2).await, load(3).await), (None, None));
-        close(store).await;
-    }
-}
+mod tests;

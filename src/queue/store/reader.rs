@@ -112,7 +112,7 @@ impl Reader {
         // sled panics on some damage; nothing here is left half done by it.
         if catch_unwind(AssertUnwindSafe(|| task(self))).is_err() {
             self.shared
-                .fail_index(&IndexError("made a reader panic".into()));
+                .fail_index(&IndexError::new("made a reader panic"));
         }
     }
 }
@@ -128,10 +128,8 @@ impl Reader {
     }
 
     fn get(&self, id: QueueId) -> Result<Option<Message>, StoreError> {
-        self.index.get(id).map_err(|error| {
-            self.shared.fail_index(&error);
-            StoreError::Failed(error.to_string())
-        })
+        let read = self.index.get(id);
+        read.map_err(|error| self.shared.not_read(&error))
     }
 
     /// Calls `each` for all messages with an id of at least `from`, in the order of ids, until it
@@ -185,10 +183,7 @@ impl Reader {
         each: &mut impl FnMut(Arc<Message>) -> ControlFlow<()>,
     ) -> Result<ControlFlow<()>, StoreError> {
         for message in self.index.messages(from) {
-            let message = message.map_err(|error| {
-                self.shared.fail_index(&error);
-                StoreError::Failed(error.to_string())
-            })?;
+            let message = message.map_err(|error| self.shared.not_read(&error))?;
             if last.is_some_and(|last| message.id > last) {
                 break;
             }
@@ -221,32 +216,40 @@ impl Reader {
 
     /// The bytes of a message. Its location may be an old one.
     pub fn fetch(&self, id: QueueId, location: &Location) -> Result<Content, FetchError> {
-        let error = |reason: String| FetchError { id, reason };
-        match self.read(id, location) {
-            Ok(content) => Ok(content),
-            Err(reason) => {
-                let present = self.load(id).map_err(|e| error(e.to_string()))?;
-                let present = present.ok_or_else(|| error("it is not in the queue".into()))?;
-                if present.location == *location {
-                    self.put_aside(id, location);
-                    return Err(error(reason));
-                }
-                self.read(id, &present.location).map_err(|reason| {
-                    self.put_aside(id, &present.location);
-                    error(reason)
-                })
-            }
+        let unread = match self.read(id, location) {
+            Ok(content) => return Ok(content),
+            Err(unread) => unread,
+        };
+        let passing = |reason: String| Unread::Passing(reason).about(id);
+        let present = self.load(id).map_err(|error| passing(error.to_string()))?;
+        let present = present.ok_or_else(|| passing("it is not in the queue".into()))?;
+        let unread = match present.location == *location {
+            true => unread,
+            false => match self.read(id, &present.location) {
+                Ok(content) => return Ok(content),
+                Err(unread) => unread,
+            },
+        };
+        if let Unread::Lost(_) = &unread {
+            self.shared.lose(id, &present.location);
         }
+        Err(unread.about(id))
     }
 
     /// Whether the bytes of a message are whole.
     pub(super) fn check(&self, id: QueueId, location: &Location) -> Result<(), String> {
-        self.read(id, location).map(drop)
+        let read = self.read(id, location);
+        read.map(drop).map_err(|unread| unread.reason())
     }
 
     /// An open segment.
     pub(super) fn segment(&self, number: u64) -> Option<Arc<super::shared::SegmentFile>> {
         self.shared.file(number)
+    }
+
+    /// What is counted of all segments.
+    pub(super) fn usage(&self) -> BTreeMap<u64, super::shared::Usage> {
+        self.shared.state().segments.clone()
     }
 
     /// Bytes written to a segment.
@@ -255,21 +258,19 @@ impl Reader {
         state.segments.get(&number).map(|usage| usage.used)
     }
 
-    fn read(&self, id: QueueId, location: &Location) -> Result<Content, String> {
-        let segment = self
-            .shared
-            .file(location.segment)
-            .ok_or("its segment is gone")?;
-        let bytes = read_range(&segment.file, location).map_err(|error| error.to_string())?;
-        let frame =
-            frame::read(&bytes, segment.stamp).map_err(|error: FrameError| match error {
-                FrameError::Blank => "its record is blank".to_owned(),
-                other => other.to_string(),
-            })?;
+    fn read(&self, id: QueueId, location: &Location) -> Result<Content, Unread> {
+        let lost = |reason: &dyn std::fmt::Display| Unread::Lost(reason.to_string());
+        let segment = self.shared.file(location.segment);
+        let segment = segment.ok_or_else(|| lost(&"its segment is gone"))?;
+        let bytes = read_range(&segment.file, location).map_err(|error| Unread::io(&error))?;
+        let frame = frame::read(&bytes, segment.stamp).map_err(|error| match error {
+            FrameError::Blank => lost(&"its record is blank"),
+            other => lost(&other),
+        })?;
         if frame.id != id {
-            return Err("another message is in its place".into());
+            return Err(lost(&"another message is in its place"));
         }
-        let (head, body) = record::content(&frame).map_err(|error| error.to_string())?;
+        let (head, body) = record::content(&frame).map_err(|error| lost(&error))?;
         let body = match &location.body {
             BodyPlace::Inline => Body::Memory(bytes.slice(body)),
             BodyPlace::Spool(spool) => Body::Spool(self.spooled(spool)?),
@@ -280,18 +281,21 @@ impl Reader {
         })
     }
 
-    fn spooled(&self, spool: &Spooled) -> Result<SpoolFile, String> {
-        let path = self.shared.layout.spool.join(&spool.name);
-        let named = |error: std::io::Error| format!("{}: {error}", path.display());
-        let file = self.shared.layout.disk.open(&path).map_err(named)?;
+    fn spooled(&self, spool: &Spooled) -> Result<SpoolFile, Unread> {
+        let layout = &self.shared.layout;
+        let path = layout.spool.join(&spool.name);
+        let file = layout
+            .disk
+            .open(&path)
+            .map_err(|error| Unread::io(&error))?;
         let (mut crc, mut length) = (0, 0u64);
-        let summed = file.pieces(|piece| {
-            crc = crc32c::crc32c_append(crc, piece);
-            length += piece.len() as u64;
+        let read = file.pieces(|bytes| {
+            crc = crc32c::crc32c_append(crc, bytes);
+            length += bytes.len() as u64;
         });
-        summed.map_err(named)?;
+        read.map_err(|error| Unread::io(&error))?;
         if (crc, length) != (spool.crc, spool.length) {
-            return Err(format!("{} is damaged", path.display()));
+            return Err(Unread::Lost(format!("{} is damaged", path.display())));
         }
         Ok(SpoolFile {
             path: Arc::new(path),
@@ -299,28 +303,38 @@ impl Reader {
             crc,
         })
     }
+}
 
-    /// Keeps what is left of a damaged message for whoever wants to look.
-    fn put_aside(&self, id: QueueId, location: &Location) {
-        let segment = self.shared.file(location.segment);
-        let bytes = segment.and_then(|segment| read_range(&segment.file, location).ok());
-        let kept = match (bytes, &location.body) {
-            (Some(bytes), _) => self
-                .shared
-                .layout
-                .quarantine(&format!("{id}.record"), &bytes)
-                .map(Some),
-            (None, _) => Ok(None),
-        };
-        if let BodyPlace::Spool(spool) = &location.body {
-            let from = self.shared.layout.spool.join(&spool.name);
-            let to = self.shared.layout.quarantine.join(format!("{id}.body"));
-            // A link, not a copy: it costs nothing and outlives the name in the spool directory.
-            let _ = self.shared.layout.disk.hard_link(&from, &to);
+/// Why the bytes of a message can not be read.
+pub(super) enum Unread {
+    /// They are damaged or gone, and stay so.
+    Lost(String),
+    /// The disk or the system does not give them now.
+    Passing(String),
+}
+
+impl Unread {
+    /// Only what is not there is lost: a disk that fails to read may succeed later.
+    pub fn io(error: &std::io::Error) -> Unread {
+        match error.kind() {
+            std::io::ErrorKind::UnexpectedEof | std::io::ErrorKind::NotFound => {
+                Unread::Lost(error.to_string())
+            }
+            _ => Unread::Passing(error.to_string()),
         }
-        match kept {
-            Ok(path) => tracing::error!(%id, ?path, "a message is damaged; what is left is kept"),
-            Err(error) => tracing::error!(%id, %error, "a message is damaged and can not be kept"),
+    }
+
+    fn reason(self) -> String {
+        match self {
+            Unread::Lost(reason) | Unread::Passing(reason) => reason,
+        }
+    }
+
+    fn about(self, id: QueueId) -> FetchError {
+        FetchError {
+            id,
+            lost: matches!(self, Unread::Lost(_)),
+            reason: self.reason(),
         }
     }
 }

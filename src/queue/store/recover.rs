@@ -3,7 +3,8 @@
 //! 1. Segments are opened; one whose header is lost is put aside.
 //! 2. The index is opened on a thread of its own with a limit on time without progress, because
 //!    sled may panic or hang on damage. If it does, reports an error, is of another version, or
-//!    does not fit the journal, it is moved to `index.damaged-N` and made again from nothing.
+//!    does not fit the journal, it is moved to `index.damaged-1`, in place of the one before, and
+//!    made again from nothing. Where there is no room for one, it is held in memory.
 //! 3. The journal is synced and replayed into it from its checkpoint on. Damaged records are kept
 //!    in `quarantine/`; a torn tail of the last segment was never acknowledged and is cut off.
 //! 4. Spool files without a message are removed, and a fresh segment is begun.
@@ -18,8 +19,9 @@ use queue_schema::index::Checkpoint;
 use queue_schema::segment::SEGMENT_START;
 use queue_schema::{BodyPlace, Millis, QueueId, SegmentError, SegmentHeader};
 
+use super::flusher::INDEX_ROOM;
 use super::index::{Index, IndexError};
-use super::journal::Journal;
+use super::journal::{self, Journal};
 use super::layout::Layout;
 use super::reader::read_segment;
 use super::replay::Replay;
@@ -69,29 +71,55 @@ struct Segment {
 }
 
 /// What the guarded thread brings back.
-struct Loaded {
-    index: Index,
-    applied: Checkpoint,
-    waiting: Vec<(Millis, QueueId)>,
-    lanes: Vec<Lane>,
-    usage: BTreeMap<u64, Usage>,
+pub(super) struct Loaded {
+    pub index: Index,
+    pub applied: Checkpoint,
+    pub waiting: Vec<(Millis, QueueId)>,
+    pub lanes: Vec<Lane>,
+    pub usage: BTreeMap<u64, Usage>,
     spooled: HashSet<QueueId>,
-    damage: Vec<Damage>,
+    pub damage: Vec<Damage>,
     /// Where the last segment ends, and whether something torn is behind that.
     end: Option<(u64, bool)>,
+}
+
+/// Where the index is held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Home {
+    /// In its directory.
+    Disk,
+    /// In memory, because there is no room for it.
+    Memory,
+    /// In memory, and nothing is written at all.
+    Reading,
 }
 
 /// Why loading failed.
 pub(super) enum LoadError {
     /// The index is to blame.
     Index(String),
+    /// There is no room for the index, or something else that passes.
+    Room(String),
     /// Something else is.
     Open(OpenError),
 }
 
+impl LoadError {
+    /// In words.
+    pub fn reason(&self) -> String {
+        match self {
+            LoadError::Index(reason) | LoadError::Room(reason) => reason.clone(),
+            LoadError::Open(error) => error.to_string(),
+        }
+    }
+}
+
 impl From<IndexError> for LoadError {
     fn from(error: IndexError) -> Self {
-        LoadError::Index(error.to_string())
+        match error.passes() {
+            true => LoadError::Room(error.to_string()),
+            false => LoadError::Index(error.to_string()),
+        }
     }
 }
 
@@ -104,24 +132,40 @@ pub(super) fn recover(layout: &Layout, options: &Options) -> Result<Opened, Open
         .disk
         .exists(&mark)
         .then(|| "the index failed when it was last used".to_owned());
+    // sled writes as soon as it is opened, and does not always survive that it can not.
+    let free = layout.disk.free(&layout.root);
+    let mut home = match free {
+        Ok(free) if free.bytes < INDEX_ROOM => Home::Memory,
+        _ => Home::Disk,
+    };
     let mut last_try = false;
     let loaded = loop {
-        if let Some(reason) = &rebuilt {
+        if let (Some(reason), Home::Disk) = (&rebuilt, home) {
             put_index_aside(layout, reason)?;
         }
-        match guarded(layout, options, &segments) {
+        match guarded(layout, options, &segments, home) {
             Ok(loaded) => break loaded,
             Err(LoadError::Open(error)) => return Err(error),
-            Err(LoadError::Index(reason)) if last_try => return Err(OpenError::Index(reason)),
-            Err(LoadError::Index(reason)) => {
+            Err(LoadError::Index(reason)) if home == Home::Disk && !last_try => {
                 rebuilt = Some(reason);
                 last_try = true;
+            }
+            // Not even a fresh one works, or there is no room for any.
+            Err(LoadError::Index(reason) | LoadError::Room(reason)) if home == Home::Disk => {
+                tracing::error!(
+                    reason,
+                    "the index is held in memory until it can be written"
+                );
+                home = Home::Memory;
+            }
+            Err(LoadError::Index(reason) | LoadError::Room(reason)) => {
+                return Err(OpenError::Index(reason));
             }
         }
     };
     highest = highest.max(loaded.applied.highest);
     damage.extend(loaded.damage);
-    keep_damage(layout, &segments, &damage)?;
+    keep_damage(layout, &segments, &damage);
     remove_orphans(layout, &loaded.spooled, !damage.is_empty())?;
 
     if let (Some(last), Some((end, torn))) = (segments.last(), loaded.end) {
@@ -140,21 +184,17 @@ pub(super) fn recover(layout: &Layout, options: &Options) -> Result<Opened, Open
             .map_err(|error| OpenError::io(&path, error))?;
     }
 
-    let number = layout
-        .segments()
-        .map_err(|error| OpenError::io(&layout.journal, error))?
-        .last()
-        .max(Some(&loaded.applied.segment))
-        .map_or(1, |last| last + 1);
-    let path = layout.segment(number);
-    let journal =
-        Journal::begin(layout, number, highest, options.segment_size).map_err(|error| {
-            let source = match error {
-                StoreError::Full => std::io::ErrorKind::StorageFull.into(),
-                other => std::io::Error::other(other.to_string()),
-            };
-            OpenError::io(&path, source)
-        })?;
+    // First, or a segment would take all there is.
+    let reserve = journal::make_reserve(layout, options.segment_size).unwrap_or_default();
+    let journal = begin(
+        layout,
+        options,
+        &segments,
+        loaded.applied.segment,
+        loaded.end,
+        highest,
+    )?;
+    let number = journal.stamp().segment;
 
     let mut usage = loaded.usage;
     let mut files = BTreeMap::new();
@@ -166,17 +206,11 @@ pub(super) fn recover(layout: &Layout, options: &Options) -> Result<Opened, Open
         let length = files.get(number).map(|file| file.file.length());
         usage.used = length.and_then(Result::ok).unwrap_or_default();
     }
-    usage.insert(
-        number,
-        Usage {
-            used: SEGMENT_START as u64,
-            ..Usage::default()
-        },
-    );
+    usage.entry(number).or_default().used = journal.end();
     files.insert(number, journal.file());
     let position = Checkpoint {
         segment: number,
-        offset: SEGMENT_START as u64,
+        offset: journal.end(),
         salt: journal.stamp().salt,
         highest,
     };
@@ -187,8 +221,11 @@ pub(super) fn recover(layout: &Layout, options: &Options) -> Result<Opened, Open
         damage,
         rebuilt,
     };
+    let shared = Shared::new(layout.clone(), usage, files, position);
+    shared.set_reserve(reserve);
+    shared.set_rest(journal.rest());
     Ok(Opened {
-        shared: Shared::new(layout.clone(), usage, files, position),
+        shared,
         index: loaded.index,
         journal,
         applied: loaded.applied,
@@ -251,16 +288,53 @@ fn open_segments(
     Ok((segments, highest))
 }
 
+/// A fresh segment; where there is no room for one, the last one, behind which the journal goes on
+/// as soon as there is.
+fn begin(
+    layout: &Layout,
+    options: &Options,
+    segments: &[Segment],
+    applied: u64,
+    end: Option<(u64, bool)>,
+    highest: QueueId,
+) -> Result<Journal, OpenError> {
+    let last = layout.segments();
+    let number = last
+        .map_err(|error| OpenError::io(&layout.journal, error))?
+        .last()
+        .max(Some(&applied))
+        .map_or(1, |last| last + 1);
+    let size = options.segment_size;
+    let path = layout.segment(number);
+    match (
+        Journal::begin(layout, number, highest, size),
+        segments.last(),
+        end,
+    ) {
+        (Ok(journal), ..) => Ok(journal),
+        (Err(error), Some(last), Some((end, _))) if error.passes() => {
+            tracing::error!(%error, "no room for a new segment: mail gets 452 until there is");
+            Ok(Journal::full(layout, last.file.clone(), end, size))
+        }
+        (Err(StoreError::Full), ..) => {
+            Err(OpenError::io(&path, std::io::ErrorKind::StorageFull.into()))
+        }
+        (Err(error), ..) => Err(OpenError::io(
+            &path,
+            std::io::Error::other(error.to_string()),
+        )),
+    }
+}
+
 fn put_index_aside(layout: &Layout, reason: &str) -> Result<(), OpenError> {
-    let to = layout.damaged_index();
     let io = |error| OpenError::io(&layout.index, error);
     if layout.disk.exists(&layout.index) {
+        let kept = layout.put_index_aside().map_err(io)?;
         tracing::error!(
             reason,
-            kept = %to.display(),
+            kept = %kept.display(),
             "the index of the queue is made again from the journal"
         );
-        layout.disk.rename(&layout.index, &to).map_err(io)?;
     }
     match layout.disk.remove_file(&layout.index_mark()) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(io(error)),
@@ -271,7 +345,12 @@ fn put_index_aside(layout: &Layout, reason: &str) -> Result<(), OpenError> {
 
 /// Loads on a thread of its own, which is left behind if it hangs: it then holds a directory that
 /// was moved away and does no harm.
-fn guarded(layout: &Layout, options: &Options, segments: &[Segment]) -> Result<Loaded, LoadError> {
+fn guarded(
+    layout: &Layout,
+    options: &Options,
+    segments: &[Segment],
+    home: Home,
+) -> Result<Loaded, LoadError> {
     let progress = Arc::new(AtomicU64::new(0));
     let (answer, answered) = mpsc::channel();
     let segments: Vec<_> = segments
@@ -283,7 +362,8 @@ fn guarded(layout: &Layout, options: &Options, segments: &[Segment]) -> Result<L
         std::thread::Builder::new()
             .name("queue-index".into())
             .spawn(move || {
-                let loaded = catch_unwind(AssertUnwindSafe(|| load(&layout, &segments, &progress)));
+                let load = || load(&layout, &segments, home, &progress);
+                let loaded = catch_unwind(AssertUnwindSafe(load));
                 let loaded = loaded.unwrap_or_else(|_| Err(LoadError::Index("it panicked".into())));
                 let _ = answer.send(loaded);
             })
@@ -307,12 +387,17 @@ fn guarded(layout: &Layout, options: &Options, segments: &[Segment]) -> Result<L
     }
 }
 
-fn load(
+/// Opens the index and brings it up to the end of the journal.
+pub(super) fn load(
     layout: &Layout,
     segments: &[(u64, Arc<SegmentFile>)],
+    home: Home,
     progress: &AtomicU64,
 ) -> Result<Loaded, LoadError> {
-    let index = Index::open(&layout.disk, &layout.index)?;
+    let index = match home {
+        Home::Disk => Index::open(&layout.disk, &layout.index)?,
+        Home::Memory | Home::Reading => Index::in_memory(),
+    };
     let checkpoint = index.checkpoint()?;
     let first = match checkpoint {
         None => 0,
@@ -333,7 +418,9 @@ fn load(
         let path = layout.segment(*number);
         let io = |error| LoadError::Open(OpenError::io(&path, error));
         // What is acted upon must not vanish in a power cut afterwards.
-        segment.file.sync_all().map_err(io)?;
+        if home != Home::Reading {
+            segment.file.sync_all().map_err(io)?;
+        }
         let bytes = read_segment(&segment.file).map_err(io)?;
         let start = match checkpoint {
             Some(at) if at.segment == *number => usize::try_from(at.offset)
@@ -368,8 +455,7 @@ fn load(
             loaded.lanes.push(Lane::of(&message));
         }
         let usage = loaded.usage.entry(message.location.segment).or_default();
-        usage.live += u64::from(message.location.length);
-        usage.messages += 1;
+        usage.add(&message);
         if matches!(message.location.body, BodyPlace::Spool(_)) {
             loaded.spooled.insert(message.id);
         }
@@ -377,7 +463,7 @@ fn load(
     Ok(loaded)
 }
 
-fn keep_damage(layout: &Layout, segments: &[Segment], damage: &[Damage]) -> Result<(), OpenError> {
+fn keep_damage(layout: &Layout, segments: &[Segment], damage: &[Damage]) {
     for piece in damage {
         let Some(segment) = segments.iter().find(|s| s.number == piece.segment) else {
             continue;
@@ -391,8 +477,16 @@ fn keep_damage(layout: &Layout, segments: &[Segment], damage: &[Damage]) -> Resu
             .and_then(|()| {
                 let name = format!("{:012}-{}.bytes", piece.segment, piece.range.start);
                 layout.quarantine(&name, &bytes)
-            })
-            .map_err(|error| OpenError::io(&layout.quarantine, error))?;
+            });
+        let kept = match kept {
+            Ok(kept) => kept,
+            Err(error) => {
+                // The mail that is whole must not wait for it.
+                let (segment, offset) = (piece.segment, piece.range.start);
+                tracing::error!(%error, segment, offset, length, "damaged bytes can not be kept");
+                continue;
+            }
+        };
         tracing::error!(
             segment = piece.segment,
             offset = piece.range.start,
@@ -402,7 +496,6 @@ fn keep_damage(layout: &Layout, segments: &[Segment], damage: &[Damage]) -> Resu
             "the journal is damaged; the bytes are kept, all other records were read"
         );
     }
-    Ok(())
 }
 
 /// Removes spool files that no message refers to. If records were lost, they may belong to those

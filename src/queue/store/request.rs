@@ -44,7 +44,7 @@ pub enum Action {
 pub struct ApplyError {
     /// Why.
     pub error: StoreError,
-    /// The actions, where they can be tried again.
+    /// The actions; without them nobody knows what was to be made durable.
     pub actions: Vec<Action>,
 }
 
@@ -155,7 +155,8 @@ impl Request {
 }
 
 impl Action {
-    fn bytes(&self) -> u64 {
+    /// Bytes it will take in the journal, roughly.
+    pub fn bytes(&self) -> u64 {
         match self {
             Action::Accept(_, content) => content_bytes(content),
             Action::Change { change, .. } => {

@@ -3,6 +3,7 @@
 //! In pieces, so that it never keeps other readers waiting long. Nothing is changed; what is
 //! damaged is put aside when it is needed or at the next start.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 
 use queue_schema::frame::FRAME_HEADER;
@@ -13,7 +14,10 @@ use serde::{Deserialize, Serialize};
 use super::StoreError;
 use super::reader::Reader;
 use super::scan::{self, Found};
+use super::shared::Usage;
 
+/// How often what differs is looked at again.
+const COUNTS: usize = 4;
 /// Messages that are verified in one piece.
 const PIECE: usize = 256;
 
@@ -36,6 +40,120 @@ impl Finding {
 }
 
 impl Reader {
+    /// Compares what is counted of the segments with what the index and the changes since hold.
+    /// Messages come and go meanwhile: what differs is counted again before it is called wrong.
+    pub fn verify_counts(&self) -> Result<Vec<Finding>, StoreError> {
+        let mut differing: Option<BTreeMap<u64, String>> = None;
+        for _ in 0..COUNTS {
+            let mut counted: BTreeMap<u64, Usage> = BTreeMap::new();
+            let before = self.usage();
+            self.scan(QueueId(0), |message| {
+                let usage = counted.entry(message.location.segment).or_default();
+                usage.add(&message);
+                ControlFlow::Continue(())
+            })?;
+            let mut now = BTreeMap::new();
+            let numbers: BTreeSet<u64> = before.keys().chain(counted.keys()).copied().collect();
+            for number in numbers {
+                let there = before.get(&number).copied().unwrap_or_default();
+                let right = counted.get(&number).copied().unwrap_or_default();
+                if (there.messages, there.live) != (right.messages, right.live) {
+                    let text = format!(
+                        "{} messages in {} bytes are counted, {} in {} are there",
+                        there.messages, there.live, right.messages, right.live
+                    );
+                    now.insert(number, text);
+                }
+            }
+            // Wrong is what differs in the same way each time.
+            differing = Some(match differing {
+                None => now,
+                Some(known) => known
+                    .into_iter()
+                    .filter(|(number, text)| now.get(number) == Some(text))
+                    .collect(),
+            });
+            if differing.as_ref().is_none_or(BTreeMap::is_empty) {
+                return Ok(Vec::new());
+            }
+        }
+        let wrong = differing.unwrap_or_default().into_iter();
+        Ok(wrong
+            .map(|(number, text)| Finding::new(format!("segment {number}"), text))
+            .collect())
+    }
+
+    /// Compares the index with the journal: which messages its records say there are. Memory grows
+    /// with them by about 16 bytes each.
+    pub fn verify_journal(&self) -> Result<Vec<Finding>, StoreError> {
+        let mut differing: Option<BTreeSet<(QueueId, bool)>> = None;
+        for _ in 0..COUNTS {
+            let journal = self.in_journal();
+            let mut indexed = BTreeSet::new();
+            self.scan(QueueId(0), |message| {
+                indexed.insert(message.id);
+                ControlFlow::Continue(())
+            })?;
+            let missing = journal.difference(&indexed).map(|id| (*id, true));
+            let beyond = indexed.difference(&journal).map(|id| (*id, false));
+            let now: BTreeSet<_> = missing.chain(beyond).collect();
+            differing = Some(match differing {
+                None => now,
+                Some(known) => known.intersection(&now).copied().collect(),
+            });
+            if differing.as_ref().is_none_or(BTreeSet::is_empty) {
+                return Ok(Vec::new());
+            }
+        }
+        let wrong = differing.unwrap_or_default().into_iter();
+        let text = |missing| match missing {
+            true => "the journal has it and the index has not; run mta-queue rebuild",
+            false => "the index has it and the journal has not; run mta-queue rebuild",
+        };
+        Ok(wrong
+            .map(|(id, missing)| Finding::new(id, text(missing)))
+            .collect())
+    }
+
+    /// The messages that live by the records of the journal alone.
+    fn in_journal(&self) -> BTreeSet<QueueId> {
+        let mut alive = BTreeSet::new();
+        for (number, usage) in self.usage() {
+            let Some(segment) = self.segment(number) else {
+                continue;
+            };
+            let length = usize::try_from(usage.used).unwrap_or(usize::MAX);
+            let mut bytes = vec![0; length.max(SEGMENT_START)];
+            if segment.file.read_exact_at(&mut bytes, 0).is_err() {
+                continue;
+            }
+            let mut each = |kind, id| match kind {
+                Kind::Accepted => {
+                    alive.insert(id);
+                }
+                Kind::Done => {
+                    alive.remove(&id);
+                }
+                Kind::Progress | Kind::Control | Kind::Group => {}
+            };
+            // What is damaged is told by `verify_segment`.
+            let _ = scan::scan(&bytes, SEGMENT_START, segment.stamp, |found| {
+                let Found::Frame { offset, frame } = found else {
+                    return;
+                };
+                if frame.kind == Kind::Group {
+                    let inner = scan::group(frame.payload, offset + FRAME_HEADER, segment.stamp);
+                    for (_, frame) in inner.unwrap_or_default() {
+                        each(frame.kind, frame.id);
+                    }
+                } else if !frame.grouped || frame.kind == Kind::Accepted {
+                    each(frame.kind, frame.id);
+                }
+            });
+        }
+        alive
+    }
+
     /// Verifies the records of one segment: how many there are, and what is damaged.
     pub fn verify_segment(&self, number: u64) -> (u64, Vec<Finding>) {
         let name = format!("segment {number}");
