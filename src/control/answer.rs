@@ -85,10 +85,12 @@ pub async fn answer(request: Request, queue: &Handle, out: mpsc::Sender<Answer>)
             span,
             kind,
             who,
+            quiet,
         } => {
             let order = Order {
                 verb,
                 dry_run,
+                quiet: quiet && !dry_run,
                 by,
                 spread,
                 rate,

@@ -90,6 +90,9 @@ pub enum Request {
         /// Release: of the holds by this operator, filter or order; `*` stands for anything.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         who: Option<String>,
+        /// Do not answer with each recipient that was meant, only with their number.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        quiet: bool,
     },
     /// Try nothing at a destination for a while. Answered with the number of recipients that wait
     /// for it, and [`Answer::Suspended`].
@@ -408,7 +411,7 @@ fn is_false(is: &bool) -> bool {
 }
 
 impl Request {
-    /// A verb that needs nothing besides, done by `by`.
+    /// A verb that needs nothing besides, done by `by`, of which only the number is answered.
     pub fn steer(verb: Verb, selector: Selector, by: String) -> Request {
         Request::Steer {
             verb,
@@ -423,6 +426,7 @@ impl Request {
             span: None,
             kind: None,
             who: None,
+            quiet: true,
         }
     }
 }

@@ -1,23 +1,31 @@
-//! Steering: what an operator does to messages and destinations, in pages, each page durable
-//! before the next.
+//! Steering: what an operator does to messages and destinations, in pages. While some become
+//! durable the next are read; how many are under way, and how much of what they changed lies in
+//! memory, is bounded.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
+use actix::MailboxError;
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 
 use super::answer::{compile, only};
 use super::protocol::{Answer, Item, Refusal, Suspended};
 use crate::config::Span;
+use crate::queue::store::StoreError;
 use crate::queue::suspend::{Effect, Rate, Suspension, UNTIL_RESUMED};
 use crate::queue::{
-    Handle, Held, Manner, Pace, REASON, Release, Selector, Steer, Verb, state_word,
+    Handle, Held, Manner, Matcher, Pace, REASON, Release, Selector, Steer, Verb, state_word,
 };
 use crate::smtp::address::{Address, Charset};
 use queue_schema::{HoldKind, Message, Millis, QueueId, RecipientState, Status};
 
 /// Domains that one order to replay remembers to have resumed; more are resumed again.
 const RESUMED: usize = 100_000;
+/// Pages with the queue at the same time; each has its share of a sync.
+const UNDER_WAY: usize = 8;
+/// Changed messages that wait for the index, beyond which an order waits for it.
+const MOST_CHANGED: usize = 4096;
 
 /// One order of an operator.
 pub(super) struct Order {
@@ -25,6 +33,8 @@ pub(super) struct Order {
     pub verb: Verb,
     /// Only say which they are.
     pub dry_run: bool,
+    /// Do not say which they are.
+    pub quiet: bool,
     /// The operator.
     pub by: String,
     /// See [`super::protocol::Request::Steer`].
@@ -157,11 +167,12 @@ pub(super) async fn steer(
 ) -> Result<u64, Refusal> {
     let matcher = compile(selector, queue).await?;
     let (mut manner, target) = (order.manner()?, order.target(queue)?);
-    let (verb, dry_run) = (order.verb, order.dry_run);
+    let (verb, dry_run, quiet) = (order.verb, order.dry_run, order.quiet);
     let mut resumed = Resumed::default();
     let mut touched = 0;
     let mut found = false;
     let mut from = Some(QueueId(0));
+    let mut under_way = UnderWay::default();
     while let Some(start) = from {
         let page = queue
             .view
@@ -178,13 +189,8 @@ pub(super) async fn steer(
                 state.is_some_and(|state| applies(verb, &manner, &message, state, matcher.now))
             };
             let waiting: Vec<u32> = recipients.into_iter().filter(meant).collect();
-            for item in waiting
-                .iter()
-                .filter_map(|position| Item::new(&message, *position, matcher.facts(), matcher.now))
-            {
-                if out.send(Answer::Item(Box::new(item))).await.is_err() {
-                    return Ok(touched);
-                }
+            if !quiet && !tell_items(&message, &waiting, &matcher, out).await {
+                return under_way.done(touched).await;
             }
             if !waiting.is_empty() {
                 resumed.add(&message, &waiting);
@@ -222,14 +228,15 @@ pub(super) async fn steer(
                 // One that needs no turn leaves a gap.
                 pace.placed = pace.placed.saturating_add(meant);
             }
-            let steered = queue.addr.send(steer).await;
-            let steered = steered
-                .map_err(Refusal::unavailable)?
-                .map_err(Refusal::unavailable)?;
-            touched += steered;
+            touched += under_way.send(steer, queue).await?;
         }
         from = page.next;
+        // Whoever ordered it may be gone.
+        if quiet && out.send(Answer::Alive).await.is_err() {
+            break;
+        }
     }
+    let touched = under_way.done(touched).await?;
     if !dry_run {
         let by = super::operator(&order.by);
         let which = serde_json::to_string(selector).unwrap_or_default();
@@ -239,6 +246,61 @@ pub(super) async fn steer(
         Some(id) if !found && *selector == only(selector) => Err(Refusal::unknown(id)),
         _ => Ok(touched),
     }
+}
+
+/// Pages that were given to the queue and are not durable yet, in order.
+#[derive(Default)]
+struct UnderWay(VecDeque<JoinHandle<Result<Result<u64, StoreError>, MailboxError>>>);
+
+impl UnderWay {
+    /// Gives one more to the queue, once there is room; how many recipients earlier ones touched.
+    async fn send(&mut self, steer: Steer, queue: &Handle) -> Result<u64, Refusal> {
+        let mut touched = 0;
+        while self.0.len() >= UNDER_WAY {
+            touched += self.first().await?;
+        }
+        // What is changed lies in memory until it is in the index.
+        queue.view.calm(MOST_CHANGED).await;
+        self.0.push_back(actix_rt::spawn(queue.addr.send(steer)));
+        Ok(touched)
+    }
+
+    async fn first(&mut self) -> Result<u64, Refusal> {
+        let Some(first) = self.0.pop_front() else {
+            return Ok(0);
+        };
+        first
+            .await
+            .map_err(Refusal::unavailable)?
+            .map_err(Refusal::unavailable)?
+            .map_err(Refusal::unavailable)
+    }
+
+    /// Waits for all of them: how many were touched in the end.
+    async fn done(&mut self, mut touched: u64) -> Result<u64, Refusal> {
+        while !self.0.is_empty() {
+            touched += self.first().await?;
+        }
+        Ok(touched)
+    }
+}
+
+/// Tells which recipients are meant; whether anybody listens.
+async fn tell_items(
+    message: &Message,
+    recipients: &[u32],
+    matcher: &Matcher,
+    out: &mpsc::Sender<Answer>,
+) -> bool {
+    let items = recipients
+        .iter()
+        .map(|at| Item::new(message, *at, matcher.facts(), matcher.now));
+    for item in items.flatten() {
+        if out.send(Answer::Item(Box::new(item))).await.is_err() {
+            return false;
+        }
+    }
+    true
 }
 
 /// Recipient domains whose destinations may be tried at once, since their mail is replayed.
@@ -459,6 +521,8 @@ pub(super) async fn resume(
         let order = Order {
             verb: Verb::Replay,
             dry_run,
+            // What is found is told by the suspension already.
+            quiet: true,
             by: by.to_owned(),
             spread: spread.map(str::to_owned),
             rate: None,
@@ -469,18 +533,7 @@ pub(super) async fn resume(
             kind: None,
             who: None,
         };
-        // What is found is told by the suspension already.
-        let (nowhere, mut unread) = mpsc::channel(64);
-        let drain = async { while unread.recv().await.is_some() {} };
-        let (done, ()) = tokio::join!(
-            async {
-                let done = steer(order, &waits, queue, &nowhere).await;
-                drop(nowhere);
-                done
-            },
-            drain
-        );
-        touched += done?;
+        touched += steer(order, &waits, queue, out).await?;
     }
     Ok(touched)
 }

@@ -5,8 +5,9 @@
 //! present state, whatever delivery is doing with them.
 
 use actix::prelude::*;
-use queue_schema::{Change, Event, EventKind, Hold, Message, RecipientState, Status};
+use queue_schema::{Change, Event, EventKind, Hold, Message, QueueId, RecipientState, Status};
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use super::actor::{Purpose, Queue};
 use super::anew;
@@ -23,11 +24,16 @@ use super::suspend::{self, Suspension};
 use super::{own_reply, schedule};
 use crate::config::Retry;
 
+/// Targets of an order beyond which it counts as one on very many: it is not logged for each of
+/// them, and what is due is read less often meanwhile.
+const MANY: usize = 16;
+
 /// A request of an operator on its way.
 pub(super) struct Steering {
     steer: Steer,
     answer: oneshot::Sender<Result<u64, StoreError>>,
-    claimed: bool,
+    /// So many of its targets are in memory, or gone.
+    read: usize,
 }
 
 impl Handler<Steer> for Queue {
@@ -35,10 +41,12 @@ impl Handler<Steer> for Queue {
 
     fn handle(&mut self, steer: Steer, ctx: &mut Self::Context) -> Self::Result {
         let (answer, answered) = oneshot::channel();
+        // At once, so that what waits behind another order is read meanwhile.
+        self.claim(&steer);
         self.steering.push_back(Steering {
             steer,
             answer,
-            claimed: false,
+            read: 0,
         });
         self.pump(ctx);
         Box::pin(async move { answered.await.unwrap_or(Err(StoreError::Closed)) })
@@ -50,21 +58,18 @@ impl Queue {
     pub(super) fn steer_step(&mut self) {
         while let Some(mut steering) = self.steering.pop_front() {
             if let Some(failure) = self.store.failure() {
+                self.unclaim(&steering.steer);
                 let _ = steering.answer.send(Err(failure));
                 continue;
             }
-            if !steering.claimed {
-                steering.claimed = true;
-                self.claim(&steering.steer);
-            }
             let reading = |slot: &Slot| slot.message.is_none() && slot.unread.is_none();
-            let targets = steering.steer.targets.iter();
-            if targets
-                .clone()
-                .any(|(id, _)| self.slots.get(id).is_some_and(reading))
-            {
-                self.steering.push_front(steering);
-                return;
+            let targets = &steering.steer.targets;
+            while let Some((id, _)) = targets.get(steering.read) {
+                if self.slots.get(id).is_some_and(reading) {
+                    self.steering.push_front(steering);
+                    return;
+                }
+                steering.read += 1;
             }
             self.steer(steering);
         }
@@ -84,7 +89,20 @@ impl Queue {
         }
     }
 
+    /// An order is not carried out: its targets need not stay in memory for it.
+    fn unclaim(&mut self, steer: &Steer) {
+        for (id, _) in &steer.targets {
+            if let Some(slot) = self.slots.get_mut(id) {
+                slot.claims = slot.claims.saturating_sub(1);
+            }
+            self.release(*id);
+        }
+    }
+
     fn steer(&mut self, steering: Steering) {
+        if steering.steer.targets.len() > MANY {
+            self.steered = Some(Instant::now());
+        }
         let Steering { steer, answer, .. } = steering;
         let now = crate::time::now();
         let mut replay = Replay {
@@ -145,7 +163,7 @@ impl Queue {
             });
         }
         for (id, reports) in returns {
-            tracing::info!(%id, verb = ?steer.verb, by = steer.by, "steered");
+            log(*id, &steer);
             if !reports.is_empty() {
                 let order = Order {
                     by: steer.by.clone(),
@@ -178,6 +196,16 @@ impl Queue {
             }
             let _ = answer.send(failed.map_or(Ok(touched), Err));
         });
+    }
+}
+
+/// Says what is done to one message; of an order for very many one line says it at its end, and the
+/// story of each message.
+fn log(id: QueueId, steer: &Steer) {
+    let by = &steer.by;
+    match steer.targets.len() > MANY {
+        true => tracing::debug!(%id, verb = ?steer.verb, by, "steered"),
+        false => tracing::info!(%id, verb = ?steer.verb, by, "steered"),
     }
 }
 

@@ -44,6 +44,11 @@ impl View {
         self.store.failure()
     }
 
+    /// Waits until at most so many changed messages wait for the index.
+    pub async fn calm(&self, most: usize) {
+        self.store.calm(most).await;
+    }
+
     /// Numbers of the segments there are.
     pub fn segments(&self) -> Vec<u64> {
         self.store.segments()

@@ -39,4 +39,5 @@ mod service;
 mod targets;
 mod terminal;
 mod top;
+mod waiting;
 mod world;

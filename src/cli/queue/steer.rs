@@ -106,6 +106,7 @@ pub(super) fn steer(
         span: manner.span,
         kind: manner.kind,
         who: manner.who,
+        quiet: !json && !dry_run,
     };
     if json {
         return lines(config, request).map(drop);

@@ -34,6 +34,9 @@ const MOMENT: Duration = Duration::from_micros(150);
 const MOMENTS: usize = 24;
 /// How many of them in a row without anything new end the wait: the other clients are slow.
 const QUIET: usize = 8;
+/// Changes not yet in the index at which the flusher does not wait for more: a changed message in
+/// memory is several times as large as in the index.
+const FLUSH_AT: usize = 4096;
 /// Changes not yet in the index at which the committer waits for the flusher.
 const MAX_DIRTY: usize = 400_000;
 /// Bytes of memory that they may take, about: the same.
@@ -511,6 +514,10 @@ impl Committer {
         state.position.offset = end;
         state.position.salt = self.journal.stamp().salt;
         state.segments.entry(segment).or_default().used = end;
+        if state.dirty.len() >= FLUSH_AT && !state.flush_now {
+            state.flush_now = true;
+            self.shared.turn.notify_all();
+        }
         drop(state);
         self.shared.set_rest(self.journal.rest());
     }

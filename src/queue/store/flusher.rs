@@ -226,6 +226,7 @@ impl Flusher {
         self.applied = position;
         self.shared.state().flushing = Arc::default();
         self.shared.turn.notify_all();
+        self.shared.flushed.notify_waiters();
         Ok(())
     }
 

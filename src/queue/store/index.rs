@@ -18,10 +18,11 @@ use queue_schema::{Message, QueueId};
 
 use super::disk::Disk;
 
-/// Leaves of up to so many small values: one leaf is what a flush rewrites.
-const FANOUT: usize = 128;
-/// Memory sled may use for what was read.
-const CACHE: usize = 32 << 20;
+/// Leaves of up to so many small values: one leaf is what a flush rewrites. sled's cache has 256
+/// parts and keeps two leaves in each, however small it is to be: with 64 that is about 16 MiB.
+const FANOUT: usize = 64;
+/// Bytes of memory that sled may use for what was read.
+const CACHE: usize = 4 << 20;
 /// Milliseconds after which sled flushes by itself: a year. The flusher does, and with `None` every
 /// handle and iterator would as well when it is dropped, on whatever thread and however full the
 /// disk.

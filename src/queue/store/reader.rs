@@ -20,7 +20,7 @@ use crate::message::{Body, Content, SpoolFile};
 use crate::queue::FetchError;
 
 /// Changes that are looked at together, so that the committer never waits long for a reader.
-const CHANGES: usize = 4096;
+const CHANGES: usize = 512;
 
 /// Tasks that wait for readers before whoever asks next has to wait too.
 const TASKS: usize = 256;

@@ -133,6 +133,8 @@ pub struct Shared {
     state: Mutex<State>,
     /// Wakes the flusher, and the committer when a flush has ended.
     pub turn: Condvar,
+    /// A flush has ended, or none will.
+    pub flushed: tokio::sync::Notify,
     files: RwLock<BTreeMap<u64, Arc<SegmentFile>>>,
     failed: OnceLock<String>,
     failed_index: OnceLock<String>,
@@ -174,6 +176,7 @@ impl Shared {
                 stopping: false,
             }),
             turn: Condvar::new(),
+            flushed: tokio::sync::Notify::new(),
             files: RwLock::new(files),
             failed: OnceLock::new(),
             failed_index: OnceLock::new(),
@@ -210,6 +213,7 @@ impl Shared {
     /// From now on the store is read-only.
     pub fn fail(&self, reason: String) {
         if self.failed.set(reason.clone()).is_ok() {
+            self.flushed.notify_waiters();
             tracing::error!(
                 reason,
                 "the queue is read-only until a restart: mail is refused with 451"
@@ -223,6 +227,7 @@ impl Shared {
         if self.failed_index.set(error.to_string()).is_err() {
             return;
         }
+        self.flushed.notify_waiters();
         tracing::error!(%error, "no mail is taken until a restart, which makes the index anew");
         if let Err(error) = self.layout.mark_index() {
             let path = self.layout.index_mark();
