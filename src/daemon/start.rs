@@ -190,6 +190,7 @@ pub async fn start(loaded: Loaded) -> Result<Running, StartError> {
     )?
     .reporting(reports.clone().recipient())
     .sealing(signer.clone().recipient())
+    .grouping(queue.addr.clone().recipient())
     .start();
     queue
         .addr

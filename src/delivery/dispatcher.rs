@@ -38,7 +38,7 @@ use super::stops::Stops;
 use super::worker::{self, Deliver, Shed, Worker};
 use crate::config::Config;
 use crate::dns::Resolver;
-use crate::queue::{Fetch, Record};
+use crate::queue::{Belongs, Fetch, Record};
 use crate::report::Tally;
 use crate::signing::{Seal, Sign};
 use crate::tls;
@@ -102,6 +102,9 @@ pub struct Dispatcher {
     pub(super) expiry: Option<SpawnHandle>,
     /// Becomes true when no new attempt may begin.
     stop: watch::Sender<bool>,
+    /// Who hears which destination a way leads to, and what is to be told.
+    groups: Option<Recipient<Belongs>>,
+    belong: Vec<(String, Arc<str>)>,
 }
 
 impl Dispatcher {
@@ -140,7 +143,33 @@ impl Dispatcher {
             keeper: None,
             expiry: None,
             stop: watch::Sender::new(false),
+            groups: None,
+            belong: Vec::new(),
         })
+    }
+
+    /// Who keeps mail in order by destination hears which one each domain leads to.
+    pub fn grouping(mut self, groups: Recipient<Belongs>) -> Dispatcher {
+        self.groups = Some(groups);
+        self
+    }
+
+    /// Notes which destination a way leads to.
+    fn note(&mut self, way: &str, found: &Found) {
+        if let Ok(destination) = &found.hop {
+            self.belong.push((way.to_owned(), destination.group()));
+        }
+    }
+
+    /// Tells what was noted. A queue that is too busy to hear it hears it when it is looked up
+    /// again; until then the way is a destination of its own there.
+    fn tell(&mut self) {
+        let noted = std::mem::take(&mut self.belong);
+        if !noted.is_empty()
+            && let Some(groups) = &self.groups
+        {
+            let _ = groups.try_send(Belongs(noted));
+        }
     }
 
     /// Results of TLS sessions are counted there.
@@ -190,6 +219,7 @@ impl Dispatcher {
                 same.push(*at);
             } else if let Some(found) = self.hops.known(&domain, now) {
                 self.hops.remember(&domain, &found, now);
+                self.note(&domain, &found);
                 hops.push((domain.into_owned(), found));
                 ready.push(*at);
             } else {
@@ -441,6 +471,7 @@ impl Handler<Wake> for Dispatcher {
         for part in parts {
             self.take(part, &mut batches, context);
         }
+        self.tell();
         self.send(batches, context);
     }
 }
@@ -452,7 +483,9 @@ impl Handler<Resolved> for Dispatcher {
         let now = Instant::now();
         for (domain, found) in &resolved.hops {
             self.hops.looked_up(domain, found, now);
+            self.note(domain, found);
         }
+        self.tell();
         if self.is_stopping() {
             return self
                 .reporter

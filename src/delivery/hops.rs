@@ -19,7 +19,7 @@ use super::reach::Destination;
 use super::routes::{Hop, RouteError, Routes, Via};
 use super::verdict::Verdict;
 use crate::config::Config;
-use crate::identity::address::to_a_labels;
+use crate::queue::Naming;
 use crate::tls::sts::Ask;
 
 /// Next hops that are remembered.
@@ -80,16 +80,12 @@ impl Hops {
     /// What decides where a recipient's mail goes: its domain in lower case, the sender's where
     /// routes ask for it, or the local target an alias led to.
     pub(super) fn key<'a>(&self, part: &'a Pending, at: u32) -> Cow<'a, str> {
-        if part.leads_here(at) {
-            return Cow::Borrowed(part.address(at));
-        }
-        let domain = domain_of(part.address(at));
-        match self.routes.ask_for_sender() {
-            true => {
-                let from = domain_of(part.message.envelope.mail_from());
-                Cow::Owned(format!("{domain}\n{from}"))
-            }
-            false => domain,
+        let naming = Naming {
+            by_sender: self.routes.ask_for_sender(),
+        };
+        match part.recipient(at) {
+            Some(recipient) => naming.of(&part.message, recipient),
+            None => Cow::Borrowed(""),
         }
     }
 
@@ -239,18 +235,6 @@ pub(super) fn sourced(key: String, source: &[IpAddr]) -> Arc<str> {
     match source.is_empty() {
         true => key.into(),
         false => format!("{key} from {source:?}").into(),
-    }
-}
-
-/// The domain of an address, in lower case and A-labels (RFC 5891 section 5.5); empty if there is none, which no DNS server knows.
-pub(super) fn domain_of(address: &str) -> Cow<'_, str> {
-    let domain = address.rsplit_once('@').map_or("", |(_, domain)| domain);
-    if let Some(labels) = Some(domain).filter(|d| !d.is_ascii()).and_then(to_a_labels) {
-        return Cow::Owned(labels);
-    }
-    match domain.bytes().any(|byte| byte.is_ascii_uppercase()) {
-        true => Cow::Owned(domain.to_ascii_lowercase()),
-        false => Cow::Borrowed(domain),
     }
 }
 

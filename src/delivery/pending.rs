@@ -14,10 +14,10 @@ use queue_schema::{Message, Reply};
 use tokio::sync::{Notify, OwnedSemaphorePermit};
 
 use super::promise::Promise;
-use super::routes::Via;
 use super::verdict::Verdict;
 use crate::message::Content;
 use crate::queue::suspend::Suspension;
+use crate::queue::ways;
 use crate::queue::{Attempt, Job, Record};
 use crate::smtp::client::To;
 use crate::time;
@@ -180,10 +180,7 @@ impl Pending {
     /// Whether an alias led this recipient to a target on this machine, or over LMTP: then its
     /// address is that target.
     pub(super) fn leads_here(&self, recipient: u32) -> bool {
-        let found = self.recipient(recipient);
-        found.is_some_and(|found| {
-            found.alias_of.is_some() && Via::of_address(&found.address).is_some()
-        })
+        self.recipient(recipient).is_some_and(ways::leads_here)
     }
 
     /// A recipient as it stands in the envelope.

@@ -58,6 +58,14 @@ impl Destination {
         self
     }
 
+    /// What it shares with others that have the same limits: who runs its hosts, or itself.
+    pub(super) fn group(&self) -> Arc<str> {
+        match self.provider.name.is_empty() || self.routed {
+            true => Arc::clone(&self.key),
+            false => self.provider.name.as_str().into(),
+        }
+    }
+
     /// The hop that a host of a route is.
     fn hop(&self, host: &Host) -> Option<&Hop> {
         self.hops.get(host.rank)

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 
 use crate::config::Route;
 use crate::identity::address;
+use crate::queue::ways::TARGETS;
 
 /// A route that can not be used, and what to write instead.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -152,11 +153,9 @@ impl Via {
     }
 
     /// What is written in an envelope as the address of a recipient that an alias leads to such a
-    /// target; `None` for an ordinary address. No address of SMTP looks like that: before the `@`
-    /// of one, a colon stands in quotes only (RFC 5321 section 4.1.2).
+    /// target; `None` for an ordinary address.
     pub fn of_address(address: &str) -> Option<Result<Via, String>> {
-        let kinds = ["lmtp:", "maildir:", "pipe:", "discard:"];
-        kinds
+        TARGETS
             .iter()
             .any(|kind| address.starts_with(kind))
             .then(|| Via::parse(address))

@@ -5,7 +5,7 @@
 //! their way. After anything happened, [`Queue::pump`] does what has become possible.
 
 use std::cell::RefCell;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,21 +18,23 @@ use tokio::time::Instant;
 
 use super::budget::Budget;
 use super::claim::Claims;
-use super::clock::{self, Clock};
+use super::clock::Clock;
 use super::commit::Commits;
-use super::due::{DueIndex, Lane, Lanes};
+use super::dispatch::BREATH;
+use super::lanes::{Lanes, Way};
 use super::listed::Listed;
 use super::messages::{
     Accept, AcceptError, Connect, Fetch, FetchError, Ping, Record, Reload, Stop,
 };
 use super::order::{self, Order};
+use super::remake::Remade;
 use super::settle::Settled;
-use super::shares::Shares;
 use super::slot::Slot;
 use super::steer::Steering;
 use super::store::{self, Readers, Store, StoreError};
 use super::suspend::{self, Suspension};
-use super::{Feed, IdSource, Leads, blocking, end_process, failures, schedule};
+use super::ways::{self, Belongs, Naming};
+use super::{Feed, IdSource, Leads, blocking, end_process, failures};
 use crate::config::Config;
 use crate::delivery::Wake;
 use crate::message::{Body, Content};
@@ -70,6 +72,8 @@ pub(super) enum Event {
     Adopted(Arc<Message>),
     /// How long to wait before the process ends because the store failed.
     Wait(Duration),
+    /// When some messages are due by the clock that was set.
+    Remade(Remade),
 }
 
 /// What a message was read for.
@@ -111,19 +115,19 @@ pub struct Queue {
     pub(super) dispatcher: Option<Recipient<Wake>>,
     pub(super) budget: Budget,
     pub(super) inbox: Inbox,
-    pub(super) due: DueIndex,
+    /// What waits on disk, and new messages whose bytes are in memory, as far as the budget went.
+    pub(super) lanes: Lanes,
+    pub(super) naming: Naming,
+    /// The clock jumped and due times are being made again: messages that were placed since.
+    pub(super) remaking: Option<HashSet<QueueId>>,
     pub(super) slots: HashMap<QueueId, Slot>,
-    /// New messages with their bytes, as far as the budget went.
-    pub(super) fresh: Lanes<(QueueId, Content)>,
-    /// Messages that were due and are in memory again.
-    pub(super) backlog: VecDeque<QueueId>,
+    /// Messages that were due and are in memory again, and the ways by which they were.
+    pub(super) backlog: VecDeque<(QueueId, Way)>,
     /// Slots with recipients that are busy.
     pub(super) active: usize,
     /// Recipients that are with delivery.
     pub(super) handed: usize,
-    /// Slots in `backlog`, being read because they are due, or busy.
-    pub(super) shares: Shares,
-    /// Whose turn it is when both `fresh` and `backlog` wait.
+    /// Whose turn it is when both new mail and `backlog` wait.
     pub(super) backlog_next: bool,
     /// The dispatcher has not answered the last batch yet.
     pub(super) sending: bool,
@@ -136,6 +140,10 @@ pub struct Queue {
     pub(super) settlers: Arc<Semaphore>,
     pub(super) steering: VecDeque<Steering>,
     pub(super) claims: Claims,
+    /// When the last order of an operator was carried out, or a part of it.
+    pub(super) steered: Option<Instant>,
+    /// When messages were read last because they were due.
+    pub(super) loaded_at: Option<Instant>,
     pub(super) feed: Feed,
     pub(super) suspensions: Listed<Suspension>,
     pub(super) orders: Listed<Order>,
@@ -143,7 +151,7 @@ pub struct Queue {
     pub(super) orders_counted: bool,
     pub(super) clock: Clock,
     /// What time that never jumps is counted from.
-    started: Instant,
+    pub(super) started: Instant,
     timer: Option<(SpawnHandle, Instant)>,
     /// When the store was seen to have failed.
     pub(super) failed_since: Option<Instant>,
@@ -182,12 +190,12 @@ impl Queue {
         leads: Leads,
         feed: Feed,
     ) -> Queue {
-        let mut due = DueIndex::default();
-        let clock = Clock::new(opened.jumps);
-        let waiting = opened.recovered.waiting.iter();
-        for ((at, id), lane) in waiting.zip(&opened.recovered.lanes) {
-            due.set(*id, clock.look_at(*id, *at), *lane);
+        let mut lanes = Lanes::default();
+        for (id, name, due) in opened.recovered.ways.entries() {
+            let way = lanes.way(name);
+            lanes.set(id, way, due);
         }
+        let naming = Naming::new(&config);
         Queue {
             readers: opened.store.readers(),
             store: opened.store,
@@ -198,13 +206,13 @@ impl Queue {
             ids: opened.ids,
             dispatcher: None,
             inbox: Inbox::default(),
-            due,
+            lanes,
+            naming,
+            remaking: None,
             slots: HashMap::new(),
-            fresh: Lanes::default(),
             backlog: VecDeque::new(),
             active: 0,
             handed: 0,
-            shares: Shares::default(),
             backlog_next: false,
             sending: false,
             loading: 0,
@@ -214,11 +222,13 @@ impl Queue {
             settlers: Arc::new(Semaphore::new(SETTLING)),
             steering: VecDeque::new(),
             claims: Claims::default(),
+            steered: None,
+            loaded_at: None,
             feed,
             suspensions: Listed::new(suspend::FILE, opened.suspensions),
             orders: Listed::new(order::FILE, opened.orders),
             orders_counted: false,
-            clock,
+            clock: opened.recovered.clock,
             started: Instant::now(),
             timer: None,
             failed_since: None,
@@ -246,6 +256,7 @@ impl Queue {
     /// Does what has become possible, and sets the timer for what will be.
     pub(super) fn pump(&mut self, ctx: &mut Context<Self>) {
         let _fatal = Fatal;
+        self.lanes.tidy();
         self.check_clock();
         self.take_lost();
         self.steer_step();
@@ -261,33 +272,13 @@ impl Queue {
         self.set_timer(ctx);
     }
 
-    /// What waits moves with a clock that was set; see [`super::clock`].
-    fn check_clock(&mut self) {
-        let (wall, steady) = (crate::time::now(), self.started.elapsed());
-        let ids = &self.ids;
-        let Some(jump) = self.clock.check(wall, steady, || ids.issue()) else {
-            return;
-        };
-        let seconds = jump.by() / 1000;
-        tracing::warn!(
-            seconds,
-            "the clock was set, or the machine slept; what waits moves with it"
-        );
-        self.due.shift(jump.by());
-        let (data_dir, jumps) = (self.config.data_dir.clone(), self.clock.jumps().to_vec());
-        let disk = self.store.disk();
-        actix_rt::spawn(async move {
-            let save = move || super::kept::save(&disk, &data_dir, clock::FILE, &jumps);
-            if let Ok(Err(error)) = blocking(save).await {
-                tracing::error!(%error, file = clock::FILE, "it can not be written");
-            }
-        });
-    }
-
     fn set_timer(&mut self, ctx: &mut Context<Self>) {
         let mut sleep = LONGEST_SLEEP;
         let can_load = self.dispatcher.is_some() && self.delivers() && self.can_load();
-        if let Some(due) = self.due.next().filter(|_| can_load) {
+        if self.steered.is_some_and(|at| at.elapsed() < BREATH) {
+            sleep = BREATH;
+        }
+        if let Some(due) = self.lanes.next().filter(|_| can_load) {
             // Rounded up: waking before it is due would do nothing and wake again at once.
             let wait = due.saturating_sub(crate::time::now()).saturating_add(1);
             sleep = sleep.min(Duration::from_millis(wait));
@@ -351,16 +342,15 @@ impl Queue {
             Event::Sent(jobs, taken) => self.sent(jobs, taken),
             Event::Committed(committed) => self.committed(committed),
             Event::Settled(settled) => self.settled(*settled),
+            Event::Remade(remade) => self.remade(remade),
             Event::Adopted(message) => {
                 self.feed.accepted(&message);
                 if self.is_ordered(&message, crate::time::now()) {
                     return self.ordered_at_once(message);
                 }
                 // An operator may have been quicker than this event, and knows better.
-                if let Some(due) = self.clock.message_due(&message, crate::time::now())
-                    && !self.slots.contains_key(&message.id)
-                {
-                    self.due.set(message.id, due, Lane::of(&message));
+                if !self.slots.contains_key(&message.id) {
+                    self.place(&message);
                 }
             }
             Event::Wait(wait) => self.failed_wait = wait,
@@ -374,28 +364,29 @@ impl Queue {
         if self.is_ordered(&message, crate::time::now()) {
             return self.ordered_at_once(message);
         }
-        let first = schedule::released(&message);
-        let lane = Lane::of(&message);
-        if first > crate::time::now() {
-            self.due.set(id, first, lane);
-            return;
-        }
+        let now = crate::time::now();
+        let waits = ways::waits(self.naming, &self.clock, &message, |_| false, now);
         // Beyond the budget, and when too much waits already, it is read back when its turn comes.
-        let kept = if self.fresh.len() < FRESH {
-            self.budget.keep(content)
-        } else {
-            None
-        };
-        match kept {
-            Some(content) => {
-                // An operator may have been quicker than this event: the slot is there already.
-                let slot = self.slots.entry(id).or_default();
-                slot.message.get_or_insert(message);
-                slot.queued = true;
-                self.fresh.push(lane, (id, content));
+        let ready = |due: &Option<Millis>| due.is_some_and(|due| due <= now);
+        let goes = waits.iter().any(|(_, due)| ready(due)) && self.lanes.fresh() < FRESH;
+        let Some(content) = goes.then(|| self.budget.keep(content)).flatten() else {
+            // An operator may have been quicker than this event, and places it again.
+            if !self.slots.contains_key(&id) {
+                self.place(&message);
             }
-            None => self.due.set(id, first, lane),
+            return;
+        };
+        let waits = waits.into_iter().filter(|(_, due)| due.is_some());
+        let ways = waits.map(|(name, _)| self.lanes.way(&name));
+        let ways: Vec<Way> = ways.collect();
+        for way in &ways {
+            self.lanes.push(id, *way);
         }
+        // An operator may have been quicker than this event: the slot is there already.
+        let slot = self.slots.entry(id).or_default();
+        slot.content = Some(content);
+        slot.fresh = ways;
+        slot.message.get_or_insert(message);
     }
 }
 
@@ -537,6 +528,16 @@ impl Handler<Connect> for Queue {
     }
 }
 
+impl Handler<Belongs> for Queue {
+    type Result = ();
+
+    fn handle(&mut self, Belongs(ways): Belongs, _ctx: &mut Self::Context) {
+        for (way, destination) in ways {
+            self.lanes.belongs(&way, &destination);
+        }
+    }
+}
+
 impl Handler<Ping> for Queue {
     type Result = bool;
 
@@ -550,6 +551,7 @@ impl Handler<Reload> for Queue {
 
     fn handle(&mut self, reload: Reload, ctx: &mut Self::Context) {
         self.config = reload.config;
+        self.naming = Naming::new(&self.config);
         self.leads = reload.leads;
         self.pump(ctx);
     }

@@ -13,9 +13,11 @@ use actix::prelude::*;
 use queue_schema::{Change, Event, EventKind, Message, QueueId, Status};
 use tokio::sync::oneshot;
 
-use super::actor::{Purpose, Queue, Slot};
+use super::actor::{Purpose, Queue};
+use super::commit::Waiter;
 use super::messages::{Claim, Claimed, HandOver, Unclaim};
 use super::own_reply;
+use super::slot::Slot;
 use super::store::StoreError;
 
 /// What is said of a recipient that went to another queue.
@@ -91,7 +93,7 @@ impl Queue {
                 None => Claimed::Gone,
                 Some(slot) if slot.ended => Claimed::Ended,
                 Some(slot) => match &slot.message {
-                    Some(message) if slot.busy.is_empty() => Claimed::Given(message.clone()),
+                    Some(message) if !slot.is_busy() => Claimed::Given(message.clone()),
                     Some(_) if !waiting.patient => Claimed::Busy,
                     _ if waiting.answer.is_closed() => Claimed::Busy,
                     _ => {
@@ -135,7 +137,7 @@ impl Queue {
             .message
             .as_ref()
             .is_some_and(|message| Arc::ptr_eq(message, given));
-        if !same || slot.ended || !slot.busy.is_empty() {
+        if !same || slot.ended || slot.is_busy() {
             return None;
         }
         let mut change = Change {
@@ -182,10 +184,10 @@ impl Handler<HandOver> for Queue {
                         self.feed.event(&message, event);
                     }
                 }
-                let (waiter, waited) = oneshot::channel();
+                let (waiter, waited) = Waiter::new();
                 durable.push(waited);
                 gone.push(*id);
-                self.change(*id, change, None, Some(waiter));
+                self.change(*id, change, Vec::new(), Some(waiter));
             }
             if self.owns(*id, hand.owner) {
                 self.end_claim(*id);

@@ -1,10 +1,17 @@
-//! A wall clock that is set, forward or back, by an hour or by years.
+//! A wall clock that is set, forward or back, by an hour or by years, while the daemon runs or
+//! while it does not.
 //!
 //! Due times and deadlines are wall-clock times on disk. When the clock jumps, everything that was
-//! written before is moved by as much as the clock, so that mail waits as long as it was to wait:
-//! no burst when it is set forward, nothing stuck when it is set back, nothing expired too early.
-//! New mail lives by the new clock. A jump is noticed because the monotonic clock did not make it;
-//! a machine that slept looks the same, which is right: its mail did not wait meanwhile.
+//! written by the clock before is moved by as much as the clock, so that mail waits as long as it
+//! was to wait: no burst when it is set forward, nothing stuck when it is set back, nothing expired
+//! too early. What was written by another clock, such as the right one of the days before the
+//! machine came up with a wrong one, is not moved. New mail lives by the new clock. A jump is
+//! noticed because the monotonic clock did not make it; a machine that slept looks the same, which
+//! is right: its mail did not wait meanwhile.
+//!
+//! At a start, what seems to have been written in the future shows that the clock is behind what it
+//! was: such mail waits from the start on for as long as it was to wait. So nothing is due later
+//! than after its wait in time that really passed, whatever the clock did, and once more its wait.
 //!
 //! Pure: times are given. The jumps lie in `data_dir/clock.json`, so that a restart knows them.
 
@@ -13,9 +20,7 @@ use std::time::Duration;
 use queue_schema::{Message, Millis, QueueId, RecipientState, Status};
 use serde::{Deserialize, Serialize};
 
-use super::schedule;
-
-/// A smaller step is followed: it is what time servers do every day.
+/// Milliseconds: a smaller step is followed, for it is what time servers do every day.
 const STEP: i64 = 60_000;
 /// Jumps that are remembered.
 const MOST: usize = 16;
@@ -25,38 +30,122 @@ pub const FILE: &str = "clock.json";
 /// The wall clock was set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Jump {
-    /// What it would have shown.
+    /// What it would have shown; after a start, the latest time that anything was written at.
     pub before: Millis,
     /// What it showed.
     pub after: Millis,
     /// Messages with smaller ids were there before.
     pub floor: QueueId,
+    /// When the process began that saw it, by the clock before.
+    #[serde(default)]
+    pub started: Millis,
+    /// It was found at a start: nobody knows how much time passed.
+    #[serde(default)]
+    pub restart: bool,
 }
 
 impl Jump {
     /// By how much, in milliseconds.
     pub fn by(&self) -> i64 {
-        let difference = i128::from(self.after) - i128::from(self.before);
-        i64::try_from(difference).unwrap_or(if difference < 0 { i64::MIN } else { i64::MAX })
+        difference(self.before, self.after)
     }
+
+    /// By how much a time moves that was written before, seen from `now`.
+    fn moves(&self, touched: Millis, now: Millis) -> i64 {
+        if self.restart {
+            // Its wait begins with the start, while the clock is that far behind.
+            return match touched > now {
+                true => difference(touched, self.after),
+                false => 0,
+            };
+        }
+        let by = self.by();
+        // A time after the jump is from before it as well if it is still to come. One from before
+        // the process began may be of a clock that was right all the time: it is if the process
+        // would else have begun before it.
+        let back = || {
+            touched > now
+                || (touched < self.after && touched > self.started.saturating_add_signed(by))
+        };
+        match touched <= self.before && (by > 0 || back()) {
+            true => by,
+            false => 0,
+        }
+    }
+}
+
+fn difference(from: Millis, to: Millis) -> i64 {
+    let difference = i128::from(to) - i128::from(from);
+    i64::try_from(difference).unwrap_or(if difference < 0 { i64::MIN } else { i64::MAX })
 }
 
 /// See the module.
 #[derive(Debug, Clone, Default)]
 pub struct Clock {
     jumps: Vec<Jump>,
+    /// What holds at a start until it is known whether the clock is behind.
+    mark: Option<Jump>,
     last: Option<(Millis, Duration)>,
+    /// When the process began, by the clock as it is now.
+    started: Millis,
+    /// Jumps since then.
+    seen: usize,
 }
 
 impl Clock {
     /// A clock with a past.
     pub fn new(jumps: Vec<Jump>) -> Clock {
-        Clock { jumps, last: None }
+        Clock {
+            jumps,
+            ..Clock::default()
+        }
     }
 
     /// The jumps, the oldest first.
     pub fn jumps(&self) -> &[Jump] {
         &self.jumps
+    }
+
+    /// How many jumps were seen since the start.
+    pub fn seen(&self) -> usize {
+        self.seen
+    }
+
+    /// The process begins. Until [`Clock::begun`] says whether it is so, the clock may be behind.
+    pub fn begin(&mut self, now: Millis) {
+        self.started = now;
+        self.mark = Some(Jump {
+            before: now,
+            after: now,
+            floor: QueueId(u64::MAX),
+            started: now,
+            restart: true,
+        });
+    }
+
+    /// All messages were seen: `latest` is the latest time that anything was written at, by the
+    /// clock as it was known before, and `floor` is above all ids. Tells whether the clock is
+    /// behind.
+    pub fn begun(&mut self, latest: Millis, floor: QueueId) -> bool {
+        let Some(mark) = self.mark.take() else {
+            return false;
+        };
+        let behind = latest > mark.after.saturating_add_signed(STEP);
+        if behind {
+            self.remember(Jump {
+                before: latest,
+                floor,
+                ..mark
+            });
+        }
+        behind
+    }
+
+    fn remember(&mut self, jump: Jump) {
+        if self.jumps.len() == MOST {
+            self.jumps.remove(0);
+        }
+        self.jumps.push(jump);
     }
 
     /// Compares the clocks; `steady` is any time that never jumps. `floor` is called when the wall
@@ -70,11 +159,12 @@ impl Clock {
         let last = self.last.replace((wall, steady));
         let (then, since) = last?;
         let passed = crate::time::millis(steady.saturating_sub(since));
-        let before = then.saturating_add(passed);
         let jump = Jump {
-            before,
+            before: then.saturating_add(passed),
             after: wall,
             floor: QueueId(0),
+            started: self.started,
+            restart: false,
         };
         if jump.by().saturating_abs() < STEP {
             return None;
@@ -83,10 +173,9 @@ impl Clock {
             floor: floor(),
             ..jump
         };
-        if self.jumps.len() == MOST {
-            self.jumps.remove(0);
-        }
-        self.jumps.push(jump);
+        self.started = self.started.saturating_add_signed(jump.by());
+        self.seen += 1;
+        self.remember(jump);
         Some(jump)
     }
 
@@ -97,25 +186,36 @@ impl Clock {
 
     /// By how much the due time of a recipient moves: by the jumps since it was written.
     pub fn shift(&self, message: &Message, state: &RecipientState, now: Millis) -> i64 {
-        let touched = match state.last_attempt {
-            0 => message.arrived,
-            last => last,
-        };
-        self.moved(message.id, touched, now)
+        self.moved(message.id, touched(message, state), now)
     }
 
-    fn moved(&self, id: QueueId, mut touched: Millis, now: Millis) -> i64 {
+    /// When the last thing about a message was written, without what a start says.
+    pub fn latest(&self, message: &Message, now: Millis) -> Millis {
+        let times = message.states.iter().map(|state| touched(message, state));
+        let times = times.chain([message.arrived]);
+        let known = times.map(|time| {
+            let shift = self.moved_by(&self.jumps, message.id, time, now);
+            time.saturating_add_signed(shift)
+        });
+        known.max().unwrap_or_default()
+    }
+
+    fn moved(&self, id: QueueId, touched: Millis, now: Millis) -> i64 {
+        self.moved_by(self.jumps.iter().chain(&self.mark), id, touched, now)
+    }
+
+    fn moved_by<'a>(
+        &self,
+        jumps: impl IntoIterator<Item = &'a Jump>,
+        id: QueueId,
+        mut touched: Millis,
+        now: Millis,
+    ) -> i64 {
         let mut shift = 0i64;
-        for jump in self.jumps.iter().filter(|jump| id < jump.floor) {
-            let older = match jump.by() > 0 {
-                true => touched <= jump.before,
-                // A time after the jump is from before it as well if it is still to come.
-                false => touched < jump.after || touched > now,
-            };
-            if older {
-                shift = shift.saturating_add(jump.by());
-                touched = touched.saturating_add_signed(jump.by());
-            }
+        for jump in jumps.into_iter().filter(|jump| id < jump.floor) {
+            let by = jump.moves(touched, now);
+            shift = shift.saturating_add(by);
+            touched = touched.saturating_add_signed(by);
         }
         shift
     }
@@ -127,27 +227,25 @@ impl Clock {
         if state.status != Status::Waiting {
             return None;
         }
-        let shift = match self.jumps.is_empty() {
+        let shift = match self.jumps.is_empty() && self.mark.is_none() {
             true => 0,
             false => self.shift(message, state, now),
         };
         Some(state.next_due.saturating_add_signed(shift).max(released))
     }
+}
 
-    /// When a message of the index is to be looked at: never later than it may be due.
-    pub fn look_at(&self, id: QueueId, due: Millis) -> Millis {
-        let back = self
-            .jumps
-            .iter()
-            .filter(|jump| id < jump.floor && jump.by() < 0);
-        back.fold(due, |due, jump| due.saturating_add_signed(jump.by()))
-    }
-
-    /// When a message has something to do next; see [`super::schedule::due`].
-    pub fn message_due(&self, message: &Message, now: Millis) -> Option<Millis> {
-        schedule::earliest(message, |state| self.due(message, state, now))
+/// When the state of a recipient was written.
+fn touched(message: &Message, state: &RecipientState) -> Millis {
+    match state.last_attempt {
+        0 => message.arrived,
+        last => last,
     }
 }
+
+#[cfg(test)]
+#[path = "clock_jumps_tests.rs"]
+mod jumps_tests;
 
 #[cfg(test)]
 mod tests {
@@ -155,7 +253,7 @@ mod tests {
 
     use super::*;
     use crate::config::Retry;
-    use crate::queue::schedule::Next;
+    use crate::queue::schedule::{self, Next};
     use crate::queue::store::new_message;
     use queue_schema::{Envelope, Origin, Recipient};
 
@@ -252,6 +350,8 @@ mod tests {
             before: START,
             after: START + YEAR,
             floor: QueueId(10),
+            started: START - YEAR,
+            restart: false,
         };
         let clock = Clock::new(vec![jump]);
         let now = START + YEAR + 5;
@@ -262,13 +362,6 @@ mod tests {
         assert_eq!(due(&new), Some(START + YEAR));
         assert_eq!(clock.deadline_shift(&old, now), YEAR as i64);
         assert_eq!(clock.deadline_shift(&new, now), 0);
-        let back = Clock::new(vec![Jump {
-            before: START,
-            after: START - YEAR,
-            floor: QueueId(10),
-        }]);
-        assert_eq!(back.look_at(QueueId(9), START + 7), START - YEAR + 7);
-        assert_eq!(back.look_at(QueueId(10), START + 7), START + 7);
     }
 
     proptest! {
@@ -286,7 +379,9 @@ mod tests {
             message.states[0].next_due = times[2];
             clock.due(&message, &message.states[0], times[0]);
             clock.deadline_shift(&message, times[0]);
-            clock.look_at(message.id, times[2]);
+            clock.begin(times[0]);
+            clock.due(&message, &message.states[0], times[1]);
+            clock.begun(clock.latest(&message, times[0]), QueueId(id));
         }
     }
 }

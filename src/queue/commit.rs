@@ -242,6 +242,11 @@ impl Queue {
         notices: Vec<Notice>,
         mut waiter: Option<Waiter>,
     ) {
+        if !change.redirected.is_empty()
+            && let Some(message) = self.slots.get(&id).and_then(|slot| slot.message.clone())
+        {
+            self.displace(&message, &change.redirected);
+        }
         let slot = self.slots.get_mut(&id).filter(|slot| !slot.ended);
         let Some((slot, message)) = slot.and_then(|slot| {
             let message = slot.message.take()?;

@@ -1,16 +1,18 @@
 //! Waking what is due: from the due index to jobs for the dispatcher, and back when nothing more
 //! is to be done with a message now.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
-use queue_schema::{Change, Message, Millis, QueueId, Status};
+use queue_schema::{Change, Message, Millis, QueueId, Recipient, Status};
 use tokio::time::Instant;
 
 use super::actor::{Event, Loaded, Purpose, Queue};
-use super::due::Lane;
+use super::lanes::Way;
 use super::messages::{Attempt, Job, Outcome, Record};
 use super::slot::Slot;
+use super::ways;
 use crate::delivery::Wake;
 
 /// Jobs in one message to the dispatcher.
@@ -21,8 +23,13 @@ const LOAD: usize = 128;
 const OUTCOME_ROOM: u64 = 1 << 10;
 /// How long nothing is sent after the dispatcher could not be reached.
 const PAUSE: Duration = Duration::from_secs(1);
+/// While orders of operators are carried out, messages that are due are read no more often than
+/// this: what was just made due does not keep the rest of its order waiting.
+pub(super) const BREATH: Duration = Duration::from_millis(20);
 /// When a message is tried again that could not be read from the index.
 const UNREADABLE: Millis = 60_000;
+/// Messages in memory for which room is always kept.
+const SLOTS: usize = 4096;
 /// Handed recipients are looked after when nothing was heard for this long.
 const LOST_AFTER: Duration = Duration::from_secs(60);
 
@@ -43,7 +50,10 @@ impl Queue {
 
     /// Whether messages that are due can be read now.
     pub(super) fn can_load(&self) -> bool {
-        self.loading == 0 && self.backlog.len() < BATCH && self.has_room()
+        let now = Instant::now();
+        let breathes = self.steered.is_some_and(|at| now < at + BREATH)
+            && self.loaded_at.is_some_and(|at| now < at + BREATH);
+        self.loading == 0 && self.backlog.len() < BATCH && self.has_room() && !breathes
     }
 
     /// Reads messages that are due into memory.
@@ -52,34 +62,46 @@ impl Queue {
             return;
         }
         let limit = self.config.delivery.active;
-        self.due.unpark(|lane| self.shares.admits(lane, limit));
+        self.lanes.unpark(limit);
         let mut wanted = Vec::new();
         while self.loading < LOAD
             && self.backlog.len() < BATCH
             && self.has_room()
-            && let Some((id, lane)) = self.due.take(now, |lane| self.shares.admits(lane, limit))
+            && let Some((id, way)) = self.lanes.take(now, limit)
         {
             match self.slots.get_mut(&id) {
-                // In memory already: some of its recipients are under way, others are due.
-                Some(slot) if !slot.queued && slot.message.is_some() => {
-                    slot.queued = true;
-                    if slot.lane.is_none() {
-                        self.shares.enter(&mut slot.lane, lane);
-                    }
-                    self.backlog.push_back(id);
+                // In memory already: others of its recipients are under way.
+                Some(slot) if slot.message.is_some() => {
+                    slot.queue(way);
+                    self.backlog.push_back((id, way));
                 }
-                Some(_) => {}
+                // It is being read because it is due by another way as well.
+                Some(slot) if !slot.backlog.is_empty() => slot.queue(way),
+                // It is being read for an operator, after whom it is placed again.
+                Some(_) => continue,
                 None => {
                     let mut slot = Slot::default();
-                    self.shares.enter(&mut slot.lane, lane);
+                    slot.queue(way);
                     self.slots.insert(id, slot);
                     self.loading += 1;
                     wanted.push(id);
                 }
             }
+            self.count(id, way);
         }
         if !wanted.is_empty() {
+            self.loaded_at = Some(Instant::now());
             self.load(wanted, Purpose::Due);
+        }
+    }
+
+    /// Counts a message among what is under way by this way.
+    fn count(&mut self, id: QueueId, way: Way) {
+        if let Some(slot) = self.slots.get_mut(&id)
+            && !slot.counted.contains(&way)
+        {
+            slot.counted.push(way);
+            self.lanes.enter(way);
         }
     }
 
@@ -118,9 +140,9 @@ impl Queue {
             match message {
                 Ok(Some(message)) => {
                     slot.message = Some(message);
-                    if purpose == Purpose::Due && !slot.queued {
-                        slot.queued = true;
-                        self.backlog.push_back(id);
+                    if purpose == Purpose::Due {
+                        let ways = slot.backlog.iter();
+                        self.backlog.extend(ways.map(|way| (id, *way)));
                     } else if slot.claims == 0 {
                         // Whoever wanted it has gone.
                         self.release(id);
@@ -167,9 +189,17 @@ impl Queue {
 
     /// It can not be read now, and is tried again later.
     pub(super) fn unreadable(&mut self, id: QueueId) {
+        let slot = self.slots.get(&id);
+        let mut ways = slot.map(|slot| slot.backlog.clone()).unwrap_or_default();
         self.forget(id);
         let again = crate::time::now().saturating_add(UNREADABLE);
-        self.due.set(id, again, Lane::default());
+        if ways.is_empty() {
+            // Where it goes is not known; it is looked at, and waits where it should.
+            ways.push(self.lanes.way(""));
+        }
+        for way in ways {
+            self.lanes.set(id, way, again);
+        }
     }
 
     /// Sends jobs to the dispatcher, one batch at a time, new mail and backlog in turns.
@@ -187,26 +217,20 @@ impl Queue {
         };
         let now = crate::time::now();
         let limit = self.config.delivery.active;
+        self.lanes.unpark(limit);
         let mut jobs = Vec::new();
         while jobs.len() < BATCH
             && self.active < self.config.delivery.active
             && self.can_be_recorded()
         {
-            let backlog = self.backlog_next || self.fresh.is_empty();
+            let backlog = self.backlog_next || self.lanes.fresh() == 0;
             self.backlog_next = !self.backlog_next;
-            let next = if backlog && let Some(id) = self.backlog.pop_front() {
-                Some((id, None))
-            } else {
-                let next = self.fresh.pop(|lane| self.shares.admits(lane, limit));
-                next.map(|((id, content), lane)| {
-                    if let Some(slot) = self.slots.get_mut(&id) {
-                        self.shares.enter(&mut slot.lane, lane);
-                    }
-                    (id, Some(content))
-                })
+            let next = match backlog {
+                true => self.backlog.pop_front(),
+                false => None,
             };
-            match next {
-                Some((id, content)) => jobs.extend(self.job(id, content, now)),
+            match next.or_else(|| self.lanes.pop(limit)) {
+                Some((id, way)) => jobs.extend(self.job(id, way, now)),
                 None if self.backlog.is_empty() => break,
                 None => {}
             }
@@ -226,35 +250,27 @@ impl Queue {
         });
     }
 
-    fn job(
-        &mut self,
-        id: QueueId,
-        content: Option<crate::message::Content>,
-        now: Millis,
-    ) -> Option<Job> {
+    /// A job for the recipients of a message who are due by this way, and for others who are due
+    /// and whose lanes may have one more: they share what it costs.
+    fn job(&mut self, id: QueueId, way: Way, now: Millis) -> Option<Job> {
         let slot = self.slots.get_mut(&id)?;
-        slot.queued = false;
+        slot.unqueue(way);
         if self.claims.has(id) {
             // Whoever has claimed it gives it back, or ends it.
-            self.shares.leave(&mut slot.lane);
+            self.recount(id);
             return None;
         }
         self.obey(id, now, || None);
-        let slot = self.slots.get(&id)?;
+        let slot = self.slots.get_mut(&id)?;
         let message = slot.message.clone()?;
-        let mut recipients = Vec::new();
-        if !slot.ended {
-            for (position, state) in (0..).zip(&message.states) {
-                let due = self.clock.due(&message, state, now);
-                let due = due.is_some_and(|due| due <= now);
-                if due && !slot.is_busy_with(position) {
-                    recipients.push(position);
-                }
-            }
-        }
-        let id = message.id;
-        recipients = self.without_suspended(&message, recipients, now);
-        let slot = self.slots.get(&id)?;
+        self.count(id, way);
+        let recipients = self.ready(&message, way, now);
+        let recipients = self.without_suspended(&message, recipients, now);
+        let slot = self.slots.get_mut(&id)?;
+        let content = match slot.fresh.is_empty() {
+            true => slot.content.take(),
+            false => slot.content.clone(),
+        };
         if recipients.is_empty() {
             let waits = message
                 .states
@@ -264,6 +280,7 @@ impl Queue {
                 // Its end was lost with a damaged record; nothing is left to be done.
                 self.change(id, Change::default(), Vec::new(), None);
             }
+            self.recount(id);
             self.release(id);
             return None;
         }
@@ -273,11 +290,54 @@ impl Queue {
             slot.handed_since = Some(Instant::now());
             slot.jobs.push(Arc::downgrade(&message));
         });
+        if recipients.len() < message.states.len() {
+            // The others wait while these are under way.
+            self.place(&message);
+        }
         Some(Job {
             message,
             recipients,
             content,
         })
+    }
+
+    /// The recipients of a message who can be tried now.
+    fn ready(&mut self, message: &Arc<Message>, way: Way, now: Millis) -> Vec<u32> {
+        let (id, limit) = (message.id, self.config.delivery.active);
+        let Some(slot) = self.slots.get(&id).filter(|slot| !slot.ended) else {
+            return Vec::new();
+        };
+        let busy = slot.busy();
+        let mut ready = Vec::new();
+        let mut last: Option<(Cow<'_, str>, bool)> = None;
+        let recipients = message.envelope.recipients.iter().zip(&message.states);
+        for (position, (recipient, state)) in (0..).zip(recipients) {
+            let due = self.clock.due(message, state, now);
+            if due.is_none_or(|due| due > now) || busy.contains(&position) {
+                continue;
+            }
+            let name = self.naming.of(message, recipient);
+            let goes = match &last {
+                Some((known, goes)) if *known == name => *goes,
+                _ => {
+                    let own = self.lanes.way(&name);
+                    let counted = |slot: &Slot| slot.counted.contains(&own);
+                    let goes = own == way
+                        || self.slots.get(&id).is_some_and(counted)
+                        || self.lanes.admits(own, limit);
+                    if goes {
+                        self.count(id, own);
+                        self.lanes.remove(id, own);
+                    }
+                    goes
+                }
+            };
+            last = Some((name, goes));
+            if goes {
+                ready.push(position);
+            }
+        }
+        ready
     }
 
     /// Recipients that may be tried; those at suspended destinations are deferred.
@@ -343,40 +403,103 @@ impl Queue {
         }
     }
 
+    /// A message counts where recipients of it are under way or about to be, and nowhere else.
+    pub(super) fn recount(&mut self, id: QueueId) {
+        let Some(slot) = self.slots.get_mut(&id) else {
+            return;
+        };
+        let mut counts = slot.backlog.clone();
+        if let Some(message) = &slot.message {
+            let mut last: Option<Cow<'_, str>> = None;
+            for position in slot.busy() {
+                let at = usize::try_from(position).ok();
+                let recipient = at.and_then(|at| message.envelope.recipients.get(at));
+                let Some(recipient) = recipient else { continue };
+                let name = self.naming.of(message, recipient);
+                if last.as_ref() != Some(&name) {
+                    let way = self.lanes.way(&name);
+                    if !counts.contains(&way) {
+                        counts.push(way);
+                    }
+                    last = Some(name);
+                }
+            }
+        }
+        for way in counts.iter().filter(|way| !slot.counted.contains(way)) {
+            self.lanes.enter(*way);
+        }
+        for way in slot.counted.iter().filter(|way| !counts.contains(way)) {
+            self.lanes.leave(*way);
+        }
+        slot.counted = counts;
+    }
+
     /// Lets go of a message as far as nothing is being done with it: what waits is due later.
     pub(super) fn release(&mut self, id: QueueId) {
         let Some(slot) = self.slots.get(&id) else {
             return;
         };
         let Some(message) = &slot.message else { return };
-        if slot.queued || slot.uncommitted > 0 || slot.claims > 0 {
+        if slot.uncommitted > 0 || slot.claims > 0 {
             return;
         }
-        let now = crate::time::now();
-        let next = (0..)
-            .zip(&message.states)
-            .filter(|(position, _)| !slot.is_busy_with(*position) && !slot.ended)
-            .filter_map(|(_, state)| self.clock.due(message, state, now))
-            .min();
-        match next {
-            Some(due) => self.due.set(id, due, Lane::of(message)),
-            None => self.due.remove(id),
-        }
-        if !slot.is_busy() {
+        let message = message.clone();
+        self.place(&message);
+        if let Some(slot) = self.slots.get(&id)
+            && !slot.is_busy()
+            && slot.fresh.is_empty()
+            && slot.backlog.is_empty()
+        {
             self.forget(id);
+        }
+    }
+
+    /// Sets when a message is due by each of its ways, but for what is under way.
+    pub(super) fn place(&mut self, message: &Message) {
+        let (id, now) = (message.id, crate::time::now());
+        let slot = self.slots.get(&id);
+        let ended = slot.is_some_and(|slot| slot.ended);
+        let busy = |position| slot.is_some_and(|slot| slot.is_busy_with(position));
+        for (name, due) in ways::waits(self.naming, &self.clock, message, busy, now) {
+            let way = self.lanes.way(&name);
+            let queued = |slot: &Slot| slot.fresh.contains(&way) || slot.backlog.contains(&way);
+            match due.filter(|_| !ended && !slot.is_some_and(queued)) {
+                Some(due) => self.lanes.set(id, way, due),
+                None => self.lanes.remove(id, way),
+            }
+        }
+        if let Some(remaking) = &mut self.remaking {
+            remaking.insert(id);
+        }
+    }
+
+    /// Recipients get other addresses: the message does not wait for the old ones.
+    pub(super) fn displace(&mut self, message: &Message, positions: &[(u32, Recipient)]) {
+        for (position, _) in positions {
+            let at = usize::try_from(*position).ok();
+            if let Some(old) = at.and_then(|at| message.envelope.recipients.get(at)) {
+                let way = self.lanes.way(&self.naming.of(message, old));
+                self.lanes.remove(message.id, way);
+            }
         }
     }
 
     /// Nothing is done with a message any more.
     fn forget(&mut self, id: QueueId) {
-        if let Some(mut slot) = self.slots.remove(&id) {
-            self.shares.leave(&mut slot.lane);
+        if let Some(slot) = self.slots.remove(&id) {
+            for way in slot.counted {
+                self.lanes.leave(way);
+            }
         }
     }
 
     /// Finds jobs that nobody holds any more although recipients were not reported on: whoever
     /// had them panicked. They are tried again.
     pub(super) fn sweep(&mut self) {
+        // What a burst needed is given back.
+        if self.slots.capacity() > SLOTS.max(4 * self.slots.len()) {
+            self.slots.shrink_to(2 * self.slots.len());
+        }
         let lost: Vec<_> = self
             .slots
             .iter()

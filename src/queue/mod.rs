@@ -19,7 +19,6 @@ mod clock;
 mod commit;
 mod dispatch;
 mod dsn;
-pub mod due;
 mod facts;
 mod failures;
 mod feed;
@@ -27,6 +26,7 @@ mod filter;
 mod ids;
 mod kept;
 mod ledger;
+mod lanes;
 mod listed;
 mod messages;
 mod names;
@@ -35,6 +35,7 @@ pub mod order;
 mod orders;
 mod outcome;
 mod pattern;
+mod remake;
 pub mod schedule;
 mod selector;
 mod settle;
@@ -46,6 +47,8 @@ mod steer;
 pub mod store;
 pub mod suspend;
 mod view;
+mod waiting;
+pub(crate) mod ways;
 
 use std::sync::Arc;
 
@@ -71,6 +74,7 @@ pub(crate) use pattern::like;
 pub use selector::{Matcher, STATES, Selector, SelectorError, state_word};
 pub use store::{Arrival, Arrivals, Spool, SpoolWriter};
 pub use view::{Page, View};
+pub use ways::{Belongs, Naming};
 
 use crate::config::Config;
 use crate::message::Content;
@@ -99,7 +103,6 @@ pub struct Opened {
     ids: IdSource,
     suspensions: Vec<suspend::Suspension>,
     orders: Vec<order::Order>,
-    jumps: Vec<clock::Jump>,
     /// What opening found.
     pub recovered: Recovered,
 }
@@ -138,6 +141,7 @@ pub fn open(config: &Config) -> Result<Opened, OpenError> {
     let mut options = Options::new(&config.data_dir);
     options.free_space = config.limits.free_space.0;
     options.free_inodes = config.limits.free_inodes as u64;
+    options.naming = Naming::new(config);
     let (store, recovered) = Store::open(&options)?;
     opened(store, recovered, config)
 }
@@ -145,6 +149,16 @@ pub fn open(config: &Config) -> Result<Opened, OpenError> {
 /// What belongs to a store that was opened.
 fn opened(store: Store, recovered: Recovered, config: &Config) -> Result<Opened, OpenError> {
     let disk = store.disk();
+    if recovered.behind {
+        tracing::warn!(
+            "the clock is behind what it was when the queue was written to last; set it right. \
+             Mail waits from now on for as long as it was to wait"
+        );
+        let jumps = recovered.clock.jumps();
+        if let Err(error) = kept::save(&disk, &config.data_dir, clock::FILE, jumps) {
+            tracing::error!(%error, file = clock::FILE, "it can not be written");
+        }
+    }
     let ids = IdSource::new(recovered.highest);
     let kept = |name: &'static str| {
         let path = config.data_dir.join(name);
@@ -164,13 +178,11 @@ fn opened(store: Store, recovered: Recovered, config: &Config) -> Result<Opened,
     let suspensions =
         kept::load(&disk, &config.data_dir, suspend::FILE).map_err(kept(suspend::FILE))?;
     let orders = kept::load(&disk, &config.data_dir, order::FILE).map_err(kept(order::FILE))?;
-    let jumps = kept::load(&disk, &config.data_dir, clock::FILE).map_err(kept(clock::FILE))?;
     Ok(Opened {
         store,
         ids,
         suspensions,
         orders,
-        jumps,
         recovered,
     })
 }

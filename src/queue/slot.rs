@@ -5,13 +5,14 @@
 //! recipient, whoever comes first ([`Slot::is_ending`]).
 
 use std::sync::{Arc, Weak};
-use tokio::time::Instant;
 
 use queue_schema::{Message, Millis, QueueId, RecipientState, Status};
+use tokio::time::Instant;
 
 use super::actor::Queue;
-use super::due::Lane;
+use super::lanes::Way;
 use super::store::StoreError;
+use crate::message::Content;
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -20,10 +21,14 @@ pub(super) struct Slot {
     pub message: Option<Arc<Message>>,
     /// Why it could not be read for an operator, who hears it.
     pub unread: Option<StoreError>,
-    /// It waits in `fresh` or `backlog`.
-    pub queued: bool,
-    /// The lane it counts in; none while it waits in `fresh`.
-    pub lane: Option<Lane>,
+    /// Its bytes, while it waits for its first attempts.
+    pub content: Option<Content>,
+    /// Ways by which it waits as new mail.
+    pub fresh: Vec<Way>,
+    /// Ways by which it was due and waits in `backlog`, or for being read.
+    pub backlog: Vec<Way>,
+    /// Ways by which it counts as under way.
+    pub counted: Vec<Way>,
     /// Operators who need it to stay in memory.
     pub claims: u32,
     /// Recipients that are with delivery and not reported on yet.
@@ -44,6 +49,19 @@ pub(super) struct Slot {
 }
 
 impl Slot {
+    /// It waits in `backlog` for this way.
+    pub fn queue(&mut self, way: Way) {
+        if !self.backlog.contains(&way) {
+            self.backlog.push(way);
+        }
+    }
+
+    /// It does not wait in memory for this way any more.
+    pub fn unqueue(&mut self, way: Way) {
+        self.backlog.retain(|own| *own != way);
+        self.fresh.retain(|own| *own != way);
+    }
+
     /// Whether delivery or a notice is at work on any recipient.
     pub fn is_busy(&self) -> bool {
         !self.handed.is_empty() || !self.telling.is_empty()
@@ -103,16 +121,6 @@ impl Queue {
             }
             _ => {}
         }
-        // What it still waits for is what it counts for.
-        let told = slot.telling.first().map(|(position, _)| position);
-        if let Some(place) = slot.handed.first().or(told)
-            && let Some(message) = &slot.message
-            && slot.lane.is_some()
-            && let Ok(place) = usize::try_from(*place)
-            && let Some(recipient) = message.envelope.recipients.get(place)
-        {
-            let lane = Lane::of_address(&recipient.address);
-            self.shares.enter(&mut slot.lane, lane);
-        }
+        self.recount(id);
     }
 }

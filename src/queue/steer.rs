@@ -145,24 +145,6 @@ impl Queue {
             if reports.is_empty() && change.is_none() {
                 continue;
             }
-            let context = (&self.clock, &orders[..]);
-            if let Some((change, count)) =
-                wanted(slot, recipients, &steer, &mut replay, context, now)
-            {
-                touched += count;
-                changes.push_back((*id, change));
-            }
-        }
-        drop(orders);
-        let mut durable = Vec::new();
-        for id in obeyed {
-            touched += self.obey(id, now, || {
-                let (waiter, waited) = oneshot::channel();
-                durable.push(waited);
-                Some(waiter)
-            });
-        }
-        for (id, reports) in returns {
             log(*id, &steer);
             if !reports.is_empty() {
                 let order = Order {

@@ -94,13 +94,16 @@ pub type Each<'a> = &'a mut dyn FnMut(Answer) -> Result<(), Failure>;
 /// Asks, and calls `each` with every answer; returns the count that ends them.
 pub fn ask(config: &Config, request: Request, each: Each<'_>) -> Result<u64, Failure> {
     match daemon(config)? {
-        Some(stream) => {
-            let mut stream = BufReader::new(stream);
-            say(&mut stream, &request, &[])?;
-            heard(&mut stream, each)
-        }
+        Some(stream) => over_socket(stream, &request, each),
         None => on_store(config, request, each),
     }
+}
+
+/// Asks the daemon one thing.
+fn over_socket(stream: UnixStream, request: &Request, each: Each<'_>) -> Result<u64, Failure> {
+    let mut stream = BufReader::new(stream);
+    say(&mut stream, request, &[])?;
+    heard(&mut stream, each)
 }
 
 /// The daemon, if one runs.
@@ -133,12 +136,19 @@ pub fn with_asker<T>(
     config: &Config,
     work: impl AsyncFnOnce(&mut Asker<'_>) -> Result<T, Failure>,
 ) -> Result<T, Failure> {
-    if let Some(stream) = daemon(config)? {
-        let stream = Some(BufReader::new(stream));
-        let mut asker = Asker(Asked::Daemon(config, stream));
-        return System::new().block_on(work(&mut asker));
-    }
-    let opened = queue::open(config)?;
+    let found = match daemon(config)? {
+        Some(stream) => Opening::Daemon(stream),
+        None => opened(config)?,
+    };
+    let opened = match found {
+        Opening::Daemon(stream) => {
+            let stream = Some(BufReader::new(stream));
+            let mut asker = Asker(Asked::Daemon(config, stream));
+            return System::new().block_on(work(&mut asker));
+        }
+        Opening::Store(opened) => *opened,
+        Opening::Unwritable(error) => return Err(error.into()),
+    };
     with_queue(config, opened, async |queue| {
         let mut asker = Asker(Asked::Store(Session::new(&queue)));
         work(&mut asker).await
@@ -265,9 +275,7 @@ pub fn take(
 /// messages wait then.
 pub fn rebuild(config: &Config, by: String) -> Result<Option<u64>, Failure> {
     if let Some(stream) = daemon(config)? {
-        let mut stream = BufReader::new(stream);
-        say(&mut stream, &Request::Rebuild { by }, &[])?;
-        heard(&mut stream, &mut |_| Ok(()))?;
+        over_socket(stream, &Request::Rebuild { by }, &mut |_| Ok(()))?;
         return Ok(None);
     }
     if !config.data_dir.join("journal").exists() {
@@ -461,7 +469,7 @@ fn on_store(config: &Config, request: Request, each: Each<'_>) -> Result<u64, Fa
             opened
         }
         Opening::Unwritable(error) => return Err(error.into()),
-        Opening::Daemon(stream) => return over_socket(stream, &request, &[], each),
+        Opening::Daemon(stream) => return over_socket(stream, &request, each),
     };
     for damage in &opened.recovered.damage {
         eprintln!(

@@ -16,7 +16,7 @@ use super::compact::Compactor;
 use super::index::{Batch, Index, IndexError};
 use super::request::Request;
 use super::shared::{Changes, Shared, Tenants, Usage};
-use super::{Options, failpoint, journal, look};
+use super::{Options, Store, failpoint, journal, look};
 
 /// Journal bytes after which the checkpoint moves although no change is left to apply.
 const CHECKPOINT_BYTES: u64 = 32 << 20;
@@ -299,6 +299,26 @@ enum FreeError {
     Io(#[from] io::Error),
     #[error(transparent)]
     Index(#[from] IndexError),
+}
+
+impl Store {
+    /// Waits until at most `most` changed messages wait for the index, or the store failed: who
+    /// changes very many keeps the memory bounded that they take meanwhile.
+    pub async fn calm(&self, most: usize) {
+        let shared = &self.0.shared;
+        while shared.failure().is_none() {
+            let flushed = shared.flushed.notified();
+            {
+                let mut state = shared.state();
+                if state.stopping || state.dirty.len() <= most {
+                    return;
+                }
+                state.flush_now = true;
+            }
+            shared.turn.notify_all();
+            flushed.await;
+        }
+    }
 }
 
 /// Puts changes and the place they lead up to into the index, all or nothing.

@@ -45,6 +45,7 @@ use queue_schema::{
 };
 use tokio::sync::{mpsc, oneshot};
 
+use super::ways::Naming;
 use crate::message::Content;
 
 pub use arrivals::{Arrival, Arrivals};
@@ -99,6 +100,8 @@ pub struct Options {
     pub index_limit: Duration,
     /// See [`COMPACT_AFTER`].
     pub compact_after: Duration,
+    /// How destinations are named.
+    pub naming: Naming,
 }
 
 impl Options {
@@ -113,6 +116,7 @@ impl Options {
             flush_every: FLUSH_EVERY,
             index_limit: INDEX_LIMIT,
             compact_after: COMPACT_AFTER,
+            naming: Naming::default(),
         }
     }
 }

@@ -27,8 +27,10 @@ use super::reader::read_segment;
 use super::replay::Replay;
 use super::shared::{SegmentFile, Shared, Usage};
 use super::{OpenError, Options, StoreError};
-use crate::queue::due::Lane;
+use crate::queue::clock::{self, Clock};
+use crate::queue::kept;
 use crate::queue::schedule;
+use crate::queue::ways::{self, Ways};
 
 /// Bytes of the journal that are no record.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,10 +46,14 @@ pub struct Damage {
 /// What opening found.
 #[derive(Debug, Clone, Default)]
 pub struct Recovered {
-    /// Every message that waits, and when it is due; held ones are not here.
+    /// Every message that waits, and when it is due as it was written; held ones are not here.
     pub waiting: Vec<(Millis, QueueId)>,
-    /// Where each of them goes, roughly, in the same order.
-    pub lanes: Vec<Lane>,
+    /// By which ways they wait, and when they are due by the clock as it is.
+    pub ways: Ways,
+    /// What is known of the clock.
+    pub clock: Clock,
+    /// The clock is behind what it was when something was written.
+    pub behind: bool,
     /// The highest id that was ever issued.
     pub highest: QueueId,
     /// Damage that was met, all of it kept in quarantine.
@@ -75,7 +81,9 @@ pub(super) struct Loaded {
     pub index: Index,
     pub applied: Checkpoint,
     pub waiting: Vec<(Millis, QueueId)>,
-    pub lanes: Vec<Lane>,
+    pub ways: Ways,
+    pub clock: Clock,
+    pub behind: bool,
     pub usage: BTreeMap<u64, Usage>,
     spooled: HashSet<QueueId>,
     pub damage: Vec<Damage>,
@@ -216,7 +224,9 @@ pub(super) fn recover(layout: &Layout, options: &Options) -> Result<Opened, Open
     };
     let recovered = Recovered {
         waiting: loaded.waiting,
-        lanes: loaded.lanes,
+        ways: loaded.ways,
+        clock: loaded.clock,
+        behind: loaded.behind,
         highest,
         damage,
         rebuilt,
@@ -359,10 +369,11 @@ fn guarded(
         .collect();
     let thread = {
         let (progress, layout) = (progress.clone(), layout.clone());
+        let options = options.clone();
         std::thread::Builder::new()
             .name("queue-index".into())
             .spawn(move || {
-                let load = || load(&layout, &segments, home, &progress);
+                let load = || load(&layout, &options, &segments, home, &progress);
                 let loaded = catch_unwind(AssertUnwindSafe(load));
                 let loaded = loaded.unwrap_or_else(|_| Err(LoadError::Index("it panicked".into())));
                 let _ = answer.send(loaded);
@@ -390,6 +401,7 @@ fn guarded(
 /// Opens the index and brings it up to the end of the journal.
 pub(super) fn load(
     layout: &Layout,
+    options: &Options,
     segments: &[(u64, Arc<SegmentFile>)],
     home: Home,
     progress: &AtomicU64,
@@ -437,29 +449,41 @@ pub(super) fn load(
     let Replay {
         position, damage, ..
     } = replay;
+    let jumps = kept::load(&layout.disk, &layout.root, clock::FILE);
+    let jumps = jumps
+        .map_err(|error| LoadError::Open(OpenError::io(&layout.root.join(clock::FILE), error)))?;
     let mut loaded = Loaded {
         applied: position,
         index,
         waiting: Vec::new(),
-        lanes: Vec::new(),
+        ways: Ways::default(),
+        clock: Clock::new(jumps),
+        behind: false,
         usage: BTreeMap::new(),
         spooled: HashSet::new(),
         damage,
         end,
     };
+    let now = crate::time::now();
+    let mut latest = 0;
+    loaded.clock.begin(now);
     for message in loaded.index.messages(QueueId(0)) {
         let message = message?;
         progress.fetch_add(1, Ordering::Relaxed);
         if let Some(due) = schedule::due(&message) {
             loaded.waiting.push((due, message.id));
-            loaded.lanes.push(Lane::of(&message));
+            let waits = ways::waits(options.naming, &loaded.clock, &message, |_| false, now);
+            loaded.ways.add(message.id, waits);
         }
+        latest = latest.max(loaded.clock.latest(&message, now));
         let usage = loaded.usage.entry(message.location.segment).or_default();
         usage.add(&message);
         if matches!(message.location.body, BodyPlace::Spool(_)) {
             loaded.spooled.insert(message.id);
         }
     }
+    let floor = QueueId(loaded.applied.highest.0.saturating_add(1));
+    loaded.behind = loaded.clock.begun(latest, floor);
     Ok(loaded)
 }
 
