@@ -548,7 +548,7 @@ fn q16_what_held_a_whole_message_holds_each_recipient_that_waits() {
         since: 1_700_000_650_000,
         until: None,
     };
-    assert_eq!(message.states[0].holds, [expected.clone()]);
+    assert_eq!(message.states[0].holds, std::slice::from_ref(&expected));
     assert_eq!(message.states[1].holds, []);
     let once = message.clone();
     by_operator.apply(&mut message);

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use crate::config::Route;
 use crate::identity::address;
-use crate::queue::ways::TARGETS;
+use crate::queue::ways::{TARGETS, dns_domain};
 
 /// A route that can not be used, and what to write instead.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -343,7 +343,7 @@ impl Routes {
         let via = match Via::of_address(to) {
             Some(local) => local.ok()?,
             None => {
-                let (from, to) = (super::hops::domain_of(from), super::hops::domain_of(to));
+                let (from, to) = (dns_domain(from), dns_domain(to));
                 self.find(&from, &to)?.1.vias.first()?.clone()
             }
         };

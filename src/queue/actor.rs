@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use actix::prelude::*;
 use futures_util::stream;
-use queue_schema::{Message, QueueId};
+use queue_schema::{Message, Millis, QueueId};
 use tokio::sync::{Notify, Semaphore, oneshot};
 use tokio::time::Instant;
 

@@ -102,7 +102,7 @@ impl Life {
         }
         let state = &mut self.message.states[0];
         self.attempts += 1;
-        self.wait = (5 * MINUTE << self.attempts.min(7)).min(4 * HOUR);
+        self.wait = ((5 * MINUTE) << self.attempts.min(7)).min(4 * HOUR);
         self.tried = self.real;
         state.last_attempt = now;
         state.next_due = now + self.wait;

@@ -431,6 +431,17 @@ impl Lanes {
         }
     }
 
+    /// When each message that waits on disk is looked at next.
+    #[cfg(test)]
+    pub fn all(&self) -> BTreeMap<QueueId, Millis> {
+        let mut all = BTreeMap::new();
+        for (due, id) in self.ways.values().flat_map(|way| way.waiting.all()) {
+            let first = all.entry(id).or_insert(due);
+            *first = due.min(*first);
+        }
+        all
+    }
+
     /// When the next one is due; at once if one is that may go.
     pub fn next(&self) -> Option<Millis> {
         match self.due.is_empty() {

@@ -25,8 +25,8 @@ mod feed;
 mod filter;
 mod ids;
 mod kept;
-mod ledger;
 mod lanes;
+mod ledger;
 mod listed;
 mod messages;
 mod names;
@@ -65,8 +65,9 @@ pub use ids::IdSource;
 pub use ledger::{Ledger, Origin as TakenFrom, Taken};
 pub use messages::{
     Accept, AcceptError, Adopt, Anew, Attempt, BY, Claim, Claimed, Connect, EndOrder, Fetch,
-    FetchError, HandOver, Held, Job, LOST, Look, Manner, Orders, Outcome, Pace, Ping, REASON, Record,
-    Release, Reload, Stand, Steer, Stop, Suspend, Suspended, Unclaim, Unsuspend, Verb, kind_word,
+    FetchError, HandOver, Held, Job, LOST, Look, Manner, Orders, Outcome, Pace, Ping, REASON,
+    Record, Release, Reload, Stand, Steer, Stop, Suspend, Suspended, Unclaim, Unsuspend, Verb,
+    kind_word,
 };
 pub(crate) use outcome::{clean, clean_reply};
 pub use pattern::AnyOf;
@@ -189,14 +190,14 @@ fn opened(store: Store, recovered: Recovered, config: &Config) -> Result<Opened,
 
 /// Opens the store for reading alone, after it could not be opened because of `why`.
 pub fn look(config: &Config, why: &OpenError) -> Result<Opened, OpenError> {
-    let options = Options::new(&config.data_dir);
+    let mut options = Options::new(&config.data_dir);
+    options.naming = Naming::new(config);
     let (store, recovered) = Store::look(&options, why)?;
     Ok(Opened {
         store,
         ids: IdSource::new(recovered.highest),
         suspensions: Vec::new(),
         orders: Vec::new(),
-        jumps: Vec::new(),
         recovered,
     })
 }

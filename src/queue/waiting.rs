@@ -45,6 +45,15 @@ impl Waiting {
         }
     }
 
+    /// All of it.
+    #[cfg(test)]
+    pub fn all(&self) -> Vec<(Millis, QueueId)> {
+        match self {
+            Waiting::Few(list) => list.clone(),
+            Waiting::Many(_, order) => order.iter().copied().collect(),
+        }
+    }
+
     /// A message is due then, in place of what was known.
     pub fn set(&mut self, id: QueueId, due: Millis) {
         match self {

@@ -29,12 +29,12 @@ pub struct Belongs(pub Vec<(String, Arc<str>)>);
 /// Whether an alias led this recipient to a target on this machine, or over LMTP.
 pub(crate) fn leads_here(recipient: &Recipient) -> bool {
     let target = |kind: &&str| recipient.address.starts_with(kind);
-    recipient.alias_of.is_some() && TARGETS.iter().any(|kind| target(&kind))
+    recipient.alias_of.is_some() && TARGETS.iter().any(target)
 }
 
 /// The domain of an address, in lower case and A-labels (RFC 5891 section 5.5); empty if there is
 /// none, which no DNS server knows.
-pub(crate) fn domain_of(address: &str) -> Cow<'_, str> {
+pub(crate) fn dns_domain(address: &str) -> Cow<'_, str> {
     let domain = address.rsplit_once('@').map_or("", |(_, domain)| domain);
     if let Some(labels) = Some(domain).filter(|d| !d.is_ascii()).and_then(to_a_labels) {
         return Cow::Owned(labels);
@@ -65,11 +65,11 @@ impl Naming {
         if leads_here(recipient) {
             return Cow::Borrowed(&recipient.address);
         }
-        let domain = domain_of(&recipient.address);
+        let domain = dns_domain(&recipient.address);
         if !self.by_sender {
             return domain;
         }
-        let from = domain_of(message.envelope.mail_from());
+        let from = dns_domain(message.envelope.mail_from());
         Cow::Owned(format!("{domain}\n{from}"))
     }
 }

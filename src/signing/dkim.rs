@@ -28,13 +28,13 @@ const SIGNED: [(&str, bool); 15] = [
     ("From", true),
     ("To", true),
     ("Cc", true),
+    ("Reply-To", true),
     ("Subject", true),
     ("Date", true),
     ("Message-ID", true),
     ("MIME-Version", true),
     ("Content-Type", true),
     ("Content-Transfer-Encoding", true),
-    ("Reply-To", false),
     ("In-Reply-To", false),
     ("References", false),
     ("Sender", false),
@@ -357,7 +357,7 @@ mod tests {
         assert_eq!(
             listed,
             Some(
-                "from:from:to:cc:subject:subject:date:message-id:mime-version:content-type:\
+                "from:from:to:cc:reply-to:subject:subject:date:message-id:mime-version:content-type:\
                  content-transfer-encoding"
             ),
             "r2: what lists add is not named while it is absent"

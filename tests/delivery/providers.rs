@@ -311,11 +311,7 @@ async fn c091_an_unusual_rate_slows_the_provider_as_a_whole() {
     let told = |text: &str| outcomes.iter().filter(|one| one.contains(text)).count();
     let knocks = told(" deferred 421 4.7.28 Gmail has detected an unusual rate");
     assert!((1..=6).contains(&knocks), "{outcomes:#?}");
-    assert_eq!(
-        knocks + told(" suspended google is slowed to "),
-        100,
-        "{outcomes:#?}"
-    );
+    assert_eq!(knocks + told(" suspended google is "), 100, "{outcomes:#?}");
     let dots = mx.log().iter().filter(|line| line.line == "DATA").count();
     assert_eq!(dots, knocks, "no other message was tried");
     mx.behave();

@@ -53,6 +53,7 @@ async fn filled() -> (World, actix::Addr<chapar::control::Control>, Vec<String>)
         let record = Record {
             message: job.message.clone(),
             attempts: vec![attempt],
+            synced: false,
         };
         world.handle().addr.send(record).await.unwrap();
     }

@@ -41,7 +41,7 @@ pub(super) struct Export {
 
 /// Where messages go.
 enum Sink {
-    Directory(Directory),
+    Directory(Box<Directory>),
     Archive(Box<Writer>),
 }
 
@@ -134,7 +134,7 @@ pub(super) fn export(config: &Config, export: &Export, json: bool) -> Result<(),
     }
     let mut sink = match stream {
         true => Sink::Archive(Box::new(Writer::stdout(&config.hostname, export.remove)?)),
-        false => Sink::Directory(Directory::new(&export.target, json)?),
+        false => Sink::Directory(Box::new(Directory::new(&export.target, json)?)),
     };
     let mut told = Told::default();
     if !export.remove {

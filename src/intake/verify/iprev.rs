@@ -43,7 +43,7 @@ pub async fn check(lookup: &Lookup, client: IpAddr) -> Iprev {
     let mut trouble = false;
     // What is no host name goes into no header of ours. Underscores are in many that are in use, and
     // the check is about addresses (RFC 8601 section 2.7.3).
-    let is_name = |name: &String| name.contains('.') && is_host(name);
+    let is_name = |name: &String| is_host(name);
     for name in names.into_iter().filter(is_name).take(MOST_NAMES) {
         match lookup.addresses(&name, client).await.records() {
             Ok(addresses) if addresses.contains(&client) => return Iprev::Pass(name),

@@ -35,7 +35,7 @@ impl Handler<Look> for Queue {
     fn handle(&mut self, _: Look, _: &mut Self::Context) -> Self::Result {
         actix::MessageResult(Snapshot {
             slots: self.slots.keys().copied().collect(),
-            due: self.due.all(),
+            due: self.lanes.all(),
             clock: self.clock.clone(),
         })
     }
@@ -62,7 +62,9 @@ pub async fn inspect(life: &mut Life<'_>) -> Option<End> {
         if known.spoiled || snapshot.slots.contains(id) {
             continue;
         }
-        let wanted = snapshot.clock.message_due(&known.message, now);
+        let states = known.message.states.iter();
+        let wanted = states.filter_map(|state| snapshot.clock.due(&known.message, state, now));
+        let wanted = wanted.min();
         match (snapshot.due.get(id), wanted) {
             (None, Some(_)) => problem = Some(format!("I5: nothing will wake {id}")),
             (Some(at), Some(due)) if known.jumps < 2 && *at > due.max(now + AGAIN) => {

@@ -146,7 +146,7 @@ pub fn answer(temper: Temper, recipient: u32, at: Millis, rng: &mut fastrand::Rn
 pub fn status(outcome: &Outcome) -> Status {
     match outcome {
         Outcome::Delivered => Status::Delivered,
-        Outcome::Failed => Status::Bounced,
+        Outcome::Failed | Outcome::Lost => Status::Bounced,
         Outcome::Deferred { .. } | Outcome::Suspended { .. } => Status::Waiting,
     }
 }

@@ -405,7 +405,7 @@ impl Model {
             .states
             .iter()
             .any(|s| s.status == Status::Waiting);
-        if done != !waits && !known.spoiled {
+        if done == waits && !known.spoiled {
             self.breaks(match done {
                 true => format!("I2: {id} ended while a recipient waits"),
                 false => format!("I2: the last recipient of {id} ended and the message did not"),

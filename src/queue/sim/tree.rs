@@ -86,31 +86,6 @@ impl SimTree {
         }))
     }
 
-    /// All entries from `from` on and before `to`, a page at a time.
-    pub fn all(
-        &self,
-        from: &[u8],
-        to: &[u8],
-    ) -> impl Iterator<Item = io::Result<(Vec<u8>, Vec<u8>)>> + use<> {
-        let (tree, to) = (self.clone(), to.to_vec());
-        let mut next = Some(from.to_vec());
-        let mut page = Vec::new().into_iter();
-        std::iter::from_fn(move || {
-            loop {
-                if let Some(pair) = page.next() {
-                    return Some(Ok(pair));
-                }
-                let pairs = match tree.range(&next.take()?, &to) {
-                    Ok(pairs) => pairs,
-                    Err(error) => return Some(Err(error)),
-                };
-                // The smallest key behind the last one.
-                next = pairs.last().map(|(key, _)| [&key[..], &[0]].concat());
-                page = pairs.into_iter();
-            }
-        })
-    }
-
     /// Whether there is nothing.
     pub fn is_empty(&self) -> io::Result<bool> {
         Ok(self.with(|tree| tree.values.is_empty()))

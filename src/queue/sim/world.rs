@@ -21,8 +21,6 @@ pub const ROOT: &str = "/store";
 const BEGIN: Millis = 1_800_000_000_000;
 /// Bytes of a segment: a dozen messages.
 const SEGMENT: u64 = 40 << 10;
-/// Compaction waits for the committer, which is the same thread here.
-const NOT_YET: u64 = 1 << 40;
 /// Steps of a life that is to end everything, before that counts as stuck.
 const DRAIN: u64 = 8_000;
 
@@ -158,7 +156,7 @@ impl World {
         let mut options = Options::new(Path::new(ROOT));
         options.disk = Disk::simulated(disk.clone());
         options.segment_size = SEGMENT;
-        options.compact_after = std::time::Duration::from_secs(rng.u64(1..20) + NOT_YET);
+        options.compact_after = std::time::Duration::from_secs(rng.u64(1..20));
         options.free_space = config.limits.free_space.0;
         let model = Model::new(config.retry.clone(), &config.postmaster);
         World {

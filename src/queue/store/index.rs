@@ -60,11 +60,14 @@ enum Tree {
 /// wait for ever for the write that failed, or end the process over the next.
 #[derive(Clone)]
 struct Sled {
-    db: Option<sled::Db<FANOUT>>,
+    db: Option<Box<sled::Db<FANOUT>>>,
     broken: Arc<AtomicBool>,
 }
 
-/// Keys and values, in order.
+/// Keys and their values, in order.
+type Pairs = Vec<(Vec<u8>, Vec<u8>)>;
+
+/// A tree that is lost with the process.
 #[derive(Clone, Default)]
 struct Memory(Arc<Mutex<BTreeMap<Vec<u8>, Vec<u8>>>>);
 
@@ -153,7 +156,7 @@ impl Tree {
             .open::<FANOUT>()
             .map_err(IndexError::io)?;
         Ok(Tree::Sled(Sled {
-            db: Some(db),
+            db: Some(Box::new(db)),
             broken: Arc::default(),
         }))
     }
@@ -180,7 +183,7 @@ impl Tree {
     }
 
     /// Up to [`PAGE`] keys from `from` on, below `end`, with their values.
-    fn page(&self, from: &[u8], end: &[u8]) -> Result<Vec<(Vec<u8>, Vec<u8>)>, IndexError> {
+    fn page(&self, from: &[u8], end: &[u8]) -> Result<Pairs, IndexError> {
         if from >= end {
             return Ok(Vec::new());
         }
@@ -249,7 +252,7 @@ impl Tree {
 impl Sled {
     fn db(&self) -> Result<&sled::Db<FANOUT>, IndexError> {
         let gone = || IndexError::new("is closed");
-        self.db.as_ref().ok_or_else(gone)
+        self.db.as_deref().ok_or_else(gone)
     }
 
     fn wrote(&self, result: io::Result<()>) -> Result<(), IndexError> {

@@ -8,16 +8,16 @@ use queue_schema::index::Checkpoint;
 use queue_schema::segment::SEGMENT_START;
 use queue_schema::{QueueId, SegmentHeader};
 
-use super::OpenError;
 use super::index::{Index, IndexError};
 use super::layout::Layout;
 use super::reader::read_segment;
 use super::recover::{Home, LoadError, Loaded, load};
 use super::replay::Replay;
 use super::shared::SegmentFile;
+use super::{OpenError, Options};
 
 /// The segments that can be read. One that is damaged as a whole is nobody's to put aside here.
-pub fn segments(layout: &Layout) -> std::io::Result<Vec<(u64, Arc<SegmentFile>)>> {
+pub fn segments(layout: &Layout) -> std::io::Result<Segments> {
     let mut found = Vec::new();
     for number in layout.segments()? {
         let file = layout.disk.open(&layout.segment(number))?;
@@ -34,11 +34,20 @@ pub fn segments(layout: &Layout) -> std::io::Result<Vec<(u64, Arc<SegmentFile>)>
     Ok(found)
 }
 
+/// Numbers of segments and their files.
+type Segments = Vec<(u64, Arc<SegmentFile>)>;
+
 /// Everything there is, for reading.
-pub fn look(layout: &Layout) -> Result<(Loaded, Vec<(u64, Arc<SegmentFile>)>), OpenError> {
+pub fn look(layout: &Layout, options: &Options) -> Result<(Loaded, Segments), OpenError> {
     let io = |error| OpenError::io(&layout.journal, error);
     let segments = segments(layout).map_err(io)?;
-    match load(layout, &segments, Home::Reading, &AtomicU64::new(0)) {
+    match load(
+        layout,
+        options,
+        &segments,
+        Home::Reading,
+        &AtomicU64::new(0),
+    ) {
         Ok(loaded) => Ok((loaded, segments)),
         Err(LoadError::Open(error)) => Err(error),
         Err(LoadError::Index(reason) | LoadError::Room(reason)) => Err(OpenError::Index(reason)),

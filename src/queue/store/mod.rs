@@ -363,7 +363,7 @@ impl Store {
     pub fn look(options: &Options, why: &OpenError) -> Result<(Store, Recovered), OpenError> {
         let root = &options.data_dir;
         let layout = Layout::new(root, &options.disk);
-        let (loaded, segments) = look::look(&layout)?;
+        let (loaded, segments) = look::look(&layout, options)?;
         let files = segments.into_iter().collect();
         let shared = Arc::new(Shared::new(layout, loaded.usage, files, loaded.applied));
         shared.only_read(format!("the queue can only be read: {why}"));
@@ -391,7 +391,9 @@ impl Store {
         };
         let recovered = Recovered {
             waiting: loaded.waiting,
-            lanes: loaded.lanes,
+            ways: loaded.ways,
+            clock: loaded.clock,
+            behind: loaded.behind,
             highest: loaded.applied.highest,
             damage: loaded.damage,
             rebuilt: None,

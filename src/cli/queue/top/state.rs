@@ -46,7 +46,7 @@ pub(super) enum Mode {
     /// A filter is typed.
     Typing(String),
     /// An order waits for `y`.
-    Sure(Verb, Selector, String),
+    Sure(Verb, Box<Selector>, String),
 }
 
 /// Recipients or messages a second.
@@ -190,7 +190,7 @@ impl State {
         match std::mem::take(&mut self.mode) {
             Mode::Typing(text) => self.typed(text, key),
             Mode::Sure(verb, selector, _) => match key {
-                KeyCode::Char('y') => Some(Do::Steer(verb, selector)),
+                KeyCode::Char('y') => Some(Do::Steer(verb, *selector)),
                 _ => {
                     self.said = "nothing was done".into();
                     None
@@ -263,7 +263,7 @@ impl State {
     /// Asks first: a slip of a finger must not move a thousand messages.
     fn order(&mut self, verb: Verb) -> Option<Do> {
         match self.chosen() {
-            Some((selector, name)) => self.mode = Mode::Sure(verb, selector, name),
+            Some((selector, name)) => self.mode = Mode::Sure(verb, Box::new(selector), name),
             None => self.said = "choose a destination or a message first".into(),
         }
         None
