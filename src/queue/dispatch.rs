@@ -140,15 +140,14 @@ impl Queue {
             match message {
                 Ok(Some(message)) => {
                     slot.message = Some(message);
-                    if purpose == Purpose::Due {
-                        let ways = slot.backlog.iter();
-                        self.backlog.extend(ways.map(|way| (id, *way)));
-                    } else if slot.claims == 0 {
+                    // It may have become due while it was read for another purpose.
+                    let ways = slot.backlog.iter();
+                    match purpose {
+                        Purpose::Due => self.backlog.extend(ways.map(|way| (id, *way))),
+                        Purpose::Lost => self.lose(id),
                         // Whoever wanted it has gone.
-                        self.release(id);
-                    }
-                    if purpose == Purpose::Lost {
-                        self.lose(id);
+                        Purpose::Steer if slot.claims == 0 => self.release(id),
+                        Purpose::Steer => {}
                     }
                 }
                 Ok(None) => {

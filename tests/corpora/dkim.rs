@@ -281,7 +281,7 @@ async fn c136_signatures_that_can_not_hold() {
         ),
         (
             "b= is no base64",
-            swap(" b=", " b=!"),
+            swap("\tb=", "\tb=!"),
             DkimResult::PermError,
         ),
     ] {

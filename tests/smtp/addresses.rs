@@ -15,6 +15,12 @@ struct Case {
 /// What is judged otherwise than by its category: the test's number, our verdict, the reason.
 const OTHERWISE: &[(u32, bool, &str)] = &[
     (
+        26,
+        true,
+        "R5: 65 octets, which a receiver that can handle them should not refuse (RFC 5321 4.5.3.1)",
+    ),
+    (59, true, "R5: the same, quoted"),
+    (
         60,
         true,
         "65 octets as written, 64 once the backslash is gone, which is what travels on",
