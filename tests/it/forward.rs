@@ -223,8 +223,7 @@ async fn r1_r2_s1_gmail_sees_what_was_signed_and_no_forgery_of_ours() {
     };
     let signature = keys.sign("src.example", &content).expect("signed");
     // What a list adds to a message of others.
-    let added = b"Sender: list@lists.example\r\nList-Unsubscribe: <mailto:x@lists.example>\r\n\
-                  Reply-To: list@lists.example\r\n";
+    let added = b"Sender: list@lists.example\r\nList-Unsubscribe: <mailto:x@lists.example>\r\n";
     let message = [added, &signature[..], &content.head[..], text.as_bytes()].concat();
     let answer = send(&world, BAD, "her@src.example", "i@example.org", &message).await;
     assert!(answer.starts_with("250 "), "{answer}");

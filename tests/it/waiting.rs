@@ -59,8 +59,9 @@ impl Limits {
             None => Limits {
                 messages: 5_000,
                 bytes: 200,
-                besides: 24 << 20,
-                verb: Duration::from_secs(5),
+                // Without optimisation, and with what the allocator keeps.
+                besides: 64 << 20,
+                verb: Duration::from_secs(15),
                 peak: 64 << 20,
                 other: Duration::from_secs(1),
                 rest: Duration::from_secs(1),
