@@ -2,35 +2,26 @@
 //!
 //! A message travels through the rooms below in this order: [`listener`] accepts a connection and
 //! runs a session; [`smtp`] decides what each byte means; [`auth`] checks who is sending;
-//! [`intake`] decides what the message is and where it goes, with [`identity`] knowing our domains
-//! and [`message`] editing headers; [`signing`] adds DKIM signatures; [`queue`] makes it durable,
-//! which alone becomes `250`; [`delivery`] takes it to the next hop that [`dns`] names. [`daemon`]
-//! starts the actors and stops them, [`control`] lets [`cli`] look and steer.
+//! [`intake`] decides what the message is and where it goes, with [`identity`] knowing our domains,
+//! [`verify`] judging what others sign and [`message`] editing headers; [`signing`] adds DKIM
+//! signatures; [`queue`] makes it durable, which alone becomes `250`; [`delivery`] takes it to the
+//! next hop that [`dns`] names. [`daemon`] starts the actors and stops them, [`control`] lets
+//! [`cli`] look and steer.
 //!
-//! Arrows point one way: `cli`, `control`, actors, pure modules. `smtp`, `message`,
-//! `queue::schedule`, `delivery::verdict` and `delivery::mx` import no actor, socket or clock.
+//! Each room is a crate, and enters rooms of lower floors alone (`src/floors.md`). This one, the
+//! highest, is the program: [`daemon`], [`cli`], and the names of the rooms for the tests.
 #![forbid(unsafe_code)]
 
-pub mod auth;
 pub mod cli;
-pub mod config;
-pub mod control;
 pub mod daemon;
-pub mod delivery;
-pub mod dns;
-pub mod doctor;
-pub mod identity;
-pub mod intake;
-pub mod lab;
-pub mod listener;
-pub mod message;
-pub mod publish;
-pub mod queue;
-pub mod report;
-pub mod signing;
-pub mod smtp;
-pub mod telemetry;
-pub mod time;
-pub mod tls;
-pub mod uri;
-pub mod web;
+
+use chapar_base::pem;
+pub use chapar_base::{time, uri};
+pub use {
+    chapar_acme as acme, chapar_auth as auth, chapar_config as config, chapar_control as control,
+    chapar_delivery as delivery, chapar_dns as dns, chapar_doctor as doctor,
+    chapar_identity as identity, chapar_intake as intake, chapar_lab as lab,
+    chapar_listener as listener, chapar_message as message, chapar_publish as publish,
+    chapar_queue as queue, chapar_report as report, chapar_signing as signing, chapar_smtp as smtp,
+    chapar_telemetry as telemetry, chapar_tls as tls, chapar_verify as verify, chapar_web as web,
+};

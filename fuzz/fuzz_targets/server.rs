@@ -4,7 +4,8 @@
 use bytes::BytesMut;
 use chapar::smtp::extension::Extensions;
 use chapar::smtp::replies::{self, Reply};
-use chapar::smtp::scram::Verifier;
+use chapar::smtp::sasl::Proven;
+use chapar::smtp::scram::{Form, Verifier};
 use chapar::smtp::server::{Bounds, Options, Server, Step};
 use libfuzzer_sys::fuzz_target;
 
@@ -55,11 +56,11 @@ fuzz_target!(|data: &[u8]| {
                     server.authenticated(outcome, &mut out);
                 }
                 Step::Verifier(user) => {
-                    let verifier = Verifier::fake(b"secret", &user);
+                    let verifier = Verifier::fake(b"secret", &user, Form::default());
                     server.verifier(Ok((verifier, "nonce".into())), &mut out);
                 }
-                Step::Proved { user, right } => {
-                    assert!(!right, "nobody knows the password of a fake verifier");
+                Step::Proved { user, proof } => {
+                    assert!(proof != Proven::Right, "nobody knows the password of a fake verifier");
                     let _ = user;
                     server.authenticated(Err(replies::AUTH_FAILED), &mut out);
                 }

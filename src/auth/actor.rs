@@ -1,8 +1,10 @@
 //! The authenticator itself.
 
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use actix::{Actor, Addr, AsyncContext, Context, Handler, Message, ResponseFuture};
@@ -12,18 +14,25 @@ use ring::hmac;
 use ring::rand::{SecureRandom, SystemRandom};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
-use super::app::{self, AppPassword};
 use super::bans::{self, Ban};
 use super::guessers::Guessers;
 use super::quota::{Allowance, Quota};
-use super::{AuthFiles, dovecot, last_use, password};
+use super::regulars::{self, Seen};
+use super::{AuthFiles, dovecot, last_use};
 use crate::config::Config;
+use crate::identity::app::{self, AppPassword};
+use crate::identity::password;
 use crate::identity::{self, Identity, User, edit};
-use crate::smtp::sasl::Credentials;
-use crate::smtp::scram::Verifier;
+use crate::smtp::sasl::{Credentials, Proven};
+use crate::smtp::scram::{Form, Verifier};
+use chapar_base::net::{is_in, is_private};
 
 /// Logins that may wait for the pool; beyond it clients are told to come back.
 pub const MAX_WAITING: usize = 256;
+/// The same of one client: a guesser must not take the places of all others.
+pub const MAX_WAITING_OF_ONE: usize = 16;
+/// Clients whose places are remembered before those that wait for nothing are forgotten.
+const PLACES: usize = 1024;
 
 /// Bytes of the server's part of a SCRAM nonce.
 const NONCE: usize = 18;
@@ -35,10 +44,18 @@ pub struct Authenticator {
     files: AuthFiles,
     pool: Arc<rayon::ThreadPool>,
     waiting: Arc<Semaphore>,
+    /// The places of each client.
+    places: HashMap<IpAddr, Arc<Semaphore>>,
     guessers: Guessers,
     quota: Quota,
     /// Tells equal passwords from others without keeping them.
     fingerprint: hmac::Key,
+    /// What the verifiers of our users look like, so that those of nobody look the same.
+    forms: Vec<Form>,
+    /// How many lists of regulars there were to write.
+    lists: u64,
+    /// Whether any client had a public address, or it was told that none had.
+    seen_public: bool,
 }
 
 /// Is this user who it claims to be? The answer is the user's address as we know it.
@@ -61,14 +78,14 @@ pub struct FindVerifier {
     pub client: IpAddr,
 }
 
-/// How a SCRAM exchange ended.
+/// How a SCRAM exchange ended whose client has got a salt.
 #[derive(Message)]
 #[rtype(result = "Result<String, AuthError>")]
 pub struct Proved {
     /// As the client gave it.
     pub user: String,
-    /// Whether it knew the password.
-    pub right: bool,
+    /// What it proved.
+    pub proof: Proven,
     /// Who guesses, if it does.
     pub client: IpAddr,
 }
@@ -113,6 +130,9 @@ struct Succeeded {
     method: &'static str,
 }
 
+/// A place among the logins of a client, and among all.
+type Place = (OwnedSemaphorePermit, OwnedSemaphorePermit);
+
 /// Why nobody was authenticated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum AuthError {
@@ -122,7 +142,7 @@ pub enum AuthError {
     /// The client guessed too often.
     #[error("the client's address is banned for now")]
     Banned,
-    /// [`MAX_WAITING`] logins wait already.
+    /// [`MAX_WAITING`] logins wait already, or `MAX_WAITING_OF_ONE` of this client.
     #[error("too many logins are waiting")]
     Busy,
 }
@@ -136,7 +156,10 @@ impl Authenticator {
         pool: Arc<rayon::ThreadPool>,
     ) -> Authenticator {
         let mut guessers = Guessers::default();
-        guessers.set_bans(bans::load(&files.data_dir, crate::time::now()));
+        let now = crate::time::now();
+        guessers.set_bans(bans::load(&files.data_dir, now));
+        guessers.set_regulars(regulars::load(&files.data_dir, now));
+        let forms = forms(&identity);
         Authenticator {
             config,
             identity,
@@ -144,31 +167,88 @@ impl Authenticator {
             files,
             pool,
             waiting: Arc::new(Semaphore::new(MAX_WAITING)),
+            places: HashMap::new(),
             guessers,
             quota: Quota::default(),
+            forms,
+            lists: 0,
+            seen_public: false,
         }
     }
 
-    /// A place among those who wait, unless there are too many.
-    fn place(&self) -> Result<OwnedSemaphorePermit, AuthError> {
-        self.waiting
-            .clone()
-            .try_acquire_owned()
-            .map_err(|_| AuthError::Busy)
+    /// A place among those who wait, unless there are too many, or too many of this client.
+    fn place(&mut self, client: IpAddr) -> Result<Place, AuthError> {
+        if self.places.len() >= PLACES {
+            self.places.retain(|_, own| Arc::strong_count(own) > 1);
+        }
+        let own = self.places.entry(super::client(client));
+        let own = own.or_insert_with(|| Arc::new(Semaphore::new(MAX_WAITING_OF_ONE)));
+        let take = |places: &Arc<Semaphore>| places.clone().try_acquire_owned();
+        match (take(own), take(&self.waiting)) {
+            (Ok(own), Ok(all)) => Ok((own, all)),
+            _ => Err(AuthError::Busy),
+        }
     }
 
-    /// Whether the client is banned as far as we know. The file may say otherwise by now: who asks
-    /// for one that is looks there too.
-    fn banned(&self, client: IpAddr) -> bool {
-        self.guessers.is_banned(client, crate::time::now())
+    /// The verifier of a user who does not exist.
+    fn nobodys_verifier(&self, user: &str) -> Verifier {
+        let which = self.fingerprint(user, "form");
+        let many = u64::try_from(self.forms.len()).unwrap_or(u64::MAX).max(1);
+        let at = usize::try_from(which % many).unwrap_or(0);
+        let form = self.forms.get(at).copied().unwrap_or_default();
+        Verifier::fake(&self.files.secret, user, form)
     }
 
-    /// Where Dovecot is asked about `user`: one of our domains whom we do not know.
+    /// Whether `user` is banned there as far as we know. The file may say otherwise by now: who
+    /// asks for one that is looks there too.
+    fn banned(&mut self, client: IpAddr, user: &str) -> bool {
+        self.seen_public |= !is_private(client.to_canonical());
+        !is_in(&self.config.limits.never_ban, client)
+            && self.guessers.is_banned(client, user, crate::time::now())
+    }
+
+    /// Writes who has logged in from where.
+    fn save(&mut self, list: Vec<Seen>) {
+        self.lists += 1;
+        let (files, number) = (self.files.clone(), self.lists);
+        self.pool.spawn(move || {
+            let mut written = files
+                .regulars
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            if *written > number {
+                return;
+            }
+            *written = number;
+            if let Err(error) = regulars::save(&files.data_dir, &list) {
+                tracing::warn!(
+                    target: "auth",
+                    %error,
+                    "from where users log in is not on disk and forgotten with the next start"
+                );
+            }
+        });
+    }
+
+    /// A ban of an address that stands for many is worth a word, once.
+    fn warn_of_private(&mut self, client: IpAddr) {
+        if self.seen_public || !is_private(client) {
+            return;
+        }
+        self.seen_public = true;
+        tracing::warn!(
+            target: "auth",
+            %client,
+            "all clients so far had private addresses: a proxy, NAT or container gateway hides who \
+             they are, and its ban keeps out whoever comes through it; let it pass their addresses \
+             on (proxy_networks), or list it in limits.never_ban"
+        );
+    }
+
+    /// Where Dovecot is asked about `user`: one of its domains whom we do not know.
     fn elsewhere(&self, user: &str) -> Option<(PathBuf, Duration)> {
         let auth = &self.config.auth;
-        let domain = user.rsplit_once('@').map(|(_, domain)| domain)?;
-        let theirs = self.identity.user(user).is_none() && self.identity.domain(domain).is_some();
-        (theirs && !auth.dovecot.is_empty())
+        (self.identity.may_be_dovecots(user) && !auth.dovecot.is_empty())
             .then(|| (PathBuf::from(&auth.dovecot), auth.dovecot_time.0))
     }
 
@@ -179,12 +259,24 @@ impl Authenticator {
     }
 }
 
-/// Reads the bans again and says whether `client` still is among them.
-fn still_banned(files: &AuthFiles, client: IpAddr, actor: &Addr<Authenticator>) -> bool {
+/// What the verifiers of users look like: one for each user, so that a form is as rare for those
+/// who do not exist as for those who do.
+fn forms(identity: &Identity) -> Vec<Form> {
+    let users = identity.domains().flat_map(|(_, domain)| domain.users());
+    let verifiers = users.filter_map(|(_, user)| user.scram.as_ref());
+    verifiers.map(Verifier::form).collect()
+}
+
+/// Reads the bans again and says whether `user` from `client` still is among them.
+fn still_banned(
+    files: &AuthFiles,
+    (client, user, regular): (IpAddr, &str, bool),
+    actor: &Addr<Authenticator>,
+) -> bool {
     let _order = files.bans.lock();
     let bans = bans::load(&files.data_dir, crate::time::now());
     let client = super::client(client);
-    let banned = bans.iter().any(|ban| ban.address == client);
+    let banned = bans.iter().any(|ban| ban.keeps_out(client, user, regular));
     if !banned {
         // Lost when the mailbox is full: then the next one tells.
         let _ = actor.try_send(Bans(bans));
@@ -198,6 +290,28 @@ async fn refused(actor: Addr<Authenticator>, failed: Failed) -> Result<String, A
         tokio::time::sleep(delay).await;
     }
     Err(AuthError::Wrong)
+}
+
+/// Who it is that Dovecot let in as `named` who came as `user`. It speaks for its own users only:
+/// neither for those of our files nor for domains that are not its own.
+fn dovecots(identity: &Identity, user: &str, named: &str) -> Option<String> {
+    let named = match (named.contains('@'), user.rsplit_once('@')) {
+        // Where it takes the domain off a name (auth_username_format), it is that of the login.
+        (false, Some((_, domain))) => format!("{named}@{domain}"),
+        _ => named.to_owned(),
+    };
+    let named = identity::canonical(&named);
+    if identity.may_be_dovecots(&named) {
+        return Some(named);
+    }
+    tracing::error!(
+        target: "auth",
+        user,
+        named,
+        "Dovecot names a user who is not its own: the domain needs dovecot = true in its \
+         domain.toml, and the name must be in no users.toml; the login is refused"
+    );
+    None
 }
 
 /// Notes that an app password was used.
@@ -229,7 +343,14 @@ fn complete(files: &AuthFiles, address: &str, known: &User, password: &str) {
     };
     match set {
         Ok(()) => tracing::info!(target: "auth", user = address, "verifier written"),
-        // The directory may well be read-only for the daemon.
+        // The directory is read-only for the daemon under the unit we ship: said once.
+        Err(error) if !files.told.swap(true, Ordering::Relaxed) => tracing::warn!(
+            target: "auth",
+            user = address,
+            %error,
+            "the hash of another server, or a user without SCRAM, stays as it is; `chapar check` \
+             says which and what to do"
+        ),
         Err(error) => {
             tracing::debug!(target: "auth", user = address, %error, "verifier not written")
         }
@@ -246,6 +367,8 @@ impl Handler<Reload> for Authenticator {
     fn handle(&mut self, reload: Reload, _: &mut Self::Context) {
         self.config = reload.0;
         self.identity = reload.1;
+        self.forms = forms(&self.identity);
+        self.guessers.forget_wrong();
     }
 }
 
@@ -261,17 +384,28 @@ impl Handler<Authenticate> for Authenticator {
     type Result = ResponseFuture<Result<String, AuthError>>;
 
     fn handle(&mut self, request: Authenticate, ctx: &mut Self::Context) -> Self::Result {
-        let permit = match self.place() {
-            Ok(permit) => permit,
-            Err(error) => return Box::pin(async move { Err(error) }),
-        };
         let Authenticate {
             credentials,
             client,
         } = request;
-        let user = credentials.user.to_lowercase();
+        let user = identity::canonical(&credentials.user);
         let fingerprint = self.fingerprint(&user, &credentials.password);
-        let banned = self.banned(client);
+        let banned = self.banned(client, &user);
+        let regular = self.guessers.is_regular(client, &user, crate::time::now());
+        let method = "password";
+        if !banned && self.guessers.is_wrong(fingerprint, crate::time::now()) {
+            let failed = Failed {
+                user,
+                client,
+                fingerprint,
+                method,
+            };
+            return Box::pin(refused(ctx.address(), failed));
+        }
+        let permit = match self.place(client) {
+            Ok(permit) => permit,
+            Err(error) => return Box::pin(async move { Err(error) }),
+        };
         let identity = self.identity.clone();
         let files = self.files.clone();
         let actor = ctx.address();
@@ -281,7 +415,7 @@ impl Handler<Authenticate> for Authenticator {
         let me = actor.clone();
         self.pool.spawn(move || {
             let _permit = permit;
-            if banned && still_banned(&files, client, &me) {
+            if banned && still_banned(&files, (client, &address, regular), &me) {
                 let _ = answer.send(Err(AuthError::Banned));
                 return;
             }
@@ -303,18 +437,20 @@ impl Handler<Authenticate> for Authenticator {
                 complete(&files, &address, known, password);
             }
         });
-        let method = "password";
         let elsewhere = self.elsewhere(&user);
+        let identity = self.identity.clone();
         Box::pin(async move {
-            let mut right = verdict.await.unwrap_or(Err(AuthError::Busy))?;
+            let right = verdict.await.unwrap_or(Err(AuthError::Busy))?;
+            let mut who = right.then(|| user.clone());
             if let (false, Some((socket, time))) = (right, elsewhere) {
                 let asked = dovecot::authenticate(&socket, time, &user, &secret).await;
-                right = asked.map_err(|error| {
+                let named = asked.map_err(|error| {
                     tracing::error!(target: "auth", %error, "Dovecot failed");
                     AuthError::Busy
                 })?;
+                who = named.and_then(|named| dovecots(&identity, &user, &named));
             }
-            if right {
+            if let Some(user) = who {
                 let succeeded = Succeeded {
                     user: user.clone(),
                     client,
@@ -338,9 +474,10 @@ impl Handler<FindVerifier> for Authenticator {
     type Result = ResponseFuture<Result<(Verifier, String), AuthError>>;
 
     fn handle(&mut self, request: FindVerifier, ctx: &mut Self::Context) -> Self::Result {
-        let user = request.user.to_lowercase();
+        // However it is spelled it has one salt, as users who exist have.
+        let user = identity::canonical(&request.user);
         // Made in any case, so that it takes the same time.
-        let fake = Verifier::fake(&self.files.secret, &user);
+        let fake = self.nobodys_verifier(&user);
         let known = self.identity.user(&user);
         let verifier = known.and_then(|known| known.scram.clone()).unwrap_or(fake);
         let mut random = [0; NONCE];
@@ -348,17 +485,19 @@ impl Handler<FindVerifier> for Authenticator {
             return Box::pin(async { Err(AuthError::Busy) });
         }
         let found = (verifier, STANDARD.encode(random));
-        if !self.banned(request.client) {
+        let client = request.client;
+        if !self.banned(client, &user) {
             return Box::pin(async { Ok(found) });
         }
-        let permit = match self.place() {
+        let regular = self.guessers.is_regular(client, &user, crate::time::now());
+        let permit = match self.place(client) {
             Ok(permit) => permit,
             Err(error) => return Box::pin(async move { Err(error) }),
         };
         let (answer, verdict) = oneshot::channel();
         let (files, me) = (self.files.clone(), ctx.address());
         self.pool.spawn(move || {
-            let _ = answer.send(still_banned(&files, request.client, &me));
+            let _ = answer.send(still_banned(&files, (client, &user, regular), &me));
             drop(permit);
         });
         Box::pin(async move {
@@ -374,12 +513,12 @@ impl Handler<Proved> for Authenticator {
     type Result = ResponseFuture<Result<String, AuthError>>;
 
     fn handle(&mut self, proved: Proved, ctx: &mut Self::Context) -> Self::Result {
-        let user = proved.user.to_lowercase();
+        let user = identity::canonical(&proved.user);
         let client = proved.client;
         let actor = ctx.address();
         let method = "SCRAM";
         // Nobody exists with a fake verifier, so right alone is not enough.
-        if proved.right && self.identity.user(&user).is_some() {
+        if proved.proof == Proven::Right && self.identity.user(&user).is_some() {
             return Box::pin(async move {
                 let succeeded = Succeeded {
                     user: user.clone(),
@@ -390,11 +529,16 @@ impl Handler<Proved> for Authenticator {
                 Ok(user)
             });
         }
+        let fingerprint = match proved.proof {
+            // Asking about many is guessing who exists; the same one again says nothing new.
+            Proven::Nothing => self.fingerprint(&user, ""),
+            // What was tried is not known: each is another guess.
+            Proven::Right | Proven::Wrong => fastrand::u64(..),
+        };
         let failed = Failed {
             user,
             client,
-            // What was tried is not known: each is another guess.
-            fingerprint: fastrand::u64(..),
+            fingerprint,
             method,
         };
         Box::pin(refused(actor, failed))
@@ -422,7 +566,9 @@ impl Handler<Succeeded> for Authenticator {
             client,
             method,
         } = login;
-        self.guessers.succeeded(&user);
+        if let Some(list) = self.guessers.succeeded(client, &user, crate::time::now()) {
+            self.save(list);
+        }
         tracing::info!(target: "auth", %client, user, method, "login");
     }
 }
@@ -439,7 +585,12 @@ impl Handler<Failed> for Authenticator {
         } = failed;
         let client = client.to_canonical();
         let now = crate::time::now();
+        // What another server knows may change there at any time; a proof says no password.
+        let ours = method == "password" && self.elsewhere(&user).is_none();
         let limits = &self.config.limits;
+        if ours {
+            self.guessers.remember_wrong(fingerprint, limits, now);
+        }
         let verdict = self
             .guessers
             .failed(client, &user, fingerprint, limits, now);
@@ -448,7 +599,9 @@ impl Handler<Failed> for Authenticator {
         let Some(ban) = verdict.ban else {
             return Box::pin(async move { verdict.delay });
         };
-        tracing::warn!(target: "auth", %client, guesses = ban.guesses, "client banned");
+        let user = ban.only().unwrap_or("all");
+        tracing::warn!(target: "auth", %client, user, guesses = ban.guesses, "client banned");
+        self.warn_of_private(client);
         let (files, me) = (self.files.clone(), ctx.address());
         let (written, on_disk) = oneshot::channel();
         self.pool.spawn(move || {
@@ -474,109 +627,5 @@ impl Handler<Failed> for Authenticator {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn config(dir: &std::path::Path) -> Arc<Config> {
-        let text = "hostname = \"mx.example.org\"\ndata_dir = \"data\"\n\
-                    [limits]\nguesses = 3\nguess_delay = \"1ms\"\n";
-        Arc::new(Config::parse(text, "chapar.toml", dir).expect("configuration"))
-    }
-
-    /// An authenticator of a directory with one user, whose password is `correct horse`.
-    fn started(dir: &std::path::Path) -> Addr<Authenticator> {
-        let domain = dir.join("domains/example.org");
-        std::fs::create_dir_all(&domain).expect("directory");
-        let hash = password::hash(b"correct horse").expect("hash");
-        let users = format!("\"me@example.org\" = {{ password = \"{hash}\" }}\n");
-        std::fs::write(domain.join("domain.toml"), "mode = \"forward\"\n").expect("domain");
-        let path = domain.join("users.toml");
-        crate::config::files::create(&path, users.as_bytes(), 0o600).expect("users");
-        let identity = Identity::load(dir, "").expect("identity");
-        let builder = rayon::ThreadPoolBuilder::new().num_threads(1);
-        let pool = Arc::new(builder.build().expect("pool"));
-        let config = config(dir);
-        let files = AuthFiles::open(&config).expect("files");
-        Authenticator::new(config, Arc::new(identity), files, pool).start()
-    }
-
-    async fn login(
-        auth: &Addr<Authenticator>,
-        client: [u8; 4],
-        user: &str,
-        password: &str,
-    ) -> Result<String, AuthError> {
-        let credentials = Credentials {
-            user: user.into(),
-            password: password.into(),
-        };
-        let request = Authenticate {
-            credentials,
-            client: client.into(),
-        };
-        auth.send(request).await.expect("answer")
-    }
-
-    #[test]
-    fn known_and_unknown_users_get_the_same_answer() {
-        let dir = tempfile::tempdir().expect("directory");
-        actix::System::new().block_on(async {
-            let auth = started(dir.path());
-            for (user, password, expected) in [
-                (
-                    "Me@Example.org",
-                    "correct horse",
-                    Ok("me@example.org".to_owned()),
-                ),
-                ("me@example.org", "wrong horse", Err(AuthError::Wrong)),
-                ("you@example.org", "correct horse", Err(AuthError::Wrong)),
-            ] {
-                let outcome = login(&auth, [192, 0, 2, 1], user, password).await;
-                assert_eq!(outcome, expected, "{user}");
-            }
-            let find = |user: &str| FindVerifier {
-                user: user.into(),
-                client: [192, 0, 2, 1].into(),
-            };
-            let mut nonces = Vec::new();
-            for user in ["me@example.org", "you@example.org"] {
-                let (first, nonce) = auth.send(find(user)).await.expect("answer").expect("one");
-                let (second, other) = auth.send(find(user)).await.expect("answer").expect("one");
-                assert_eq!(first, second, "{user} has the same salt each time");
-                nonces.extend([nonce, other]);
-            }
-            nonces.dedup();
-            assert_eq!(nonces.len(), 4);
-        });
-        // The right password of a user without a verifier has made one.
-        let identity = Identity::load(dir.path(), "").expect("identity");
-        let user = identity.user("me@example.org").expect("user");
-        assert!(user.scram.is_some());
-    }
-
-    #[test]
-    fn guessers_are_banned_across_restarts_until_an_operator_clears_them() {
-        let dir = tempfile::tempdir().expect("directory");
-        let guesser = [192, 0, 2, 1];
-        actix::System::new().block_on(async {
-            let auth = started(dir.path());
-            for guess in ["a", "b", "c"] {
-                let outcome = login(&auth, guesser, "me@example.org", guess).await;
-                assert_eq!(outcome, Err(AuthError::Wrong));
-            }
-            let right = login(&auth, guesser, "me@example.org", "correct horse").await;
-            assert_eq!(right, Err(AuthError::Banned));
-            let elsewhere = login(&auth, [192, 0, 2, 2], "me@example.org", "correct horse").await;
-            assert_eq!(elsewhere, Ok("me@example.org".into()));
-        });
-        actix::System::new().block_on(async {
-            let auth = started(dir.path());
-            let right = login(&auth, guesser, "me@example.org", "correct horse").await;
-            assert_eq!(right, Err(AuthError::Banned));
-            let data = dir.path().join("data");
-            assert_eq!(bans::clear(&data, guesser.into(), 0).ok(), Some(true));
-            let right = login(&auth, guesser, "me@example.org", "correct horse").await;
-            assert_eq!(right, Ok("me@example.org".into()));
-        });
-    }
-}
+#[path = "actor_tests.rs"]
+mod tests;

@@ -1,4 +1,4 @@
-//! The addresses that may not log in for now, as they lie on disk: `auth/bans.json` in `data_dir`.
+//! Who may not log in for now: an address, or one user from there, as they lie on disk: `auth/bans.json` in `data_dir`.
 //!
 //! The file is the truth, and every change reads it, changes it and replaces it under a lock, so
 //! that `chapar auth bans --clear` works while the daemon runs and while it does not.
@@ -27,6 +27,22 @@ pub struct Ban {
     pub guesses: u32,
     /// Whom the last guess was about.
     pub user: String,
+    /// Only `user` is kept out, not whoever else comes from there.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub only_user: bool,
+}
+
+impl Ban {
+    /// Who is kept out from there, unless all are.
+    pub fn only(&self) -> Option<&str> {
+        self.only_user.then_some(self.user.as_str())
+    }
+
+    /// Whether it keeps `user` out who comes from `client`. `regular`: it has logged in from there
+    /// before, and is not kept out for what others guessed.
+    pub fn keeps_out(&self, client: IpAddr, user: &str, regular: bool) -> bool {
+        self.address == client && self.only().map_or(!regular, |only| only == user)
+    }
 }
 
 /// Where the bans of this `data_dir` are.
@@ -52,7 +68,7 @@ pub fn load(data_dir: &Path, now: Millis) -> Vec<Ban> {
 /// Adds one; gives all that last.
 pub fn add(data_dir: &Path, ban: Ban, now: Millis) -> io::Result<Vec<Ban>> {
     change(data_dir, now, |bans| {
-        bans.retain(|known| known.address != ban.address);
+        bans.retain(|known| (known.address, known.only()) != (ban.address, ban.only()));
         bans.push(ban);
         if bans.len() > MAX_BANS {
             bans.sort_by_key(|ban| std::cmp::Reverse(ban.until));
@@ -61,7 +77,7 @@ pub fn add(data_dir: &Path, ban: Ban, now: Millis) -> io::Result<Vec<Ban>> {
     })
 }
 
-/// Removes the ban of the client that `address` belongs to. False: there was none.
+/// Removes the bans of the client that `address` belongs to. False: there was none.
 pub fn clear(data_dir: &Path, address: IpAddr, now: Millis) -> io::Result<bool> {
     let client = super::guessers::client(address);
     let mut found = false;
@@ -85,7 +101,7 @@ fn change(
     let mut bans = load(data_dir, now);
     change(&mut bans);
     let text = serde_json::to_vec_pretty(&bans).map_err(io::Error::other)?;
-    files::replace(&path, &text, 0o600)?;
+    files::replace_state(&path, &text, 0o600)?;
     Ok(bans)
 }
 
@@ -101,6 +117,7 @@ mod tests {
             until,
             guesses: 10,
             user: "alice@example.org".into(),
+            only_user: false,
         };
         assert_eq!(load(dir.path(), 0), []);
         add(dir.path(), ban("192.0.2.1", 100), 0).expect("add");
@@ -115,6 +132,14 @@ mod tests {
         assert!(clear(dir.path(), address, 0).expect("clear"));
         assert!(!clear(dir.path(), address, 0).expect("clear"));
         assert_eq!(load(dir.path(), 0), [ban("192.0.2.1", 150)]);
+        let only = Ban {
+            only_user: true,
+            ..ban("192.0.2.1", 150)
+        };
+        add(dir.path(), only.clone(), 0).expect("add");
+        assert_eq!(load(dir.path(), 0), [ban("192.0.2.1", 150), only]);
+        assert!(clear(dir.path(), [192, 0, 2, 1].into(), 0).expect("clear"));
+        assert_eq!(load(dir.path(), 0), [], "both");
         fs::write(file(dir.path()), "garbage").expect("write");
         assert_eq!(load(dir.path(), 0), []);
     }

@@ -34,15 +34,16 @@ pub enum DovecotError {
     Temporary,
 }
 
-/// Whether the password of `user` is `password`.
+/// Who logs in with this `password`, in Dovecot's words, which may be another name than `user` (a
+/// canonical one, or that of a mailbox which several names open); `None`: it is wrong.
 pub async fn authenticate(
     socket: &Path,
     time: Duration,
     user: &str,
     password: &str,
-) -> Result<bool, DovecotError> {
+) -> Result<Option<String>, DovecotError> {
     if user.contains('\0') || password.contains('\0') {
-        return Ok(false);
+        return Ok(None);
     }
     tokio::time::timeout(time, ask(socket, user, password))
         .await
@@ -81,7 +82,7 @@ async fn look_up(socket: &Path, user: &str) -> Result<bool, DovecotError> {
     }
 }
 
-async fn ask(socket: &Path, user: &str, password: &str) -> Result<bool, DovecotError> {
+async fn ask(socket: &Path, user: &str, password: &str) -> Result<Option<String>, DovecotError> {
     let stream = UnixStream::connect(socket).await?;
     let (read, mut write) = stream.into_split();
     let mut lines = BufReader::new(read.take(MOST)).lines();
@@ -110,13 +111,16 @@ async fn ask(socket: &Path, user: &str, password: &str) -> Result<bool, DovecotE
         let line = next(&mut lines).await?;
         let mut words = line.split('\t');
         match (words.next(), words.next()) {
-            (Some("OK"), Some("1")) => return Ok(true),
+            (Some("OK"), Some("1")) => {
+                let named = words.find_map(|word| word.strip_prefix("user="));
+                return Ok(Some(named.unwrap_or(user).to_owned()));
+            }
             (Some("FAIL"), Some("1")) => {
                 let temporary = words.any(|word| word == "temp");
                 return if temporary {
                     Err(DovecotError::Temporary)
                 } else {
-                    Ok(false)
+                    Ok(None)
                 };
             }
             (Some("CONT"), _) => return Err(DovecotError::Protocol("a question to PLAIN")),
@@ -137,7 +141,7 @@ mod tests {
     use super::*;
 
     /// A Dovecot that knows a@b.example with the password "right".
-    async fn ask(hello: &'static str, password: &str) -> Result<bool, String> {
+    async fn ask(hello: &'static str, password: &str) -> Result<Option<String>, String> {
         let dir = tempfile::tempdir().expect("directory");
         let socket = dir.path().join("auth-client");
         let listener = tokio::net::UnixListener::bind(&socket).expect("socket");
@@ -154,6 +158,8 @@ mod tests {
                 let plain = STANDARD.decode(response).expect("base64");
                 let answer = match plain.as_slice() {
                     b"\0a@b.example\0right" => "OK\t1\tuser=a@b.example\n",
+                    b"\0a@b.example\0other" => "OK\t1\tuser=c@b.example\tx=y\n",
+                    b"\0a@b.example\0nameless" => "OK\t1\n",
                     b"\0a@b.example\0busy" => "FAIL\t1\tuser=a@b.example\ttemp\n",
                     b"\0a@b.example\0mute" => "",
                     _ => "FAIL\t1\tuser=a@b.example\n",
@@ -173,8 +179,11 @@ mod tests {
 
     #[tokio::test]
     async fn dovecot_says_yes_no_later_or_nothing() {
-        assert_eq!(ask(HELLO, "right").await, Ok(true));
-        assert_eq!(ask(HELLO, "wrong").await, Ok(false));
+        let named = |name: &str| Ok(Some(name.to_owned()));
+        assert_eq!(ask(HELLO, "right").await, named("a@b.example"));
+        assert_eq!(ask(HELLO, "other").await, named("c@b.example"));
+        assert_eq!(ask(HELLO, "nameless").await, named("a@b.example"));
+        assert_eq!(ask(HELLO, "wrong").await, Ok(None));
         let later = ask(HELLO, "busy").await;
         assert_eq!(later, Err("it can not tell for now".into()));
         let slow = ask(HELLO, "mute").await;
@@ -185,7 +194,7 @@ mod tests {
                 .await
                 .is_err()
         );
-        assert_eq!(ask(HELLO, "nul\0").await, Ok(false));
+        assert_eq!(ask(HELLO, "nul\0").await, Ok(None));
     }
 
     #[tokio::test]

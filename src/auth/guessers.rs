@@ -3,7 +3,12 @@
 //! A client is an IPv4 address or an IPv6 /64. The same wrong password tried again is no further
 //! guess: a program with a stale password must not lock out everybody behind its address. An
 //! account is never locked, or anybody could lock its owner out; replies to failures only take
-//! longer. Nothing tells an account that exists from one that does not.
+//! longer. A wrong password is remembered, so that trying it again costs no hash. Nothing tells an
+//! account that exists from one that does not.
+//!
+//! An address from which users have logged in is shared by more than the guesser: there the user
+//! whose password is guessed is kept out alone, and who has logged in from there is kept out for
+//! [`REGULAR`] times as many guesses at its own name only.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -13,12 +18,17 @@ use std::time::Duration;
 use queue_schema::Millis;
 
 use super::bans::Ban;
+use super::regulars::{Regulars, Seen};
 use crate::config::Limits;
+use chapar_base::net::is_in;
 
 /// Clients, and accounts, that are remembered.
 pub const MAX_REMEMBERED: usize = 10_000;
 /// Wrong passwords of one client that are told apart.
 const MAX_FINGERPRINTS: usize = 32;
+/// How many times as many guesses it takes to keep out a user from where it has logged in before,
+/// or all others from where users have.
+pub const REGULAR: usize = 10;
 /// The delay is at most this many times doubled.
 const MAX_DOUBLINGS: u32 = 6;
 
@@ -27,7 +37,12 @@ const MAX_DOUBLINGS: u32 = 6;
 pub struct Guessers {
     clients: HashMap<IpAddr, Count>,
     accounts: HashMap<String, Count>,
-    bans: HashMap<IpAddr, Ban>,
+    /// Of one account by one client.
+    pairs: HashMap<(IpAddr, String), Count>,
+    bans: HashMap<(IpAddr, Option<String>), Ban>,
+    regulars: Regulars,
+    /// Passwords that were wrong, by fingerprint, and until when that is remembered.
+    wrong: HashMap<u64, Millis>,
 }
 
 #[derive(Debug, Default)]
@@ -57,14 +72,51 @@ pub fn client(address: IpAddr) -> IpAddr {
 impl Guessers {
     /// Replaces the bans by what is on disk.
     pub fn set_bans(&mut self, bans: Vec<Ban>) {
-        self.bans = bans.into_iter().map(|ban| (ban.address, ban)).collect();
+        self.bans = bans.into_iter().map(|ban| (key(&ban), ban)).collect();
     }
 
-    /// Whether `address` may not log in.
-    pub fn is_banned(&self, address: IpAddr, now: Millis) -> bool {
-        self.bans
-            .get(&client(address))
-            .is_some_and(|ban| ban.until > now)
+    /// Replaces who has logged in from where by what is on disk.
+    pub fn set_regulars(&mut self, regulars: Regulars) {
+        self.regulars = regulars;
+    }
+
+    /// Whether `user` has logged in from `address` before.
+    pub fn is_regular(&self, address: IpAddr, user: &str, now: Millis) -> bool {
+        self.regulars.knows(client(address), user, now)
+    }
+
+    /// Whether `user` may not log in from `address`.
+    pub fn is_banned(&self, address: IpAddr, user: &str, now: Millis) -> bool {
+        let client = client(address);
+        let regular = self.regulars.knows(client, user, now);
+        [None, Some(user.to_owned())].into_iter().any(|only| {
+            let ban = self.bans.get(&(client, only));
+            ban.is_some_and(|ban| ban.until > now && ban.keeps_out(client, user, regular))
+        })
+    }
+
+    /// Whether this user and password were wrong a while ago, and no user has changed since.
+    pub fn is_wrong(&self, fingerprint: u64, now: Millis) -> bool {
+        self.wrong
+            .get(&fingerprint)
+            .is_some_and(|until| *until > now)
+    }
+
+    /// A password was found to be wrong.
+    pub fn remember_wrong(&mut self, fingerprint: u64, limits: &Limits, now: Millis) {
+        if self.wrong.len() >= MAX_REMEMBERED {
+            self.wrong.retain(|_, until| *until > now);
+        }
+        if self.wrong.len() >= MAX_REMEMBERED {
+            self.wrong.clear();
+        }
+        let until = now.saturating_add(crate::time::millis(limits.ban.0));
+        self.wrong.insert(fingerprint, until);
+    }
+
+    /// Users may have changed: what was wrong may be right now.
+    pub fn forget_wrong(&mut self) {
+        self.wrong.clear();
     }
 
     /// Takes note of a failed login. `fingerprint` is the same for the same user and password.
@@ -91,24 +143,51 @@ impl Guessers {
             .saturating_sub(1)
             .min(MAX_DOUBLINGS);
         let delay = limits.guess_delay.0.saturating_mul(1 << doublings);
-        let too_many = usize::try_from(by_client).unwrap_or(usize::MAX) >= limits.guesses;
-        let ban = too_many.then(|| Ban {
+        let pair = (client, user.to_owned());
+        let by_pair = count(&mut self.pairs, pair.clone(), fingerprint, window, now);
+        if is_in(&limits.never_ban, address) {
+            return Verdict { delay, ban: None };
+        }
+        let many = |guesses: u32, regular: bool| {
+            let times = if regular { REGULAR } else { 1 };
+            let most = limits.guesses.saturating_mul(times);
+            usize::try_from(guesses).unwrap_or(usize::MAX) >= most
+        };
+        let shared = self.regulars.knows_any(client, now);
+        let regular = self.regulars.knows(client, user, now);
+        let ban = |guesses, only_user| Ban {
             address: client,
             until: now.saturating_add(window),
-            guesses: by_client,
+            guesses,
             user: user.to_owned(),
-        });
+            only_user,
+        };
+        let ban = match () {
+            () if many(by_client, shared) => Some(ban(by_client, false)),
+            () if shared && many(by_pair, regular) => Some(ban(by_pair, true)),
+            () => None,
+        };
         if let Some(ban) = &ban {
-            self.clients.remove(&client);
-            self.bans.insert(client, ban.clone());
+            match ban.only_user {
+                true => drop(self.pairs.remove(&pair)),
+                false => drop(self.clients.remove(&client)),
+            }
+            self.bans.insert(key(ban), ban.clone());
         }
         Verdict { delay, ban }
     }
 
-    /// Takes note of a right one: its owner's earlier failures cost the account nothing more.
-    pub fn succeeded(&mut self, user: &str) {
+    /// Takes note of a right one: its owner's earlier failures cost the account nothing more. Who
+    /// has logged in from where, if that should be written.
+    pub fn succeeded(&mut self, address: IpAddr, user: &str, now: Millis) -> Option<Vec<Seen>> {
         self.accounts.remove(user);
+        let new = self.regulars.note(client(address), user, now);
+        new.then(|| self.regulars.list())
     }
+}
+
+fn key(ban: &Ban) -> (IpAddr, Option<String>) {
+    (ban.address, ban.only().map(str::to_owned))
 }
 
 /// One more guess of `key`, unless the same one was made before; how many there were.
@@ -170,12 +249,12 @@ mod tests {
             .map(|verdict| (verdict.delay.as_secs(), verdict.ban.is_some()))
             .collect();
         assert_eq!(delays, [(1, false), (2, false), (4, false), (8, true)]);
-        assert!(guessers.is_banned(a, 1000));
+        assert!(guessers.is_banned(a, "alice@example.org", 1000));
         assert!(
-            !guessers.is_banned(b, 1000),
+            !guessers.is_banned(b, "alice@example.org", 1000),
             "the owner gets in from elsewhere"
         );
-        assert!(!guessers.is_banned(a, 1000 + 3_600_000));
+        assert!(!guessers.is_banned(a, "alice@example.org", 1000 + 3_600_000));
     }
 
     #[test]
@@ -186,7 +265,7 @@ mod tests {
             let verdict = guessers.failed(shared, "bob@example.org", 7, &limits, 0);
             assert_eq!((verdict.delay.as_secs(), verdict.ban), (1, None));
         }
-        assert!(!guessers.is_banned(shared, 0));
+        assert!(!guessers.is_banned(shared, "bob@example.org", 0));
     }
 
     #[test]
@@ -197,13 +276,59 @@ mod tests {
             let address = ip(&format!("2001:db8::{guess}"));
             guessers.failed(address, &format!("user{guess}"), guess, &limits, 0);
         }
-        assert!(guessers.is_banned(ip("2001:db8::ffff"), 1));
-        assert!(!guessers.is_banned(ip("2001:db8:0:1::1"), 1));
+        assert!(guessers.is_banned(ip("2001:db8::ffff"), "x", 1));
+        assert!(!guessers.is_banned(ip("2001:db8:0:1::1"), "x", 1));
         let other = ip("192.0.2.1");
         for hour in 0..10 {
             let verdict = guessers.failed(other, "x", hour, &limits, hour * 3_600_000);
             assert_eq!(verdict.ban, None);
         }
+    }
+
+    #[test]
+    fn s7_who_shares_an_address_with_a_guesser_is_not_kept_out_with_it() {
+        let mut guessers = Guessers::default();
+        let (limits, nat) = (limits(), ip("192.0.2.1"));
+        let (ann, bob, eve) = ("ann@example.org", "bob@example.org", "eve@example.org");
+        assert!(guessers.succeeded(nat, ann, 0).is_some());
+        assert!(guessers.succeeded(nat, ann, 1).is_none(), "once a day");
+        // Guesses at bob keep bob out from there, and nobody else.
+        let bans: Vec<_> = (0..4)
+            .filter_map(|guess| guessers.failed(nat, bob, guess, &limits, 10).ban)
+            .map(|ban| (ban.only().map(str::to_owned), ban.guesses))
+            .collect();
+        assert_eq!(bans, [(Some(bob.to_owned()), 4)]);
+        assert!(guessers.is_banned(nat, bob, 10));
+        assert!(!guessers.is_banned(nat, ann, 10) && !guessers.is_banned(nat, eve, 10));
+        assert!(!guessers.is_banned(ip("192.0.2.2"), bob, 10));
+        // At ann, who has logged in from there, it takes ten times as many.
+        let ban = (0..36).find_map(|n| guessers.failed(nat, ann, 100 + n, &limits, 10).ban);
+        let all = ban.expect("40 guesses of this client in all keep the others out");
+        assert_eq!((all.only(), all.guesses), (None, 40));
+        assert!(guessers.is_banned(nat, eve, 10) && !guessers.is_banned(nat, ann, 10));
+        let ban = (0..4).find_map(|n| guessers.failed(nat, ann, 200 + n, &limits, 10).ban);
+        assert_eq!(
+            ban.and_then(|ban| ban.only().map(str::to_owned)),
+            Some(ann.to_owned())
+        );
+        assert!(guessers.is_banned(nat, ann, 10));
+    }
+
+    #[test]
+    fn s7_networks_that_are_never_banned_are_slowed_only() {
+        let mut guessers = Guessers::default();
+        let limits = Limits {
+            never_ban: vec!["172.16.0.0/12".parse().expect("network")],
+            ..limits()
+        };
+        let gateway = ip("::ffff:172.17.0.1");
+        for guess in 0..100 {
+            let verdict = guessers.failed(gateway, "ann@example.org", guess, &limits, 0);
+            assert_eq!(verdict.ban, None);
+            let doubled = 1 << guess.min(6);
+            assert_eq!(verdict.delay.as_secs(), doubled);
+        }
+        assert!(!guessers.is_banned(gateway, "ann@example.org", 0));
     }
 
     #[test]
@@ -216,5 +341,10 @@ mod tests {
         }
         assert!(guessers.clients.len() <= MAX_REMEMBERED);
         assert!(guessers.accounts.len() <= MAX_REMEMBERED);
+        assert!(guessers.pairs.len() <= MAX_REMEMBERED);
+        for n in 0..3 * MAX_REMEMBERED as u64 {
+            guessers.remember_wrong(n, &limits, 0);
+        }
+        assert!(guessers.wrong.len() <= MAX_REMEMBERED);
     }
 }

@@ -34,7 +34,7 @@ pub fn note(data_dir: &Path, id: &str, now: Millis) -> io::Result<()> {
     }
     uses.insert(id.to_owned(), now);
     let text = serde_json::to_vec(&uses).map_err(io::Error::other)?;
-    files::replace(&path(data_dir), &text, 0o600)
+    files::replace_state(&path(data_dir), &text, 0o600)
 }
 
 #[cfg(test)]

@@ -7,9 +7,9 @@ use queue_schema::Millis;
 
 use crate::config::Limits;
 use crate::identity::UserQuota;
+use crate::time::DAY;
 
 const HOUR: Millis = 3_600_000;
-const DAY: Millis = 24 * HOUR;
 
 /// What was sent, by user. Only users that exist come here, so their number is bounded.
 #[derive(Debug, Default)]

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 
 use ring::rand::{SecureRandom, SystemRandom};
@@ -24,6 +25,10 @@ pub struct AuthFiles {
     /// Held by threads of the pool from before they look at the bans on disk until they have told
     /// the actor what they saw, so that it hears of the changes in their order.
     pub(super) bans: Arc<Mutex<()>>,
+    /// Which list of regulars was written last, so that an older one never replaces it.
+    pub(super) regulars: Arc<Mutex<u64>>,
+    /// Whether it was said that verifiers can not be written.
+    pub(super) told: Arc<AtomicBool>,
 }
 
 impl AuthFiles {
@@ -37,6 +42,8 @@ impl AuthFiles {
             dir: config.dir.clone(),
             secret,
             bans: Arc::default(),
+            regulars: Arc::default(),
+            told: Arc::default(),
         })
     }
 }

@@ -2,8 +2,9 @@
 
 use serde_json::json;
 
-use crate::auth::{app, last_use};
+use crate::auth::last_use;
 use crate::config::Config;
+use crate::identity::app;
 use crate::identity::{Identity, edit};
 
 /// What can be done with app passwords

@@ -6,14 +6,14 @@ use std::process::ExitCode;
 
 use serde_json::json;
 
-use super::exit;
+use super::{exit, owner};
 use crate::auth::bans;
 use crate::config::Config;
 
 /// Shows and lifts the bans of those who guessed passwords.
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
-    /// Lists the addresses that may not log in for now, or clears one. A running daemon notices at
+    /// Lists who may not log in for now, or lets an address in again. A running daemon notices at
     /// the next login from there.
     #[command(after_help = "Examples:\n  chapar auth bans\n  chapar auth bans --clear 192.0.2.1")]
     Bans {
@@ -28,6 +28,7 @@ pub(super) enum Command {
 
 pub(super) fn run(file: &Path, command: Command) -> anyhow::Result<ExitCode> {
     let config = Config::load(file)?;
+    owner::step_down(&config)?;
     let now = crate::time::now();
     match command {
         Command::Bans {
@@ -66,15 +67,18 @@ fn list(config: &Config, json: bool, now: u64) {
                 "until": until,
                 "guesses": ban.guesses,
                 "user": ban.user,
+                "only_user": ban.only_user,
             });
             say!("{object}");
         } else {
             // The name is what a stranger sent.
-            say!(
-                "{network}  until {until}  after {} guesses, the last as {:?}",
-                ban.guesses,
-                ban.user
-            );
+            let (guesses, user) = (ban.guesses, &ban.user);
+            match ban.only_user {
+                true => say!("{network}  until {until}  {user:?} alone, after {guesses} guesses"),
+                false => {
+                    say!("{network}  until {until}  after {guesses} guesses, the last as {user:?}")
+                }
+            }
         }
     }
 }

@@ -13,6 +13,9 @@ pub(super) fn check(chain: &[u8], key: &[u8]) -> Result<(), String> {
     if chain.is_empty() {
         return Err("no certificate in PEM; its first line is BEGIN CERTIFICATE".into());
     }
+    if let Some(problem) = crate::pem::no_key(key) {
+        return Err(format!("the private key: {problem}"));
+    }
     let key = PrivateKeyDer::from_pem_slice(key)
         .map_err(|error| format!("no private key in PEM: {error}"))?;
     match CertifiedKey::from_der(chain, key, &ring::default_provider()) {

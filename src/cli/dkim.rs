@@ -275,7 +275,8 @@ impl Work<'_> {
         for selector in selectors {
             let key = PrivateKey::load(&self.config.dir, self.domain, selector)?;
             let owner = format!("{selector}._domainkey.{}.", self.domain);
-            let lookup = resolver.hickory().lookup(owner.clone(), RecordType::TXT);
+            let hickory = resolver.hickory();
+            let lookup = hickory.lookup(owner.clone(), RecordType::TXT);
             let found = runtime.block_on(lookup);
             let wanted = compact(&key.record());
             let there = found

@@ -3,11 +3,11 @@
 use std::process::ExitCode;
 
 use super::socket::Failure;
-use crate::auth::password::PasswordError;
 use crate::config::ConfigError;
 use crate::control::protocol::RefusalKind;
 use crate::identity::IdentityError;
 use crate::identity::edit::EditError;
+use crate::identity::password::PasswordError;
 use crate::signing::keys::KeyError;
 
 /// The command line is wrong (EX_USAGE).

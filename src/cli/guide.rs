@@ -4,8 +4,8 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use super::exit::Wrong;
-use crate::auth::app;
 use crate::config::{Config, Service, TlsMode};
+use crate::identity::app;
 use crate::identity::{Identity, edit};
 
 /// Show what to type into a mail program, field by field

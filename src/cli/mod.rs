@@ -24,6 +24,7 @@ mod exit;
 mod guide;
 mod import;
 mod log;
+mod owner;
 mod panel;
 mod password;
 mod publish;

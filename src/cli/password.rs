@@ -5,7 +5,7 @@ use std::io::{self, BufRead as _, IsTerminal as _, Read as _};
 use anyhow::Context as _;
 use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
 
-use crate::auth::password::{self, Secrets};
+use crate::identity::password::{self, Secrets};
 
 /// The first line of standard input. A terminal is asked, without echo.
 pub(super) fn read() -> anyhow::Result<Vec<u8>> {

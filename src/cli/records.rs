@@ -9,13 +9,13 @@ use serde_json::json;
 
 use super::exit::Wrong;
 use super::report::COLLECTOR;
+use crate::acme;
 use crate::config::{Config, Service, TlsMode};
 use crate::doctor::tlsa;
 use crate::identity::Identity;
 use crate::publish::data::{self, Data};
 use crate::publish::{self, TTL};
 use crate::signing::keys::PrivateKey;
-use crate::tls::acme;
 use crate::web;
 
 /// One record, or what must be known to write it.

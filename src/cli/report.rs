@@ -1,5 +1,6 @@
 //! `chapar report`: what others report about our domains.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -7,9 +8,10 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 
 use super::exit::{self, Wrong};
+use super::owner;
 use crate::config::Config;
 use crate::identity::{Identity, edit};
-use crate::report::dmarc::days::{self, Days};
+use crate::report::dmarc::days::Days;
 use crate::report::received::summary::{Summary, add_up};
 use crate::report::received::{self, ReadError, Received, store};
 
@@ -81,7 +83,10 @@ pub(super) fn run(file: &Path, args: Args) -> anyhow::Result<ExitCode> {
             show(&add_up(&reports, args.domain.as_deref()), args.json)?;
         }
         Some(Command::Collect { domain }) => collect(&config, file, &domain)?,
-        Some(Command::Add) => return add(&config),
+        Some(Command::Add) => {
+            owner::step_down(&config)?;
+            return add(&config);
+        }
         Some(Command::Read { files, json }) => {
             let mut reports = Vec::new();
             for path in files {
@@ -124,7 +129,8 @@ fn collect(config: &Config, file: &Path, domain: &str) -> anyhow::Result<()> {
 /// Exit codes as a program that an alias runs (sysexits.h): what is no report goes back to whoever
 /// sent it, what can not be kept now is tried again.
 fn add(config: &Config) -> anyhow::Result<ExitCode> {
-    let identity = Identity::load(&config.dir, &config.postmaster)?;
+    // The alias that gives reports to this command may not read the files of the domains.
+    let names = Identity::names(&config.dir)?;
     let reports = match received::read(std::io::stdin().lock()) {
         Ok(reports) => reports,
         Err(ReadError::Io(error)) => return Err(error.into()),
@@ -135,7 +141,7 @@ fn add(config: &Config) -> anyhow::Result<ExitCode> {
     };
     let ours = |report: &&Received| {
         let mut domains = report.domains().into_iter();
-        domains.any(|name| identity.domain(&name.to_ascii_lowercase()).is_some())
+        domains.any(|name| is_ours(&names, &name.to_ascii_lowercase()))
     };
     let mut kept = 0;
     for report in reports.iter().filter(ours) {
@@ -151,12 +157,22 @@ fn add(config: &Config) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Whether a report about this domain is about one of ours, or a sub-domain of it: policies of DMARC
+/// hold for those as well (RFC 7489 section 6.6.3).
+fn is_ours(names: &BTreeSet<String>, domain: &str) -> bool {
+    let mut above = domain
+        .match_indices('.')
+        .filter_map(|(dot, _)| domain.get(dot + 1..));
+    names.contains(domain)
+        || above.any(|name| names.contains(name) || names.contains(&format!("*.{name}")))
+}
+
 fn pending(config: &Config) -> anyhow::Result<()> {
     let days = Days::new(&config.data_dir, config.reports.day.0);
     let unreadable = "reports/dmarc in data_dir can not be read; see its owner and mode";
     // Today is over tomorrow.
     for day in days
-        .over(crate::time::now() + days::DAY)
+        .over(crate::time::now() + crate::time::DAY)
         .context(unreadable)?
     {
         for (domain, rows) in days.read(&day, config.reports.rows).context(unreadable)? {

@@ -8,9 +8,9 @@ use std::time::SystemTime;
 use anyhow::{Context as _, bail};
 
 use super::exit::Wrong;
-use crate::auth::password::Secrets;
 use crate::config::{Config, Listen, Service, TlsMode, files};
 use crate::identity::edit::{self, ALIASES_HEAD, FILE_MODE, USERS_HEAD, USERS_MODE};
+use crate::identity::password::Secrets;
 use crate::identity::{Identity, Mode, address, check_mailbox};
 use crate::signing::keys::{self, Algorithm, PrivateKey};
 use crate::tls::self_signed;
@@ -72,7 +72,7 @@ impl NewConfig {
         .collect()
     }
 
-    /// All addresses of this host: a kernel without IPv6 can not bind [::], one with it takes IPv4
+    /// All addresses of this host: a kernel without IPv6 can not bind `[::]`, one with it takes IPv4
     /// there too.
     pub fn any_address() -> &'static str {
         if std::net::TcpListener::bind("[::]:0").is_ok() {
@@ -280,12 +280,23 @@ impl Site {
         let (chain, key) = (dir.join("fullchain.pem"), dir.join("privkey.pem"));
         if let Some((new_chain, new_key)) = given {
             super::certificate::check(&new_chain, &new_key).map_err(Wrong)?;
-            // The key first: a crash between them leaves a pair that is refused, not one that lies.
+            // The key first: a crash between them leaves a pair that is refused, not one that lies,
+            // and the same command again mends it.
             self.set(&key, &new_key)?;
             return self.set(&chain, &new_chain);
         }
         match (exists(&chain)?, exists(&key)?) {
             (true, true) => {
+                let pair = (fs::read(&chain), fs::read(&key));
+                if let (Ok(old_chain), Ok(old_key)) = pair
+                    && let Err(problem) = super::certificate::check(&old_chain, &old_key)
+                {
+                    bail!(Wrong(format!(
+                        "{}: {problem}; give both again with --cert and --key, or remove both and \
+                         run setup again",
+                        dir.display()
+                    )));
+                }
                 self.steps.extend([(chain, Did::Kept), (key, Did::Kept)]);
                 Ok(())
             }
@@ -294,14 +305,24 @@ impl Site {
                 self.make(&key, made.key.as_bytes(), KEY_MODE)?;
                 self.make(&chain, made.certificate.as_bytes(), KEY_MODE)
             }
-            (there, _) => bail!(Wrong(format!(
-                "{} is there and the other of the pair is not; restore it, or remove this one and \
-                 run setup again",
-                if there {
-                    chain.display()
-                } else {
-                    key.display()
-                }
+            // A setup that was ended between the two left the key alone.
+            (false, true) => {
+                let text = fs::read_to_string(&key)
+                    .with_context(|| format!("{} can not be read", key.display()))?;
+                let made = self_signed::for_key(host, &text, now).map_err(|error| {
+                    Wrong(format!(
+                        "{}: {error}; give chain and key with --cert and --key, or remove it and \
+                         run setup again",
+                        key.display()
+                    ))
+                })?;
+                self.steps.push((key, Did::Kept));
+                self.make(&chain, made.as_bytes(), KEY_MODE)
+            }
+            (true, false) => bail!(Wrong(format!(
+                "{} has no key beside it; give both with --cert and --key, or remove it and run \
+                 setup again",
+                chain.display()
             ))),
         }
     }

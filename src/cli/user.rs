@@ -6,8 +6,8 @@ use std::process::ExitCode;
 use serde_json::json;
 
 use super::{app_password, exit, password};
-use crate::auth::password as hashing;
 use crate::config::Config;
+use crate::identity::password as hashing;
 use crate::identity::{Identity, edit};
 
 /// Add, remove, list and verify users

@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use crate::publish::Provider;
+use super::dns_provider::Provider;
 
 macro_rules! choices {
     ($(
@@ -333,7 +333,7 @@ impl TryFrom<String> for DomainName {
             if name.starts_with('*') {
                 return Err(format!("'{name}' is a wildcard; write one name"));
             }
-            crate::identity::address::check_domain(&name)?;
+            crate::base::names::check_domain(&name)?;
         }
         Ok(DomainName(name))
     }
@@ -383,7 +383,7 @@ impl TryFrom<String> for CertificateName {
 
     fn try_from(name: String) -> Result<CertificateName, String> {
         let whole = name.strip_prefix("*.").unwrap_or(&name);
-        crate::identity::address::check_domain(whole)?;
+        crate::base::names::check_domain(whole)?;
         if whole.starts_with('*') {
             return Err(format!("'{name}' has two wildcards; write one"));
         }

@@ -7,13 +7,13 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde::Deserialize;
 
+use super::dns_list::ListZone;
 use super::table::{Row, Shown};
 use super::{
     AcmeChallenge, CertificateName, Dmarc, DnsProvider, DnsTrouble, Dnssec, DomainName, Failing,
-    Family, FieldName, HttpsUrl, LogFormat, MilterChanges, MissingFrom, MtaSts, OwnDomains,
-    Rewrite, SeveralAuthors, Size, Spam, Span, SpfFail, Steps, TlsRules, TlsVersion,
+    Family, FieldName, HttpsUrl, LogFormat, MilterChanges, MissingFrom, MtaSts, Network,
+    OwnDomains, Rewrite, SeveralAuthors, Size, Spam, Span, SpfFail, Steps, TlsRules, TlsVersion,
 };
-use crate::intake::reputation::lists::ListZone;
 use crate::smtp::extension::Extension;
 
 macro_rules! sections {
@@ -27,6 +27,8 @@ macro_rules! sections {
             $(#[doc = $about])+
             #[derive(Debug, Clone, PartialEq, Deserialize)]
             #[serde(default, deny_unknown_fields)]
+            // The texts are also the table's: "[::]:80" is no link.
+            #[allow(rustdoc::broken_intra_doc_links)]
             pub struct $name {
                 $( $(#[doc = $doc])+ pub $key: $type, )+
             }
@@ -242,7 +244,7 @@ sections! {
 
     /// `[auth]`: passwords that others know.
     auth: Auth {
-        /// Dovecot's socket for logins, such as "/run/dovecot/auth-client"; it is asked about users of our domains who are in no users.toml; empty: nobody is.
+        /// Dovecot's socket for logins, such as "/run/dovecot/auth-client"; it is asked about users of domains with `dovecot = true` who are in no users.toml; empty: nobody is.
         dovecot: String = String::new(),
         /// Dovecot's socket for lookups of users, such as "/run/dovecot/auth-userdb"; it is asked about addresses of domains with `dovecot = true`; empty: nobody is.
         dovecot_users: String = String::new(),
@@ -286,10 +288,12 @@ sections! {
         chunks: usize = 10_000,
         /// Failed logins of one connection before it is closed.
         auth_attempts: usize = 3,
-        /// Different wrong passwords from one IPv4 address or IPv6 /64 within `ban` before it is banned.
+        /// Different wrong passwords from one IPv4 address or IPv6 /64 within `ban` before it is banned; where users have logged in, only the one whose password is guessed is.
         guesses: usize = 10,
         /// How long an address is banned from logging in; the count of its guesses is forgotten as fast.
         ban: Span = Span::hours(1),
+        /// Clients that are never banned from logging in, such as a webmail, a NAT or a container gateway behind which many are: "172.17.0.1" or "10.0.0.0/8"; they are slowed only.
+        never_ban: Vec<Network> = Vec::new(),
         /// How long the reply to a failed login waits; doubles with each guess, up to 64 times.
         guess_delay: Span = Span::millis(500),
         /// Messages of one user in an hour; 0: no limit.
@@ -320,6 +324,8 @@ sections! {
         free_inodes: usize = 1000,
         /// Bytes of bodies kept in memory for a first attempt.
         memory_bodies: Size = Size::mib(1),
+        /// Bytes of memory that all messages together may take while they arrive, one client a quarter of it; beyond it bodies go to disk at once, and a header block over 16KiB gets 452.
+        memory_arrivals: Size = Size::mib(16),
         /// How long a stopping daemon waits for sessions and attempts under way.
         drain: Span = Span::secs(30),
     }

@@ -3,14 +3,14 @@
 use std::fmt::Display;
 use std::net::{IpAddr, SocketAddr};
 
+use super::dns_list::ListZone;
+use super::dns_provider::Provider;
 use super::{
     AcmeChallenge, CertificateName, Dmarc, DnsProvider, DnsTrouble, Dnssec, DomainName, Failing,
-    Family, FieldName, HttpsUrl, LogFormat, MilterChanges, MissingFrom, MtaSts, OwnDomains,
-    Rewrite, SeveralAuthors, Size, Spam, Span, SpfFail, Steps, TlsRules, TlsVersion, sections,
-    warmup,
+    Family, FieldName, HttpsUrl, LogFormat, MilterChanges, MissingFrom, MtaSts, Network,
+    OwnDomains, Rewrite, SeveralAuthors, Size, Spam, Span, SpfFail, Steps, TlsRules, TlsVersion,
+    sections, warmup,
 };
-use crate::intake::reputation::lists::ListZone;
-use crate::publish::Provider;
 use crate::smtp::extension::Extension;
 
 /// One key of `chapar.toml`.
@@ -295,6 +295,7 @@ shown! {
     Vec<ListZone>, "domains", value => list(value);
     Vec<Extension>, "extensions", value => list(value);
     Vec<IpAddr>, "addresses", value => list(value);
+    Vec<Network>, "networks", value => list(value);
     Vec<SocketAddr>, "address:port", value => list(value);
 }
 
@@ -311,7 +312,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::config::Config;
+    use crate::Config;
 
     const NEEDED: &str = "hostname = \"mx.example.org\"\n";
 

@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde::Deserialize;
 
-use crate::identity::address;
+use crate::base::names as address;
 
 /// What holds for one domain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]

@@ -1,7 +1,6 @@
-//! Values with a unit: spans of time, sizes, networks.
+//! Values with a unit: spans of time, sizes, rates.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -215,73 +214,55 @@ impl fmt::Display for Size {
     }
 }
 
-/// An address range such as `192.0.2.0/24` or `::1`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Network {
-    address: IpAddr,
-    prefix: u8,
+/// So many messages in a time, as `10/m`, `1000/h` or `5/10s`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(into = "String")]
+pub struct Rate {
+    count: u32,
+    within: Span,
 }
 
-impl Network {
-    /// Bits that its members share.
-    pub fn prefix(&self) -> u8 {
-        self.prefix
-    }
-
-    /// Whether its members are IPv4 addresses.
-    pub fn is_ipv4(&self) -> bool {
-        self.address.is_ipv4()
-    }
-
-    /// Whether `client` is in it. An IPv4-mapped IPv6 client counts as its IPv4 address only when
-    /// the listener says so, never by the client's own writing: callers pass canonical addresses.
-    pub fn contains(&self, client: IpAddr) -> bool {
-        match (self.address, client) {
-            (IpAddr::V4(own), IpAddr::V4(other)) => {
-                let shift = 32 - u32::from(self.prefix.min(32));
-                (u64::from(own.to_bits()) >> shift) == (u64::from(other.to_bits()) >> shift)
-            }
-            (IpAddr::V6(own), IpAddr::V6(other)) => {
-                let shift = 128 - u32::from(self.prefix.min(128));
-                own.to_bits().checked_shr(shift) == other.to_bits().checked_shr(shift)
-            }
-            _ => false,
-        }
+impl Rate {
+    /// The time from one message to the next.
+    pub fn interval(self) -> Duration {
+        self.within.0 / self.count.max(1)
     }
 }
 
-impl FromStr for Network {
+impl FromStr for Rate {
     type Err = String;
 
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let bad = || format!("'{text}' is no network; write 192.0.2.0/24 or 2001:db8::/32");
-        let (address, prefix) = match text.split_once('/') {
-            Some((address, prefix)) => (address, Some(prefix.parse::<u8>().map_err(|_| bad())?)),
-            None => (text, None),
+    fn from_str(text: &str) -> Result<Rate, String> {
+        let bad = || format!("'{text}' is no rate; write 10/m, 1000/h or 5/10s");
+        let (count, within) = text.split_once('/').ok_or_else(bad)?;
+        let within = match within.starts_with(|c: char| c.is_ascii_digit()) {
+            true => within.to_owned(),
+            false => format!("1{within}"),
         };
-        let address: IpAddr = address.parse().map_err(|_| bad())?;
-        let longest = if matches!(address, IpAddr::V4(Ipv4Addr { .. })) {
-            32
-        } else {
-            128
-        };
-        let prefix = prefix.unwrap_or(longest);
-        if prefix > longest {
+        let within: Span = within.parse().map_err(|_| bad())?;
+        let count: u32 = count.parse().map_err(|_| bad())?;
+        let day = Duration::from_secs(86_400);
+        if count == 0 || within.0.is_zero() || within.0 > day {
             return Err(bad());
         }
-        Ok(Network { address, prefix })
+        Ok(Rate { count, within })
     }
 }
 
-impl serde::Serialize for Network {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl fmt::Display for Network {
+impl fmt::Display for Rate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.address, self.prefix)
+        let within = self.within.to_string();
+        let unit = match within.strip_prefix('1') {
+            Some(unit) if unit.chars().all(char::is_alphabetic) => unit,
+            _ => &within,
+        };
+        write!(f, "{}/{unit}", self.count)
+    }
+}
+
+impl From<Rate> for String {
+    fn from(rate: Rate) -> String {
+        rate.to_string()
     }
 }
 
@@ -295,7 +276,7 @@ macro_rules! from_text {
         }
     )*};
 }
-from_text!(Span, Size, Steps, Network);
+from_text!(Span, Size, Steps, Rate);
 
 #[cfg(test)]
 mod tests {
@@ -346,23 +327,5 @@ mod tests {
         ] {
             assert!(bad.parse::<Steps>().is_err(), "{bad}");
         }
-    }
-
-    #[test]
-    fn networks_hold_their_members_only() {
-        let member = |network: &str, client: &str| {
-            let network: Network = network.parse().expect("network");
-            network.contains(client.parse().expect("address"))
-        };
-        assert!(member("127.0.0.0/8", "127.255.1.2"));
-        assert!(!member("127.0.0.0/8", "128.0.0.1"));
-        assert!(member("0.0.0.0/0", "203.0.113.9"));
-        assert!(member("2001:db8::/32", "2001:db8:ffff::1"));
-        assert!(!member("2001:db8::/32", "2001:db9::1"));
-        assert!(member("::/0", "::1"));
-        assert!(!member("::/0", "127.0.0.1"));
-        assert!(!member("127.0.0.1", "::ffff:127.0.0.1"));
-        assert!("10.0.0.0/33".parse::<Network>().is_err());
-        assert!("10.0.0/8".parse::<Network>().is_err());
     }
 }

@@ -5,9 +5,7 @@ use std::net::IpAddr;
 
 use serde::Deserialize;
 
-use crate::time::Millis;
-
-const DAY: Millis = 86_400_000;
+use crate::time::{DAY, Millis};
 
 /// One `[[warmup]]`.
 #[derive(Debug, Clone, PartialEq, Deserialize)]

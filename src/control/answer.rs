@@ -17,7 +17,7 @@ use super::orders::{Asked, end, order, orders};
 use super::protocol::{Answer, By, Item, Numbers, Refusal, Request};
 use super::steer::{Order, resume, steer, suspend, suspensions};
 use super::summary::Summary;
-use crate::delivery::routes::Routes;
+use crate::config::routes::Routes;
 use crate::message::{Body, Content};
 use crate::queue::{Facts, Handle, Happened, Hops, Look, Matcher, Selector};
 

@@ -28,10 +28,9 @@ pub(super) struct Claims {
 
 impl Claims {
     pub(super) fn new(queue: &Handle) -> Claims {
-        static OWNERS: AtomicU64 = AtomicU64::new(0);
         Claims {
             queue: queue.addr.clone(),
-            owner: OWNERS.fetch_add(1, Ordering::Relaxed),
+            owner: owner(),
             made: 0,
         }
     }
@@ -45,6 +44,13 @@ impl Drop for Claims {
             id: None,
         });
     }
+}
+
+/// Somebody who claims messages, and nobody else.
+pub(super) fn owner() -> u64 {
+    // The queue itself is 0.
+    static OWNERS: AtomicU64 = AtomicU64::new(1);
+    OWNERS.fetch_add(1, Ordering::Relaxed)
 }
 
 fn exported(message: &Message, size: u64) -> Exported {

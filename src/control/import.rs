@@ -2,6 +2,7 @@
 //! because files can be edited. Each message is taken once, see [`crate::queue::Taken`].
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use queue_schema::{Event, EventKind, Hold, Message, QueueId, Status};
@@ -11,10 +12,13 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 use super::protocol::{Exported, Imported, Refusal};
 use crate::message::{Body, Content};
 use crate::queue::{
-    Adopt, BY, Handle, Held, Ledger, REASON, SpoolWriter, TakenFrom, clean, clean_reply,
+    AcceptError, Adopt, BY, Handle, Held, Ledger, REASON, SpoolWriter, TakenFrom, Unclaim,
+    blocking, clean, clean_reply,
 };
 use crate::smtp::address::{Address, Charset};
 
+/// Between two tries to note that a message was taken: at first, and at most.
+const AGAIN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 /// Bytes of a description.
 pub const MAX_ENVELOPE: u64 = 8 << 20;
 /// Bytes of a message.
@@ -91,6 +95,7 @@ pub(super) async fn import(
     let adopt = Adopt {
         message: Box::new(message),
         content,
+        owner: super::export::owner(),
     };
     let queue = queue.clone();
     // A task of its own: what is begun is brought to its end, also when the client goes.
@@ -111,10 +116,15 @@ async fn adopted(
     queue: &Handle,
     taken: Arc<Mutex<Ledger>>,
 ) -> Result<(Option<QueueId>, bool), Refusal> {
-    // One after the other, so that two who import the same find each other's.
-    static ONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
-    let _one = ONE.lock().await;
+    let _one = queue.taken.one.lock().await;
     let id = adopt.message.id;
+    if lock(&taken).is_open(&origin) {
+        forget(adopt.content).await;
+        return Err(Refusal::unavailable(
+            "an earlier import of it was broken off; chapar finds out within a minute, or when it is \
+             restarted, how it ended. Then import it again",
+        ));
+    }
     let before = lock(&taken).taken(&origin);
     if let Some(known) = before.filter(|_| !again) {
         forget(adopt.content).await;
@@ -124,23 +134,62 @@ async fn adopted(
         let (taken, origin) = (taken.clone(), origin.clone());
         move || lock(&taken).begin(&origin, id)
     };
-    blocking(note).await?;
+    blocked(note).await?;
+    let owner = adopt.owner;
     let accepted = queue.addr.send(adopt).await;
+    // After a failure of the store it may be there: the next start finds out.
+    let surely_not = matches!(
+        accepted,
+        Ok(Err(AcceptError::DiskFull | AcceptError::Draining))
+    );
     let accepted = accepted
         .map_err(Refusal::unavailable)
         .and_then(|accepted| accepted.map_err(Refusal::unavailable));
-    let good = accepted.is_ok();
-    let note = move || match good {
-        true => lock(&taken).done(&origin, id),
-        false => lock(&taken).undone(&origin, id),
+    let Ok(id) = accepted else {
+        if surely_not {
+            // Where this can not be noted, the next start finds it missing.
+            let _ = blocked(move || lock(&taken).undone(&origin, id)).await;
+        }
+        return accepted.map(|id| (Some(id), false));
     };
-    let noted = blocking(note).await;
-    let id = accepted?;
-    if let Err(refusal) = noted {
-        // It is in the queue; the next start settles the note.
-        tracing::error!(%id, %refusal, "that a message was taken can not be noted");
+    let note = Note { taken, origin, id };
+    let let_go = Unclaim {
+        owner,
+        id: Some(id),
+    };
+    if let Err(refusal) = note.done().await {
+        tracing::error!(%id, %refusal, "that a message was taken can not be noted; tried again");
+        // It is in the queue, and the next start would note it; until then it is not delivered.
+        let addr = queue.addr.clone();
+        actix_rt::spawn(async move {
+            let mut wait = AGAIN.0;
+            loop {
+                tokio::time::sleep(wait).await;
+                if note.done().await.is_ok() || !addr.connected() {
+                    break;
+                }
+                wait = (wait * 2).min(AGAIN.1);
+            }
+            addr.do_send(let_go);
+        });
+        return Ok((Some(id), false));
     }
+    queue.addr.do_send(let_go);
     Ok((Some(id), false))
+}
+
+/// That a message was taken, to be noted.
+struct Note {
+    taken: Arc<Mutex<Ledger>>,
+    origin: TakenFrom,
+    id: QueueId,
+}
+
+impl Note {
+    async fn done(&self) -> Result<(), Refusal> {
+        let (taken, origin, id) = (self.taken.clone(), self.origin.clone(), self.id);
+        blocked(move || lock(&taken).done(&origin, id)).await
+    }
 }
 
 fn lock(taken: &Mutex<Ledger>) -> MutexGuard<'_, Ledger> {
@@ -291,11 +340,11 @@ async fn content(
     })?;
     let mut piece = first.split_off(end.min(first.len()));
     let (spool, id) = (queue.spool.clone(), message.id);
-    let mut writer = blocking(move || spool.begin(id)).await?;
+    let mut writer = blocked(move || spool.begin(id)).await?;
     let mut written = first.len() as u64;
     loop {
         written += piece.len() as u64;
-        writer = blocking(move || {
+        writer = blocked(move || {
             let mut writer: SpoolWriter = writer;
             writer.write(&piece)?;
             Ok(writer)
@@ -311,7 +360,7 @@ async fn content(
     if written < size {
         return Err(short());
     }
-    let file = blocking(move || writer.finish()).await?;
+    let file = blocked(move || writer.finish()).await?;
     let content = Content {
         head: Bytes::from(first),
         body: Body::Spool(file),
@@ -319,10 +368,10 @@ async fn content(
     Ok((content, digest.finish()))
 }
 
-pub(super) async fn blocking<T: Send + 'static>(
+pub(super) async fn blocked<T: Send + 'static>(
     work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
 ) -> Result<T, Refusal> {
-    let done = tokio::task::spawn_blocking(work).await;
+    let done = blocking(work).await;
     done.map_err(Refusal::unavailable)?
         .map_err(Refusal::unavailable)
 }

@@ -63,7 +63,7 @@ impl Session {
             None => {
                 let list = self.queue.taken.clone();
                 let path = list.path().display().to_string();
-                let opened = import::blocking(move || list.open()).await;
+                let opened = import::blocked(move || list.open()).await;
                 let opened = opened.map_err(|refusal| Refusal {
                     text: format!("{path}: {}", refusal.text),
                     ..refusal

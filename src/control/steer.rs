@@ -340,7 +340,7 @@ async fn end_pauses(queue: &Handle, names: HashSet<String>) {
     if let Some(resume) = &queue.resume {
         let only = Some(names);
         // Without a dispatcher nothing pauses.
-        let _ = resume.send(crate::delivery::Resume { only }).await;
+        let _ = resume.send(crate::queue::Resume { only }).await;
     }
 }
 
@@ -403,7 +403,7 @@ pub(super) async fn suspensions(
 async fn pass_on(queue: &Handle) -> Result<(), Refusal> {
     if let Some(dispatcher) = &queue.suspended {
         let list = holding(queue).await?;
-        let _ = dispatcher.send(crate::delivery::Suspensions(list)).await;
+        let _ = dispatcher.send(crate::queue::Suspensions(list)).await;
     }
     Ok(())
 }

@@ -5,26 +5,26 @@ use std::time::Duration;
 
 use actix::{Actor, Addr, Arbiter, ArbiterHandle};
 use futures_util::future::join_all;
-use hickory_resolver::TokioResolver;
 
 use super::Loaded;
 use super::ways::Ways;
-use crate::auth::password::NOBODY;
+use crate::acme::{self, Certificates, Challenges};
 use crate::auth::{self, AuthFiles, Authenticator};
 use crate::config::Config;
 use crate::control::{self, Control};
 use crate::delivery::{self, Dispatcher, DispatcherError};
 use crate::dns::{Resolver, ResolverError};
+use crate::identity::password::NOBODY;
 use crate::identity::{Identity, Resolution};
 use crate::intake::outside::Outside;
 use crate::intake::reputation::keeper::{self, Keeper};
 use crate::intake::srs::returns::Returns;
+use crate::listener::arriving::Arriving;
 use crate::listener::{self, BindError, Inherited, Listener, Shared};
 use crate::queue::{self, Leads};
 use crate::report::dmarc::reporter::{self, Others, Reporter};
-use crate::report::{self, Reports};
+use crate::report::{self, Reports, received};
 use crate::signing::{self, Signer};
-use crate::tls::acme::{self, Certificates, Challenges};
 use crate::web::{self, Web, WebError};
 
 /// How long the queue may take to answer the watchdog.
@@ -77,9 +77,6 @@ pub enum StartError {
     Actor(#[from] actix::MailboxError),
 }
 
-/// Milliseconds of a day.
-const DAY: u64 = 24 * 60 * 60 * 1000;
-
 /// Addresses of the actors that are told of reloads and of the stop.
 pub struct Running {
     ways: Ways,
@@ -91,7 +88,9 @@ pub struct Running {
     outside: Arc<Outside>,
     greylist: Addr<Keeper>,
     reporter: Addr<Reporter>,
-    resolver: TokioResolver,
+    resolver: Resolver,
+    /// What messages hold in memory while they arrive, over reloads.
+    arriving: Arriving,
     listeners: Vec<Addr<Listener>>,
     web: Addr<Web>,
     certificates: Addr<Certificates>,
@@ -120,7 +119,8 @@ fn queue_arbiter() -> ArbiterHandle {
     }
 }
 
-/// One pool for argon2 and RSA: both keep a core busy, and more threads than cores gain nothing.
+/// A pool for argon2, or for RSA: each keeps cores busy, and more threads than cores gain nothing.
+/// They are two, so that whoever guesses passwords does not delay the signing of mail.
 fn pool() -> Result<Arc<rayon::ThreadPool>, rayon::ThreadPoolBuildError> {
     let pool = rayon::ThreadPoolBuilder::new()
         .num_threads(cores())
@@ -143,7 +143,9 @@ pub async fn start(loaded: Loaded) -> Result<Running, StartError> {
     let resolver = Resolver::new(&config.dns)?;
     // Libraries are given what answers now; our own questions find out later as well.
     let _ = tokio::time::timeout(DNS_TIME, resolver.validates()).await;
-    let pool = pool()?;
+    let followed = resolver.clone();
+    actix_rt::spawn(async move { followed.follow().await });
+    let (signing, logins) = (pool()?, pool()?);
     // Sockets first: a port in use is the commonest mistake and costs no recovery to find.
     let mut inherited = Inherited::from_env();
     let sockets = config
@@ -154,13 +156,20 @@ pub async fn start(loaded: Loaded) -> Result<Running, StartError> {
 
     let bound = web::bind(&config)?;
 
-    let signer = Signer::new(keys, pool.clone()).start();
+    let signer = Signer::new(keys, signing).start();
     let opened = queue::open(&config)?;
-    let day = crate::time::now() / DAY;
+    if let Err(error) = received::store::prepare(&config.data_dir) {
+        tracing::warn!(
+            target: "daemon",
+            %error,
+            "reports/received in data_dir cannot be made: reports of others are not kept; see its owner and mode"
+        );
+    }
+    let day = crate::time::now() / crate::time::DAY;
     let returns = Returns::open(&config.data_dir, day).map_err(StartError::Returns)?;
     let outside = Arc::new(outside.remembering(Arc::new(returns)));
     let files = AuthFiles::open(&config).map_err(StartError::Auth)?;
-    let auth = Authenticator::new(config.clone(), identity.clone(), files, pool).start();
+    let auth = Authenticator::new(config.clone(), identity.clone(), files, logins).start();
     let ways = Ways::new(&config, &identity, &outside);
     let leads = ways.leads();
     let mut queue = queue::start(
@@ -225,7 +234,7 @@ pub async fn start(loaded: Loaded) -> Result<Running, StartError> {
     let greylist = Keeper::open(&config.greylist, &config.data_dir).start();
 
     let others = Others {
-        resolver: resolver.hickory().clone(),
+        resolver: resolver.clone(),
         signer: signer.clone(),
         queue: queue.addr.clone().recipient(),
         ids: queue.ids.clone(),
@@ -246,7 +255,8 @@ pub async fn start(loaded: Loaded) -> Result<Running, StartError> {
         outside,
         greylist,
         reporter,
-        resolver: resolver.hickory().clone(),
+        resolver,
+        arriving: Arriving::default(),
         listeners: Vec::new(),
         _control: control,
     };
@@ -297,6 +307,7 @@ impl Running {
             ids: self.queue.ids.clone(),
             outside: self.outside.clone(),
             arrivals: self.queue.arrivals.clone(),
+            arriving: self.arriving.clone(),
             reporter: self.reporter.clone(),
             greylist: self.greylist.clone(),
             resolver: self.resolver.clone(),
@@ -320,6 +331,9 @@ impl Running {
             tls,
             outside,
         } = loaded;
+        if let Err(error) = self.resolver.read_again() {
+            tracing::error!(target: "daemon", %error, "the DNS servers of before are asked");
+        }
         let returns = self.outside.returns().clone();
         self.outside = Arc::new(outside.remembering(returns));
         if config.listeners != self.config.listeners || config.data_dir != self.config.data_dir {

@@ -30,7 +30,7 @@ impl Look {
         let mut look = Look::default();
         let dir = file.parent().unwrap_or(Path::new("."));
         look.add(file, 0);
-        look.add(&dir.join(crate::delivery::providers::FILE), 0);
+        look.add(&dir.join(crate::config::providers::FILE), 0);
         look.add(&dir.join("domains"), 0);
         look.add(&dir.join("secrets"), 0);
         more.iter().for_each(|file| look.add(file, 0));

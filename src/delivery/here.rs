@@ -9,10 +9,11 @@
 use super::HERE;
 use super::connection::Connection;
 use super::pending::Pending;
-use super::routes::Via;
 use super::targets;
 use super::verdict::Verdict;
 use super::worker::Grade;
+use crate::config::routes::Via;
+use crate::confined::Hidden;
 use crate::message::Content;
 use crate::queue::Outcome;
 
@@ -77,6 +78,7 @@ impl Connection {
             content,
             hostname: &config.hostname,
             patience: config.timeouts.pipe.0,
+            hidden: Hidden::of(config),
             repeated: part.message.arrived < self.common.since,
         };
         targets::deliver(via, &errand).await

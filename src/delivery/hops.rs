@@ -14,11 +14,11 @@ use super::lanes::{LONGEST_LOOKUP, Lanes};
 use super::mx::{self, Host};
 use super::pending::Pending;
 use super::promise::Promise;
-use super::providers::Providers;
 use super::reach::Destination;
-use super::routes::{Hop, RouteError, Routes, Via};
 use super::verdict::Verdict;
 use crate::config::Config;
+use crate::config::providers::Providers;
+use crate::config::routes::{Hop, RouteError, Routes, Via};
 use crate::queue::Naming;
 use crate::tls::sts::Ask;
 
@@ -242,7 +242,7 @@ pub(super) fn sourced(key: String, source: &[IpAddr]) -> Arc<str> {
 fn unanswered(domain: &str) -> Found {
     let seconds = LONGEST_LOOKUP.as_secs();
     let reason = format!("no answer within {seconds} seconds");
-    let hop = mx::hosts(domain, mx::Lookup::Failed(reason), "");
+    let hop = mx::hosts(domain, crate::dns::mx::Lookup::Failed(reason), "");
     Found {
         hop: hop.map(|_| Arc::default()),
         promise: Arc::default(),

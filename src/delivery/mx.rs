@@ -5,20 +5,12 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::verdict::Verdict;
+use crate::dns::mx::{Lookup, Record};
 
 /// Addresses of one destination that are tried before an attempt ends.
 pub const MAX_ADDRESSES: usize = 10;
 /// Hosts of one destination that are looked up; the rest of a longer list is left alone.
 pub const MAX_HOSTS: usize = 20;
-
-/// An MX record.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Record {
-    /// Lower is better.
-    pub preference: u16,
-    /// The host's name without its final dot; empty for the null MX.
-    pub host: String,
-}
 
 /// A mail host of a domain.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -27,19 +19,6 @@ pub struct Host {
     pub rank: usize,
     /// Its name in lower case, or an address as text.
     pub name: String,
-}
-
-/// What an MX lookup told.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Lookup {
-    /// These records.
-    Records(Vec<Record>),
-    /// The domain exists, without MX records.
-    Nothing,
-    /// The domain does not exist.
-    NoDomain,
-    /// No answer that could be used: a server failed, or did not answer in time.
-    Failed(String),
 }
 
 /// The mail hosts of `domain`, best first, equal ones by name: the same for all domains that share
@@ -183,39 +162,6 @@ pub fn address_literal(domain: &str) -> Option<Result<IpAddr, Verdict>> {
             Verdict::failed(553, "5.1.3", &format!("{domain} is no address literal"))
         }),
     )
-}
-
-/// Whether mail may go to this address while `delivery.private_targets` is off: it must be one
-/// that the whole Internet could reach (a DNS record must not lead us into our own network).
-pub fn is_public(address: IpAddr) -> bool {
-    match address.to_canonical() {
-        IpAddr::V4(v4) => {
-            let [a, b, c, _] = v4.octets();
-            !(v4.is_private()
-                || v4.is_loopback()
-                || v4.is_link_local()
-                || v4.is_unspecified()
-                || v4.is_broadcast()
-                || v4.is_multicast()
-                || a == 0
-                || a >= 240
-                // Carrier-grade NAT (RFC 6598), IETF protocol assignments, benchmarks (RFC 2544).
-                || (a == 100 && (64..128).contains(&b))
-                || (a == 192 && b == 0 && c == 0)
-                || (a == 198 && (18..20).contains(&b)))
-        }
-        IpAddr::V6(v6) => {
-            !(v6.is_loopback()
-                || v6.is_unspecified()
-                || v6.is_multicast()
-                || v6.is_unique_local()
-                || v6.is_unicast_link_local()
-                // Site-local, long deprecated (RFC 3879), and IPv4 in disguise (RFC 4291, NAT64).
-                || v6.segments()[0] & 0xffc0 == 0xfec0
-                || v6.segments()[..6] == [0; 6]
-                || v6.segments()[..6] == [0x64, 0xff9b, 0, 0, 0, 0])
-        }
-    }
 }
 
 #[cfg(test)]
@@ -364,7 +310,10 @@ mod tests {
             "2606:4700::1111",
             "100.63.0.1",
         ] {
-            assert!(is_public(text.parse().expect(text)), "{text}");
+            assert!(
+                crate::base::net::is_public(text.parse().expect(text)),
+                "{text}"
+            );
         }
         for text in [
             "127.0.0.1",
@@ -391,7 +340,10 @@ mod tests {
             "::127.0.0.1",
             "64:ff9b::7f00:1",
         ] {
-            assert!(!is_public(text.parse().expect(text)), "{text}");
+            assert!(
+                !crate::base::net::is_public(text.parse().expect(text)),
+                "{text}"
+            );
         }
     }
 

@@ -13,8 +13,8 @@ use queue_schema::{Millis, Suspended};
 use tokio::sync::Semaphore;
 
 use super::counts::Counts;
-use super::providers::{self, Action, Rule};
 use super::reach::Destination;
+use crate::config::providers::{self, Action, Rule};
 use crate::queue::suspend::{Effect, Rate, Slow, Suspension, UNTIL_RESUMED};
 use crate::smtp::reply::Reply;
 

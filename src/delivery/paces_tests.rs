@@ -3,8 +3,8 @@ use std::time::{Duration, Instant};
 
 use super::mx::Host;
 use super::paces::{COUNTED, Paces, SHORT_WAIT, Turn};
-use super::providers::Providers;
 use super::reach::Destination;
+use crate::config::providers::Providers;
 use crate::queue::suspend::{Effect, Suspension};
 use crate::smtp::reply::Reply;
 

@@ -1,7 +1,7 @@
 use std::time::Duration;
 
-use super::providers::{Action, Provider, Providers};
 use super::verdict::{Verdict, follow};
+use crate::config::providers::{Action, Provider, Providers};
 use crate::queue::Outcome;
 use crate::smtp::reply::Reply;
 

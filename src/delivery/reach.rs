@@ -10,9 +10,9 @@ use futures_util::future::join_all;
 use super::families::addresses;
 use super::mx::{self, Host, MAX_ADDRESSES};
 use super::own_names::{self, OwnNames};
-use super::providers::{Provider, Providers};
-use super::routes::{Hop, Protocol, Via};
 use super::verdict::Verdict;
+use crate::config::providers::{Provider, Providers};
+use crate::config::routes::{Hop, Protocol, Via};
 use crate::config::{Config, Family};
 use crate::dns::Resolver;
 
@@ -167,7 +167,7 @@ impl Reach {
 
 /// Whether the kernel would send from an address that the IPv6 Internet can answer.
 fn has_global_ipv6() -> bool {
-    own_names::kernel_ipv6().is_some_and(mx::is_public)
+    own_names::kernel_ipv6().is_some_and(crate::base::net::is_public)
 }
 
 /// Whether an address is one of this machine's: only those can be bound.
@@ -324,7 +324,8 @@ pub(super) async fn targets(
                 && (reach.is_own(socket) || address.to_canonical().is_unspecified())
             {
                 none.own.get_or_insert(host.rank);
-            } else if !destination.routed && !reach.private && !mx::is_public(address) {
+            } else if !destination.routed && !reach.private && !crate::base::net::is_public(address)
+            {
                 none.private = Some(address);
             } else if no_source
                 || (address.is_ipv4() && !reach.ipv4)

@@ -6,9 +6,9 @@ use super::connection::Common;
 use super::promise::{Promise, Proof};
 use super::reach::Target;
 use super::session::{Failure, Security, Session, Unopened};
+use super::tally::Tally;
+use super::tally::{self, Under};
 use super::verdict::Verdict;
-use crate::report::Tally;
-use crate::report::tls::{self, Under};
 use crate::tls::client::Problem;
 use crate::tls::sts::{Mode, Policy};
 
@@ -90,14 +90,14 @@ impl Results<'_> {
         if self.target.hop.is_some() || self.promise.rule.is_some() {
             return;
         }
-        let failure = |problem: Problem| tls::Failure {
+        let failure = |problem: Problem| tally::Failure {
             result: problem.kind.to_owned(),
             host: self.target.host.clone(),
             address: self.target.address.ip().to_string(),
             local: local.map(|local| local.to_string()).unwrap_or_default(),
             reason: problem.text,
         };
-        let send = |under: Under, failure: Option<tls::Failure>| {
+        let send = |under: Under, failure: Option<tally::Failure>| {
             // A report that counts too little is better than mail that waits for it.
             let _ = tally.try_send(Tally {
                 domain: self.promise.domain.clone(),
@@ -112,7 +112,7 @@ impl Results<'_> {
                 mx: Vec::new(),
             };
             let problem = Problem::new(error.result_type(), error.to_string());
-            let failure = tls::Failure {
+            let failure = tally::Failure {
                 address: String::new(),
                 local: String::new(),
                 ..failure(problem)

@@ -8,12 +8,12 @@ use actix::{AsyncContext, Context, Handler, Message, MessageResult, ResponseFutu
 use futures_util::future::join_all;
 
 use super::dispatcher::Dispatcher;
-use super::messages::{Keeper, Suspensions};
+use super::messages::Keeper;
 use super::paces::{self, Turn};
 use super::reach::Destination;
 use super::worker::Paced;
 use crate::queue::suspend::{Effect, Rate, Suspension};
-use crate::queue::{Suspend, Suspended};
+use crate::queue::{Suspend, Suspended, Suspensions};
 use crate::smtp::reply::Reply;
 
 /// A destination gave a reply that a rule of its provider means.

@@ -3,15 +3,16 @@
 use super::connection::Common;
 use super::promise::{self, Promise, Proof};
 use super::reach::Target;
-use super::routes::Protocol;
 use super::session::Security;
 use super::verdict::Verdict;
+use crate::config::routes::Protocol;
 use tokio_rustls::TlsConnector;
 
 use crate::config::{Config, TlsRule};
+use crate::dns::TlsaRecord as Record;
 use crate::dns::{Resolver, Tlsa};
 use crate::tls::client::{self, Judge};
-use crate::tls::dane::{self, Record};
+use crate::tls::dane;
 
 /// Who demands TLS without proof where neither rule nor domain does.
 pub(super) const BY_PROVIDER: &str =

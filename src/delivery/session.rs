@@ -19,7 +19,7 @@ use tokio_rustls::client::TlsStream;
 use super::outgoing;
 use super::promise::{Proof, Terms};
 use super::reach::Target;
-use super::routes::Protocol;
+use crate::config::routes::Protocol;
 use crate::config::{Config, Span, Timeouts};
 use crate::message::Content;
 use crate::smtp::client::{Answer, Client, Finished, Login, Loss, Said, Stage, Step, Wait};

@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use actix::Addr;
 
-use super::messages::Resume;
 use super::paces::Standing;
 use super::pending::Pending;
 use super::reach::Destination;
 use super::worker::Worker;
+use crate::queue::Resume;
 
 /// A started worker.
 pub(super) struct Started {

@@ -140,17 +140,17 @@ async fn settled_waits_for_parts_and_for_answers() {
 mod workers {
     use super::*;
     use crate::config::Config;
-    use crate::delivery::connection::Common;
-    use crate::delivery::dispatcher::WorkerIdle;
-    use crate::delivery::mx::Host;
-    use crate::delivery::reach::{Destination, Reach};
-    use crate::delivery::seven_bit::SevenBit;
-    use crate::delivery::worker::{Deliver, Die, Worker};
-    use crate::delivery::{Dispatcher, Wake};
+    use crate::connection::Common;
+    use crate::dispatcher::WorkerIdle;
     use crate::dns::Resolver;
     use crate::lab::{Act, Mx, MxConfig, Stage};
+    use crate::mx::Host;
     use crate::queue::{Fetch, FetchError};
+    use crate::reach::{Destination, Reach};
+    use crate::seven_bit::SevenBit;
     use crate::signing::{Sign, SignError};
+    use crate::worker::{Deliver, Die, Worker};
+    use crate::{Dispatcher, Wake};
     use tokio::sync::Semaphore;
 
     impl Handler<Fetch> for Ear {
@@ -230,10 +230,7 @@ mod workers {
             .expect("a dispatcher");
         let record = heard.recv().await.expect("a record");
         assert_eq!(record.attempts[0].outcome, Outcome::Delivered);
-        dispatcher
-            .send(crate::delivery::Drain)
-            .await
-            .expect("a dispatcher");
+        dispatcher.send(crate::Drain).await.expect("a dispatcher");
         assert!(heard.try_recv().is_err());
     }
 
@@ -351,7 +348,7 @@ mod workers {
             destination,
             dispatcher,
             reporter.clone(),
-            crate::delivery::paces::Standing::default(),
+            crate::paces::Standing::default(),
         )
         .start();
         let parts = ["a@x", "b@x", "c@x"].map(|to| Pending::new(job(&[to]), &reporter));

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use queue_schema::Suspended;
 
-use super::providers::{Action, Rule};
+use crate::config::providers::{Action, Rule};
 use crate::queue::{LOST, Outcome};
+use crate::smtp::client::own_words::UNKNOWN;
 use crate::smtp::client::{Answer, Loss, Refusal, Said, Stage};
 use crate::smtp::reply::Reply;
 
@@ -161,45 +162,6 @@ fn judge_loss(stage: Stage, loss: &Loss) -> Verdict {
     Verdict::deferred(451, enhanced, &format!("{loss} (at {stage}){unknown}"))
 }
 
-/// Beginnings of what [`Refusal`] says.
-const REFUSALS: [&str; 6] = [
-    "the message is longer than the ",
-    "the message has 8-bit content and the server has no 8BITMIME",
-    "the message has internationalised addresses or headers and the server has no SMTPUTF8",
-    "the sender requires TLS on every hop (REQUIRETLS) and the server does not promise that",
-    "the message is to be delivered within ",
-    "an address of the envelope holds a control character",
-];
-
-/// Whether a reply is in words of ours about a host, not its own: what [`judge`] makes of silence
-/// and [`judge_refusal`] of what the host offers.
-pub fn is_own_words(text: &str) -> bool {
-    let of_loss = |stage: &Stage| {
-        let front = text.strip_suffix(UNKNOWN).unwrap_or(text);
-        let front = front.strip_suffix(')');
-        front.is_some_and(|front| front.ends_with(&format!(" (at {stage}")))
-    };
-    REFUSALS.iter().any(|own| text.starts_with(own)) || STAGES.iter().any(of_loss)
-}
-
-/// Where a connection can be lost.
-const STAGES: [Stage; 11] = [
-    Stage::Connect,
-    Stage::Greeting,
-    Stage::Hello,
-    Stage::StartTls,
-    Stage::Auth,
-    Stage::Reset,
-    Stage::Mail,
-    Stage::Recipient,
-    Stage::Data,
-    Stage::Content,
-    Stage::FinalDot,
-];
-
-/// What is added to a silence after the final dot.
-const UNKNOWN: &str = "; whether it has taken the message is not known";
-
 /// Judges that a message can not go over a connection at all.
 pub fn judge_refusal(refusal: &Refusal) -> Verdict {
     let (code, enhanced) = match refusal {
@@ -248,6 +210,7 @@ fn named_wait(text: &str) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::smtp::client::own_words::{STAGES, is_own_words};
     use crate::smtp::reply::ReplyError;
 
     const LATER: Outcome = Outcome::Deferred {

@@ -18,13 +18,13 @@ use tokio::sync::{Semaphore, oneshot, watch};
 
 use super::connection::{Common, Connection};
 use super::dispatcher::{Dispatcher, WorkerIdle};
-use super::messages::{Drain, Resume};
+use super::messages::Drain;
 use super::paces::{SHORT_WAIT, Standing};
 use super::pacing::Pacing;
 use super::pending::{Pending, Reporter};
 use super::reach::{Destination, HostMemory, Lesson};
 use super::verdict::Verdict;
-use crate::queue::Outcome;
+use crate::queue::{Outcome, Resume};
 use crate::smtp::reply::Reply;
 
 /// Messages in a worker's mailbox.

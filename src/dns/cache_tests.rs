@@ -7,8 +7,8 @@ use futures_util::future::join_all;
 
 use super::{Addresses, Resolver, TIMEOUT};
 use crate::config::{Dns, Dnssec};
-use crate::delivery::mx::{Lookup, Record};
 use crate::lab::DnsServer;
+use crate::mx::{Lookup, Record};
 
 async fn lab(cached: u64) -> (DnsServer, Resolver) {
     let server = DnsServer::start().await.expect("a DNS server");

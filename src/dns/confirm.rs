@@ -14,7 +14,7 @@ impl Resolver {
     /// not find out.
     pub async fn confirms(&self, address: IpAddr) -> Option<bool> {
         let found = match self
-            .asked
+            .asked()
             .lookup(Name::from(address), RecordType::PTR)
             .await
         {

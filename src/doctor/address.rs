@@ -145,8 +145,8 @@ pub fn blocklists(about: &str, lists: &[Listing]) -> Vec<Finding> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::doctor::Level;
-    use crate::intake::verify::lookup::Trouble;
+    use crate::Level;
+    use crate::verify::lookup::Trouble;
 
     fn facts(names: Asked<String>, forward: Vec<(String, Asked<IpAddr>)>) -> Facts {
         Facts {

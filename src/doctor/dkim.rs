@@ -223,7 +223,7 @@ fn several(about: &str, own: &Own, texts: &[Vec<u8>], remedy: String) -> Finding
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::doctor::Level;
+    use crate::Level;
 
     const OWN: &str = "v=DKIM1; k=rsa; p=AAAABBBBCCCCDDDD";
 

@@ -1,7 +1,7 @@
 //! DMARC of a domain that we send for, and whether our mail is aligned (RFC 9989).
 
 use super::{Asked, Finding};
-use crate::intake::verify::dmarc::{self, Policy};
+use crate::verify::dmarc::{self, Policy};
 
 /// What is known of it.
 #[derive(Debug, Clone)]
@@ -127,7 +127,7 @@ fn alignment(facts: &Facts) -> Finding {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::doctor::Level;
+    use crate::Level;
 
     #[test]
     fn records_and_alignment() {

@@ -329,7 +329,7 @@ pub fn certificate(facts: &Certificate) -> Finding {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::doctor::Level;
+    use crate::Level;
 
     #[test]
     fn names_and_families() {

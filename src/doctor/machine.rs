@@ -1,5 +1,7 @@
 //! The machine itself: resolver, clock, disk, files, daemon, queue.
 
+use std::net::IpAddr;
+
 use super::Finding;
 
 /// Seconds by which a clock may be wrong.
@@ -135,6 +137,44 @@ pub fn modes(about: &str, files: &[File]) -> Vec<Finding> {
     }
 }
 
+/// Judges bans of private addresses, behind which there may be many.
+pub fn bans(private: &[IpAddr]) -> Vec<Finding> {
+    let judge = |ip: &IpAddr| {
+        Finding::warning(
+            "bans",
+            &ip.to_string(),
+            "this private address is banned from logging in",
+            "if it is a proxy, a NAT or a container gateway, whoever comes through it may be locked out",
+            format!(
+                "chapar auth bans --clear {ip}; let it pass the addresses of clients on \
+                 (proxy_networks), or list it in limits.never_ban"
+            ),
+        )
+    };
+    private.iter().map(judge).collect()
+}
+
+/// Judges password hashes: `imported` are users whose hash is another server's. Nothing, if there
+/// are none.
+pub fn passwords(domains: &str, imported: &[String]) -> Option<Finding> {
+    let (first, rest) = imported.split_first()?;
+    let who = match rest.len() {
+        0 => format!("the password of {first} has the hash of another server"),
+        more => format!("the passwords of {first} and {more} more have hashes of another server"),
+    };
+    Some(Finding::warning(
+        "passwords",
+        domains,
+        who,
+        "who steals such a file guesses them faster, and while one user lacks it SCRAM is offered to nobody",
+        format!(
+            "let the daemon replace each at its next login: `systemctl edit chapar`, write \
+             [Service] and ReadWritePaths={domains}, then `systemctl restart chapar`; take it away \
+             when this finding is gone. Or set a new one: chapar user passwd {first}"
+        ),
+    ))
+}
+
 /// What the daemon says.
 #[derive(Debug, Clone)]
 pub enum Daemon {
@@ -197,7 +237,7 @@ pub fn daemon(data_dir: &str, daemon: &Daemon) -> Vec<Finding> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::doctor::Level;
+    use crate::Level;
 
     #[test]
     fn clock_disk_and_modes() {
@@ -214,6 +254,28 @@ mod tests {
         };
         assert_eq!(modes("x", &[file(0o644)])[0].remedy, "chmod 600 users.toml");
         assert_eq!(modes("x", &[file(0o400)])[0].level, Level::Good);
+    }
+
+    #[test]
+    fn s15_hashes_of_other_servers_are_told_of_with_what_to_do() {
+        assert_eq!(passwords("/etc/chapar/domains", &[]), None);
+        let users = ["a@example.org", "b@example.org"].map(str::to_owned);
+        let found = passwords("/etc/chapar/domains", &users).expect("a finding");
+        assert_eq!(found.level, Level::Warning);
+        assert_eq!(
+            found.what,
+            "the passwords of a@example.org and 1 more have hashes of another server"
+        );
+        assert!(found.remedy.contains("ReadWritePaths=/etc/chapar/domains"));
+        assert!(found.remedy.ends_with("chapar user passwd a@example.org"));
+    }
+
+    #[test]
+    fn s7_private_addresses_that_are_banned_are_told_of() {
+        assert_eq!(bans(&[]), []);
+        let found = bans(&[[172, 17, 0, 1].into()]);
+        let about: Vec<_> = found.iter().map(|f| (f.about.as_str(), f.level)).collect();
+        assert_eq!(about, [("172.17.0.1", Level::Warning)]);
     }
 
     #[test]

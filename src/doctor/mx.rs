@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use super::{Asked, Finding, list};
-use crate::delivery::mx::Lookup;
+use crate::dns::mx::Lookup;
 use crate::identity::Mode;
 
 /// What is known of it.
@@ -158,8 +158,8 @@ fn mail_host(facts: &Facts, entry: &Host, ours: bool) -> Option<Finding> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::delivery::mx::Record;
-    use crate::doctor::Level;
+    use crate::Level;
+    use crate::dns::mx::Record;
 
     #[test]
     fn mail_must_come_where_it_is_taken() {

@@ -203,7 +203,7 @@ fn tls_rpt(facts: &Facts) -> Finding {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::doctor::Level;
+    use crate::Level;
 
     fn facts(records: &[&str], policy: &str, served: Option<&str>) -> Facts {
         Facts {

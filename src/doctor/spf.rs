@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 
 use super::{Asked, Finding, list};
-use crate::intake::verify::spf::SpfResult;
-use crate::intake::verify::spf::record::{self, Mechanism};
+use crate::verify::spf::SpfResult;
+use crate::verify::spf::record::{self, Mechanism};
 
 /// Lookups that a receiver does at most (RFC 7208 section 4.6.4).
 pub const MOST_LOOKUPS: usize = 10;
@@ -164,7 +164,7 @@ pub fn judge_host(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::doctor::Level;
+    use crate::Level;
 
     fn facts(records: &[&str], lookups: usize, result: SpfResult) -> Facts {
         Facts {

@@ -4,7 +4,8 @@ use ring::digest::{SHA256, digest};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::{Asked, Finding};
-use crate::tls::dane::Record;
+use crate::dns::TlsaRecord as Record;
+use crate::tls::dane;
 
 /// What is known of it.
 #[derive(Debug, Clone)]
@@ -72,7 +73,9 @@ fn matches(record: &Record, chain: &[Vec<u8>]) -> bool {
         3 => chain.get(..1).unwrap_or_default(),
         _ => chain,
     };
-    among.iter().any(|certificate| record.matches(certificate))
+    among
+        .iter()
+        .any(|certificate| dane::matches(record, certificate))
 }
 
 fn public_key(certificate: &[u8]) -> Option<Vec<u8>> {
@@ -95,7 +98,7 @@ pub fn public_key_hash(certificate: &[u8]) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::doctor::Level;
+    use crate::Level;
     use ring::digest::SHA512;
     use rustls::pki_types::CertificateDer;
     use rustls::pki_types::pem::PemObject as _;

@@ -10,7 +10,7 @@
 use std::collections::BTreeMap;
 
 use super::address;
-use crate::delivery::routes::Via;
+use crate::config::routes::Via;
 
 /// One line that says something.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,6 +28,10 @@ pub(crate) type Fault = (usize, String);
 
 /// The entries of `text`, the file of `domain`, in its order.
 pub(crate) fn parse(text: &str, domain: &str) -> Result<Vec<Entry>, Fault> {
+    if text.starts_with('\u{feff}') {
+        let why = "the file begins with a byte order mark (BOM); save it as UTF-8 without one";
+        return Err((1, why.into()));
+    }
     let mut lines: BTreeMap<String, usize> = BTreeMap::new();
     let mut entries = Vec::new();
     for (index, line) in text.lines().enumerate() {
@@ -198,6 +202,10 @@ pub(crate) fn name(text: &str, domain: &str) -> Result<String, String> {
         return Ok(address::fold(text));
     }
     Err(match text.rsplit_once('@') {
+        Some(("", other)) if address::to_a_labels(other).as_deref() == Some(domain) => format!(
+            "'{text}' means every address of {domain}; write * for those that are no alias: \
+             *: user@example.org"
+        ),
         Some((local, other)) if address::to_a_labels(other).as_deref() == Some(domain) => {
             format!("'{text}' has a domain; write only '{local}'")
         }

@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 use toml_edit::{Array, DocumentMut, InlineTable, Item, TableLike, Value};
 
 use super::{IdentityError, address, aliases, load};
-use crate::auth::app::AppPassword;
-use crate::auth::password::Secrets;
+use crate::app::AppPassword;
 use crate::config::files;
+use crate::password::Secrets;
 
 /// Why a file was not changed.
 #[derive(Debug, thiserror::Error)]

@@ -1,20 +1,20 @@
 //! Reads `domains/`: all of it, or nothing and the first file, line and remedy.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Deserialize;
 use toml::Spanned;
 
 use super::{Domain, Identity, IdentityError, Mode, User, UserQuota, address, aliases};
-use crate::auth::app::{self, AppPassword};
-use crate::auth::password;
+use crate::app::{self, AppPassword};
+use crate::config::routes::Via;
 use crate::config::{Dmarc, Span, SpfFail};
-use crate::delivery::routes::Via;
+use crate::password;
 use crate::smtp::scram::Verifier;
 
 /// What may part a tag from a name (RFC 5233 leaves it to us).
@@ -84,13 +84,28 @@ pub(super) fn load(dir: &Path, postmaster: &str) -> Result<Identity, IdentityErr
         postmaster: Some(postmaster.to_owned()),
     };
     identity.postmaster = identity.postmaster.filter(|address| !address.is_empty());
-    let entries = match fs::read_dir(&root) {
+    for (name, path) in directories(&root)? {
+        let domain = domain(&path, &name)?;
+        identity.domains.insert(name, domain);
+    }
+    Ok(identity)
+}
+
+pub(super) fn names(dir: &Path) -> Result<BTreeSet<String>, IdentityError> {
+    let found = directories(&dir.join("domains"))?;
+    Ok(found.into_iter().map(|(name, _)| name).collect())
+}
+
+/// The domains, and where their files are.
+fn directories(root: &Path) -> Result<Vec<(String, PathBuf)>, IdentityError> {
+    let entries = match fs::read_dir(root) {
         Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(identity),
-        Err(error) => return Err(IdentityError::whole(&root, unreadable(&error))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(IdentityError::whole(root, unreadable(&error))),
     };
+    let mut found = Vec::new();
     for entry in entries {
-        let entry = entry.map_err(|error| IdentityError::whole(&root, unreadable(&error)))?;
+        let entry = entry.map_err(|error| IdentityError::whole(root, unreadable(&error)))?;
         let path = entry.path();
         let name = entry.file_name();
         let name = name.to_string_lossy();
@@ -103,11 +118,9 @@ pub(super) fn load(dir: &Path, postmaster: &str) -> Result<Identity, IdentityErr
                 format!("{why}; the directory's name is the domain's"),
             )
         })?;
-        identity
-            .domains
-            .insert(name.clone().into_owned(), domain(&path, &name)?);
+        found.push((name.into_owned(), path));
     }
-    Ok(identity)
+    Ok(found)
 }
 
 fn domain(dir: &Path, name: &str) -> Result<Domain, IdentityError> {
@@ -160,9 +173,8 @@ fn domain(dir: &Path, name: &str) -> Result<Domain, IdentityError> {
         }
         time => time.map(|time| time.into_inner().0),
     };
-    if file.dovecot && (file.mode != Mode::Mailbox || name.starts_with(address::WILDCARD)) {
-        let problem =
-            "dovecot = true is for mode = \"mailbox\" and one domain; remove it".to_owned();
+    if file.dovecot && name.starts_with(address::WILDCARD) {
+        let problem = "dovecot = true is for one domain; remove it".to_owned();
         return Err(IdentityError::whole(&path, problem));
     }
     let wildcard = name.strip_prefix(address::WILDCARD);
@@ -239,7 +251,7 @@ fn mailbox(mode: Mode, given: Option<&Spanned<String>>) -> Result<Option<String>
 }
 
 /// A Maildir of its own for each user, or a server that speaks LMTP.
-pub(crate) fn check_mailbox(given: &str) -> Result<(), String> {
+pub fn check_mailbox(given: &str) -> Result<(), String> {
     match Via::parse(given) {
         Ok(Via::Maildir(path)) if path.contains("{local}") => Ok(()),
         Ok(Via::Hop(hop)) if hop.protocol.is_lmtp() => Ok(()),
@@ -366,11 +378,18 @@ pub(super) fn send_as_pattern(pattern: &str) -> Result<String, String> {
 }
 
 fn read(path: &Path) -> Result<Option<String>, IdentityError> {
-    match fs::read_to_string(path) {
-        Ok(text) => Ok(Some(text)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(IdentityError::whole(path, unreadable(&error))),
-    }
+    let bytes = match fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(IdentityError::whole(path, unreadable(&error))),
+    };
+    String::from_utf8(bytes).map(Some).map_err(|error| {
+        let whole = error.as_bytes().get(..error.utf8_error().valid_up_to());
+        let line = 1 + memchr::memchr_iter(b'\n', whole.unwrap_or_default()).count();
+        let problem = "is not UTF-8, perhaps Latin-1; save the file as UTF-8: \
+                       iconv -f latin1 -t utf8";
+        IdentityError::at(path, line, problem.to_owned())
+    })
 }
 
 fn unreadable(error: &io::Error) -> String {

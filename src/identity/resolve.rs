@@ -175,7 +175,8 @@ impl<'a> Walk<'a> {
     /// Whether an alias names what Dovecot may know.
     fn may_be_dovecots(&self, local: &str, domain: &str) -> bool {
         let found = self.identity.domains.get(domain);
-        let users = found.is_some_and(|found| found.dovecot && !found.users.contains_key(local));
+        let users =
+            found.is_some_and(|found| found.has_dovecots() && !found.users.contains_key(local));
         users && !self.path.is_empty()
     }
 
@@ -286,7 +287,10 @@ pub(super) fn ask_dovecot(identity: &Identity, address: &str) -> Vec<(String, St
     let Some((local, name)) = key.as_ref() else {
         return Vec::new();
     };
-    let Some((domain, found)) = identity.covering(name).filter(|(_, found)| found.dovecot) else {
+    let Some((domain, found)) = identity
+        .covering(name)
+        .filter(|(_, found)| found.has_dovecots())
+    else {
         return Vec::new();
     };
     let over_lmtp = found
@@ -307,6 +311,11 @@ pub(super) fn ask_dovecot(identity: &Identity, address: &str) -> Vec<(String, St
 }
 
 impl Domain {
+    /// Whether there are mailboxes that only Dovecot knows.
+    fn has_dovecots(&self) -> bool {
+        self.dovecot && self.mode == Mode::Mailbox
+    }
+
     /// The parts of a local part before a separator, the longest first.
     fn bases<'a>(&'a self, local: &'a str) -> impl Iterator<Item = &'a str> {
         let at = |(at, c): &(usize, char)| *at > 0 && self.separators.contains(*c);

@@ -438,12 +438,12 @@ fn edits_keep_comments_and_order() {
 
     let user = "# first\n\"me@example.org\" = { password = \"HASH\" } # mine\n\n[\"Old@example.org\"] # old\npassword = \"HASH\" # long ago\n";
     write(at, "example.org/users.toml", user);
-    let secrets = crate::auth::password::secrets(b"correct horse").expect("hash");
+    let secrets = crate::password::secrets(b"correct horse").expect("hash");
     edit::add_user(at, "New@example.org", &secrets, &list(&["*@example.org"])).expect("add");
     edit::set_password(at, "old@example.org", &secrets).expect("password");
     assert!(edit::add_user(at, "OLD@example.org", &secrets, &[]).is_err());
     assert!(edit::set_password(at, "none@example.org", &secrets).is_err());
-    let bad = crate::auth::password::Secrets {
+    let bad = crate::password::Secrets {
         hash: "secret".into(),
         scram: secrets.scram.clone(),
     };
@@ -541,10 +541,7 @@ fn users_without_a_password_only_receive() {
     write("\"in@example.org\" = { receive_only = true }\n");
     let identity = Identity::load(dir.path(), "").expect("identity");
     let user = identity.user("in@example.org").expect("a user");
-    assert!(!crate::auth::password::verify(
-        b"correct horse",
-        &user.password
-    ));
+    assert!(!crate::password::verify(b"correct horse", &user.password));
     for (text, part) in [
         ("\"in@example.org\" = { }\n", "has no password"),
         (

@@ -9,31 +9,33 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use chapar_base::net::is_private;
 use hickory_resolver::TokioResolver;
 use queue_schema::{Envelope, Millis, QueueId};
 
 use super::hooks::post_data::{About, PostData};
 use super::hooks::{Checked, Filters};
-use super::policy::{self, Policy};
+use super::policy;
 use super::reputation::Standing;
 use super::srs::returns::Returns;
-use super::verify::arc::ArcResult;
-use super::verify::dmarc::{self, DmarcResult};
-use super::verify::spf::SpfResult;
-use super::verify::{self, Question, Verdicts};
 use super::{Received, results, spoof, srs};
 use crate::config::{Config, Dmarc, Hooks, Rewrite, SeveralAuthors, Spam};
 use crate::identity::Identity;
+use crate::identity::Policy;
 use crate::message::headers::{self, Field};
 use crate::message::{Body, Content};
 use crate::queue::Held;
-use crate::report::dmarc::Tally;
 use crate::signing::Seal;
 use crate::signing::arc::ChainState;
 use crate::smtp::address::Address;
 use crate::smtp::params::Rcpt;
 use crate::smtp::replies::{self, Reply};
 use crate::smtp::server::Transaction;
+use crate::tally::Tally;
+use crate::verify::arc::ArcResult;
+use crate::verify::dmarc::{self, DmarcResult};
+use crate::verify::spf::SpfResult;
+use crate::verify::{self, Question, Verdicts};
 
 const DAY: u64 = 24 * 60 * 60;
 
@@ -541,14 +543,6 @@ fn marked(
     let tail = arrival.content.head.get(end..).unwrap_or_default();
     head.extend_from_slice(tail);
     head.into()
-}
-
-/// An address that says nothing about who the client is.
-pub fn is_private(client: IpAddr) -> bool {
-    match client {
-        IpAddr::V4(v4) => v4.is_private() || v4.is_loopback() || v4.is_link_local(),
-        IpAddr::V6(v6) => v6.is_loopback() || v6.is_unique_local() || v6.is_unicast_link_local(),
-    }
 }
 
 #[cfg(test)]

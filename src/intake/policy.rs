@@ -1,31 +1,11 @@
 //! What follows from the verdicts: taken, refused or deferred. Pure.
 
-use super::verify::Verdicts;
-use super::verify::dmarc::{DmarcResult, Policy as Wish};
-use super::verify::spf::SpfResult;
-use crate::config::{Dmarc, DnsTrouble, Incoming, SpfFail};
+use crate::config::{Dmarc, DnsTrouble, SpfFail};
+use crate::identity::Policy;
 use crate::smtp::replies::Reply;
-
-/// What a domain of ours wants done with mail to it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Policy {
-    /// Which failing mail DMARC refuses.
-    pub dmarc: Dmarc,
-    /// What a fail of SPF alone does.
-    pub spf_fail: SpfFail,
-    /// What is done while the DNS does not answer.
-    pub dns_trouble: DnsTrouble,
-}
-
-impl From<&Incoming> for Policy {
-    fn from(incoming: &Incoming) -> Policy {
-        Policy {
-            dmarc: incoming.dmarc,
-            spf_fail: incoming.spf_fail,
-            dns_trouble: incoming.dns_trouble,
-        }
-    }
-}
+use crate::verify::Verdicts;
+use crate::verify::dmarc::{DmarcResult, Policy as Wish};
+use crate::verify::spf::SpfResult;
 
 /// Whether a message may pass, for one of its recipients' domains.
 pub fn judge(policy: Policy, verdicts: &Verdicts) -> Result<(), Reply> {
@@ -68,8 +48,9 @@ pub fn judge(policy: Policy, verdicts: &Verdicts) -> Result<(), Reply> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::verify::{arc, dkim, dmarc, iprev, spf};
     use super::*;
+    use crate::config::Incoming;
+    use crate::verify::{arc, dkim, dmarc, iprev, spf};
 
     fn verdicts(spf: SpfResult, dmarc: DmarcResult, wish: Wish) -> Verdicts {
         Verdicts {

@@ -1,16 +1,16 @@
 //! The header fields that tell what was found out: Authentication-Results (RFC 8601) and
 //! Received-SPF (RFC 7208 section 9.1). Pure.
 //!
-//! Every value passes [`value`] or [`comment`]: nothing a client, a PTR record or a signature holds
+//! Every value passes `value` or `comment`: nothing a client, a PTR record or a signature holds
 //! can end a field or begin another.
 
-use super::verify::Verdicts;
-use super::verify::arc::ArcResult;
-use super::verify::dkim::DkimResult;
-use super::verify::iprev::Iprev;
-use super::verify::spf::SpfResult;
 use crate::message::headers::Field;
 use crate::smtp::address::is_invisible;
+use crate::verify::Verdicts;
+use crate::verify::arc::ArcResult;
+use crate::verify::dkim::DkimResult;
+use crate::verify::iprev::Iprev;
+use crate::verify::spf::SpfResult;
 
 /// Longest value that is repeated, in characters.
 const LONGEST: usize = 320;

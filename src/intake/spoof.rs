@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use hickory_resolver::TokioResolver;
 
-use super::verify::lookup::Lookup;
-use super::verify::{Proof, Verdicts, dmarc};
 use crate::config::{Config, DnsTrouble, OwnDomains};
 use crate::identity::Identity;
 use crate::smtp::address::Address;
 use crate::smtp::replies::{self, Reply};
+use crate::verify::lookup::Lookup;
+use crate::verify::{Proof, Verdicts, dmarc};
 
 /// Whether the message is to be held, or the reply that refuses it. `envelope`: the domain of the
 /// reverse-path under which it would leave.

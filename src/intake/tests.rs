@@ -5,6 +5,7 @@ use queue_schema::Ret;
 use super::*;
 use crate::config::files;
 use crate::smtp::params::{By, Mail};
+use chapar_base::net::{Network, is_in};
 
 fn identity() -> Identity {
     let dir = tempfile::tempdir().expect("directory");
@@ -13,7 +14,7 @@ fn identity() -> Identity {
     std::fs::create_dir_all(&domain).expect("directory");
     std::fs::create_dir_all(&lonely).expect("directory");
     std::fs::write(domain.join("domain.toml"), "mode = \"forward\"\n").expect("domain");
-    let hash = crate::auth::password::hash(b"correct horse").expect("hash");
+    let hash = crate::identity::password::hash(b"correct horse").expect("hash");
     let users = format!("\"me@example.org\" = {{ password = \"{hash}\" }}\n");
     files::create(&domain.join("users.toml"), users.as_bytes(), 0o600).expect("users");
     let aliases = "sales: a@one.example, b@two.example\nme: me@box.example\n";
@@ -67,11 +68,11 @@ fn i11_mail_for_others_is_accepted_only_from_users_and_networks() {
     let sales = vec!["a@one.example".to_owned(), "b@two.example".to_owned()];
     assert_eq!(judge(Client::Outside, "Sales@Example.org"), Ok(sales));
     let networks: Vec<Network> = vec!["127.0.0.0/8".parse().expect("network")];
-    assert!(is_trusted(
+    assert!(is_in(
         &networks,
         "::ffff:127.0.0.1".parse().expect("address")
     ));
-    assert!(!is_trusted(&networks, "::1".parse().expect("address")));
+    assert!(!is_in(&networks, "::1".parse().expect("address")));
 }
 
 #[test]

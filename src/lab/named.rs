@@ -124,8 +124,8 @@ impl Named {
             self.address(),
             Named::SECRET
         );
-        let file = crate::publish::credentials_file(dir, crate::publish::Provider::Rfc2136);
-        crate::config::files::create_dir(file.parent().unwrap_or(dir), 0o700)?;
-        crate::config::files::replace(&file, text.as_bytes(), 0o600)
+        let file = dir.join("secrets/dns/rfc2136.toml");
+        crate::base::files::create_dir(file.parent().unwrap_or(dir), 0o700)?;
+        crate::base::files::replace(&file, text.as_bytes(), 0o600)
     }
 }

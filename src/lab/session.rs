@@ -8,7 +8,7 @@ use tokio::net::TcpStream;
 
 use super::mx::{Line, Received, Shared};
 use super::script::{Act, Stage};
-use crate::smtp::sasl::{self, Progress};
+use crate::smtp::sasl::{self, Progress, Proven};
 use crate::smtp::scram::Verifier;
 
 /// Number and peer of a connection.
@@ -325,10 +325,16 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Session<'a, S> {
                 Progress::Verify(who) if (&*who.user, &*who.password) == ("user", "pencil") => {
                     return self.say("235 2.7.0 welcome");
                 }
-                Progress::Proved { right: true, user } if user == "user" => {
+                Progress::Proved {
+                    proof: Proven::Right,
+                    user,
+                } if user == "user" => {
                     return self.say("235 2.7.0 welcome");
                 }
-                Progress::Verify(_) | Progress::Proved { .. } | Progress::Refused(_) => {
+                Progress::Verify(_)
+                | Progress::Proved { .. }
+                | Progress::GivenUp { .. }
+                | Progress::Refused(_) => {
                     return self.say("535 5.7.8 who are you");
                 }
             };

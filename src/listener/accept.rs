@@ -42,8 +42,10 @@ impl Session {
     }
 
     async fn store(&mut self, receiver: Receiver) -> Result<QueueId, Reply> {
-        let message = receiver.finish().await?;
+        let mut message = receiver.finish().await?;
         let body = message.content.body.clone();
+        // Held until the queue has it, or it is refused.
+        let _held = message.held.take();
         let accept = match self.prepare(message).await {
             Ok(accept) => accept,
             Err(reply) => {
@@ -248,7 +250,9 @@ impl Session {
             id: message.id,
             at,
         };
-        let passed = outside.receive(config, identity, resolver, arrival).await;
+        let passed = outside
+            .receive(config, identity, &resolver.hickory(), arrival)
+            .await;
         if let Some(tally) = tally {
             // Without the reporter mail goes on.
             let _ = self.shared.reporter.send(tally).await;
@@ -292,7 +296,7 @@ impl Session {
             Client::User(_) => None,
             _ => {
                 let client = self.peer.ip().to_canonical();
-                intake::verify::host_name(&self.shared.resolver, client).await
+                crate::verify::host_name(&self.shared.resolver.hickory(), client).await
             }
         }
     }

@@ -7,7 +7,6 @@ use bytes::Bytes;
 use queue_schema::QueueId;
 
 use super::session::Session;
-use crate::intake;
 use crate::intake::hooks::post_data::About;
 use crate::intake::hooks::{Checked, Filters, Sender};
 use crate::message::{Body, Content};
@@ -23,7 +22,7 @@ impl Session {
             return Ok(());
         }
         let client = self.peer.ip().to_canonical();
-        let name = intake::verify::host_name(&self.shared.resolver, client).await;
+        let name = crate::verify::host_name(&self.shared.resolver.hickory(), client).await;
         let hello = self.server.hello();
         let sender = Sender {
             client,

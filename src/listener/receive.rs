@@ -2,7 +2,8 @@
 //!
 //! One [`Receiver`] takes one message, whether it comes with DATA or in the chunks of BDAT. What it
 //! keeps in memory is bounded by `limits.header` and twice `limits.memory_body`, whatever the
-//! client sends or says it will send.
+//! client sends or says it will send; what all keep together by `limits.memory_arrivals` and
+//! [`LEAST`] for each.
 
 use std::io;
 use std::time::Duration;
@@ -12,6 +13,7 @@ use queue_schema::QueueId;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::time::Instant;
 
+use super::arriving::{Held, LEAST};
 use super::patience::Patience;
 use crate::config::Limits;
 use crate::message::collect::{Collector, Problem};
@@ -44,6 +46,8 @@ pub struct Message {
     pub eight_bit: bool,
     /// Bytes of its longest line without the line end.
     pub longest_line: usize,
+    /// What it holds in memory, counted until it has gone where it goes.
+    pub held: Option<Held>,
 }
 
 /// One message as it comes.
@@ -59,6 +63,9 @@ pub struct Receiver {
     max_message: u64,
     max_memory: usize,
     spool: Spool,
+    held: Held,
+    /// There was no room for its header block: the rest is dropped, the client told at the end.
+    crowded: bool,
 }
 
 /// Measures lines across parts.
@@ -80,8 +87,9 @@ enum Sink {
 }
 
 impl Receiver {
-    /// For the message `id`; long bodies go to a file in `spool`.
-    pub fn new(limits: &Limits, spool: &Spool, id: QueueId) -> Receiver {
+    /// For the message `id`; long bodies go to a file in `spool`, and what it has in memory is
+    /// counted by `held`.
+    pub fn new(limits: &Limits, spool: &Spool, id: QueueId, held: Held) -> Receiver {
         Receiver {
             id,
             decoder: Decoder::default(),
@@ -94,6 +102,8 @@ impl Receiver {
             max_message: limits.message.0,
             max_memory: limits.memory_body.bytes(),
             spool: spool.clone(),
+            held,
+            crowded: false,
         }
     }
 
@@ -149,14 +159,35 @@ impl Receiver {
         self.eight_bit = self.eight_bit || !self.part.is_ascii();
         self.lines.measure(&self.part);
         self.collector.take(&mut self.part);
+        if self.crowded {
+            self.part.clear();
+            return;
+        }
+        let room = self.held.set(self.holds() + self.part.len());
+        let memory = match room {
+            true => self.max_memory,
+            false => self.max_memory.min(LEAST),
+        };
         let sink = std::mem::replace(&mut self.sink, Sink::Failed);
         self.sink = sink
-            .take(&mut self.part, self.max_memory, &self.spool, self.id)
+            .take(&mut self.part, memory, &self.spool, self.id)
             .await;
+        if !self.held.set(self.holds()) && self.collector.held() > LEAST {
+            // The body has gone to disk, a header block can not.
+            self.crowded = true;
+            self.sink = Sink::Failed;
+            self.collector.give_up();
+            self.held.set(0);
+        }
         self.part.clear();
         if self.part.capacity() > 4 * BLOCK {
             self.part = Vec::new();
         }
+    }
+
+    /// Bytes in memory.
+    fn holds(&self) -> usize {
+        self.collector.held() + self.sink.held()
     }
 
     /// The message, or the reply that refuses it.
@@ -169,6 +200,7 @@ impl Receiver {
         let head = match self.collector.finish() {
             Err(Problem::HeaderTooBig) => return Err(replies::HEADER_TOO_BIG),
             Err(Problem::MessageTooBig) => return Err(replies::MESSAGE_TOO_BIG),
+            Ok(_) if self.crowded => return Err(replies::CROWDED),
             Ok(_) if self.decoder.saw_bare_line_end() || self.ends.saw_bare() => {
                 return Err(replies::BARE_LINE_END);
             }
@@ -183,6 +215,7 @@ impl Receiver {
             },
             eight_bit: self.eight_bit,
             longest_line: self.lines.longest.max(self.lines.current),
+            held: Some(self.held),
         })
     }
 }
@@ -280,6 +313,14 @@ impl Lines {
 }
 
 impl Sink {
+    /// Bytes of memory.
+    fn held(&self) -> usize {
+        match self {
+            Sink::Memory(buffer) | Sink::Spool { buffer, .. } => buffer.capacity(),
+            Sink::Failed => 0,
+        }
+    }
+
     async fn take(self, part: &mut Vec<u8>, max_memory: usize, spool: &Spool, id: QueueId) -> Sink {
         match self {
             Sink::Memory(mut body) => {
@@ -294,10 +335,11 @@ impl Sink {
                 let spool = spool.clone();
                 let created = blocking(move || spool.begin(id)).await;
                 match created {
-                    Ok(writer) => Sink::Spool {
+                    Ok(writer) if body.len() < max_memory => Sink::Spool {
                         writer: Box::new(writer),
                         buffer: body,
                     },
+                    Ok(writer) => write(Box::new(writer), body, max_memory).await,
                     Err(error) => failed(error),
                 }
             }
@@ -306,7 +348,7 @@ impl Sink {
                 if buffer.len() < max_memory {
                     return Sink::Spool { writer, buffer };
                 }
-                write(writer, buffer).await
+                write(writer, buffer, max_memory).await
             }
             Sink::Failed => Sink::Failed,
         }
@@ -320,7 +362,7 @@ impl Sink {
             }
             Sink::Failed => None,
             Sink::Spool { writer, buffer } => {
-                let Sink::Spool { writer, .. } = write(writer, buffer).await else {
+                let Sink::Spool { writer, .. } = write(writer, buffer, 0).await else {
                     return None;
                 };
                 match blocking(move || writer.finish()).await {
@@ -335,10 +377,14 @@ impl Sink {
     }
 }
 
-async fn write(mut writer: Box<SpoolWriter>, mut buffer: Vec<u8>) -> Sink {
+/// Writes what is in `buffer`; at most about `keep` bytes of room stay for what comes next.
+async fn write(mut writer: Box<SpoolWriter>, mut buffer: Vec<u8>, keep: usize) -> Sink {
     let written = blocking(move || {
         writer.write(&buffer)?;
         buffer.clear();
+        if buffer.capacity() > keep.saturating_mul(2) {
+            buffer = Vec::new();
+        }
         Ok((writer, buffer))
     });
     match written.await {

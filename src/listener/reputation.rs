@@ -7,13 +7,13 @@ use super::session::Session;
 use crate::auth::dovecot;
 use crate::config::{Service, Spam};
 use crate::intake::Client;
-use crate::intake::outside::is_private;
 use crate::intake::reputation::greylist::{self, Verdict};
 use crate::intake::reputation::keeper::Ask;
 use crate::intake::reputation::{self, Standing};
-use crate::intake::verify::{self, spf};
 use crate::smtp::address::Address;
 use crate::smtp::replies::{self, Reply};
+use crate::verify::{self, spf};
+use chapar_base::net::is_private;
 
 /// Whoever is on a list may still write to these.
 const ALWAYS: [&str; 2] = ["postmaster", "abuse"];
@@ -24,8 +24,10 @@ impl Session {
         let Client::User(user) = self.client() else {
             return Ok(());
         };
-        let theirs = !self.shared.config.auth.dovecot.is_empty();
-        match theirs || self.shared.identity.user(user).is_some() {
+        let identity = &self.shared.identity;
+        let asked = !self.shared.config.auth.dovecot.is_empty();
+        let theirs = asked && identity.may_be_dovecots(user);
+        match theirs || identity.user(user).is_some() {
             true => Ok(()),
             false => Err(replies::USER_GONE),
         }
@@ -41,7 +43,8 @@ impl Session {
             return Ok(());
         }
         if !matches!(&self.standing, Some((about, _)) if *about == client) {
-            let standing = reputation::standing(&shared.resolver, &config.dnslists, client).await;
+            let standing =
+                reputation::standing(&shared.resolver.hickory(), &config.dnslists, client).await;
             self.standing = Some((client, standing));
         }
         let local = to.local().to_ascii_lowercase();
@@ -120,8 +123,12 @@ impl Session {
             receiver: &config.hostname,
             now: crate::time::now() / 1000,
         };
-        let passes =
-            verify::spf_passes(&self.shared.resolver, sender, config.incoming.dns_time.0).await;
+        let passes = verify::spf_passes(
+            &self.shared.resolver.hickory(),
+            sender,
+            config.incoming.dns_time.0,
+        )
+        .await;
         greylist::sender(passes.then(|| sender.domain()), client)
     }
 }

@@ -11,7 +11,6 @@ use std::time::Duration;
 
 use actix::{Addr, Recipient};
 use bytes::BytesMut;
-use hickory_resolver::TokioResolver;
 use rustix::net::{RecvFlags, recv};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -20,13 +19,14 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::either::Either;
 
+use super::arriving::Arriving;
 use super::patience::Patience;
 use super::receive::{self, Broken, Receiver};
 use super::{Listener, proxied};
 use crate::auth::{AuthError, Authenticate, Authenticator, FindVerifier, Proved};
 use crate::config::{Config, Listen, Service, TlsMode};
+use crate::dns::Resolver;
 use crate::identity::{self, Identity};
-use crate::intake;
 use crate::intake::hooks::Filters;
 use crate::intake::outside::Outside;
 use crate::intake::reputation::Standing;
@@ -37,6 +37,7 @@ use crate::report::dmarc::reporter::Reporter;
 use crate::signing::Signer;
 use crate::smtp::extension::{Extension, Extensions};
 use crate::smtp::replies::{self, Reply};
+use crate::smtp::sasl::Proven;
 use crate::smtp::server::{Bounds, Options, Server, Step, Xclient};
 use crate::telemetry::wire::{Peer, Tap};
 
@@ -67,11 +68,13 @@ pub struct Shared {
     /// Keeps the greylist.
     pub greylist: Addr<Keeper>,
     /// For SPF, DKIM, DMARC and ARC.
-    pub resolver: TokioResolver,
+    pub resolver: Resolver,
     /// Where long bodies go as they arrive.
     pub spool: Spool,
     /// Where the queue hears of transactions.
     pub arrivals: Arrivals,
+    /// What messages hold in memory while they arrive.
+    pub arriving: Arriving,
 }
 
 pub(super) type Stream = Either<TcpStream, Box<TlsStream<TcpStream>>>;
@@ -154,7 +157,7 @@ impl Start {
         let config = self.shared.config.clone();
         // Held to the end: the client's place among its own connections.
         let mut _place = None;
-        if intake::is_trusted(&config.proxy_networks, self.peer.ip()) {
+        if chapar_base::net::is_in(&config.proxy_networks, self.peer.ip()) {
             let Some((peer, place)) =
                 proxied::client(&mut stream, self.peer, &self.listener, &self.patience).await
             else {
@@ -173,6 +176,7 @@ impl Start {
                 .server
                 .close(replies::SESSION_TOO_LONG, &mut session.out);
         }
+        session.left_open();
         if let Some(mut stream) = stream {
             let farewell = async {
                 session.flush(&mut stream).await?;
@@ -185,7 +189,7 @@ impl Start {
     fn session(self) -> Session {
         let config = &self.shared.config;
         let limits = &config.limits;
-        let trusted = intake::is_trusted(&config.relay_networks, self.peer.ip());
+        let trusted = chapar_base::net::is_in(&config.relay_networks, self.peer.ip());
         let scram = (!self.shared.scram).then_some(&Extension::Scram);
         let disabled = config.smtp.disable.iter().chain(&self.listen.disable);
         let disabled = disabled.chain(scram);
@@ -195,7 +199,7 @@ impl Start {
             starttls: self.listen.tls == TlsMode::Starttls && self.tls.is_some(),
             trusted,
             strict_hello: config.smtp.strict_hello,
-            xclient: intake::is_trusted(&config.xclient_networks, self.peer.ip()),
+            xclient: chapar_base::net::is_in(&config.xclient_networks, self.peer.ip()),
             extensions: Extensions::without(disabled),
             limits: Bounds {
                 message: limits.message.0,
@@ -277,10 +281,10 @@ impl Session {
                     let found = found.unwrap_or(Err(AuthError::Busy)).map_err(refusal);
                     self.server.verifier(found, &mut self.out);
                 }
-                Step::Proved { user, right } => {
+                Step::Proved { user, proof } => {
                     let request = Proved {
                         user,
-                        right,
+                        proof,
                         client: self.peer.ip(),
                     };
                     let outcome = self.shared.auth.send(request).await;
@@ -319,6 +323,18 @@ impl Session {
             } else if self.arrival.is_none() {
                 self.arrival = Some(self.shared.arrivals.begin());
             }
+        }
+    }
+
+    /// A client that goes with a user's salt and without a proof has asked like any other. Lost
+    /// when the mailbox is full: nobody waits for the answer.
+    fn left_open(&self) {
+        if let Some(user) = self.server.left_open() {
+            let _ = self.shared.auth.try_send(Proved {
+                user: user.to_owned(),
+                proof: Proven::Nothing,
+                client: self.peer.ip(),
+            });
         }
     }
 
@@ -427,7 +443,7 @@ impl Session {
             self.peer.set_port(port);
         }
         let shared = &self.shared;
-        let trusted = intake::is_trusted(&shared.config.relay_networks, self.peer.ip());
+        let trusted = chapar_base::net::is_in(&shared.config.relay_networks, self.peer.ip());
         let user = client
             .login
             .filter(|user| shared.identity.user(user).is_some());

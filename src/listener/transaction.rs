@@ -112,7 +112,11 @@ impl Session {
 
     fn receiver(&self) -> Receiver {
         let shared = &self.shared;
-        Receiver::new(&shared.config.limits, &shared.spool, shared.ids.issue())
+        let limits = &shared.config.limits;
+        let held = shared
+            .arriving
+            .held(self.peer.ip(), limits.memory_arrivals.0);
+        Receiver::new(limits, &shared.spool, shared.ids.issue(), held)
     }
 
     pub(super) async fn data(&mut self, stream: &mut Stream) -> Result<(), Gone> {

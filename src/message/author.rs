@@ -10,7 +10,7 @@
 //! brackets in a display name, commas and the like within an encoded word, and a display name
 //! without quotes that repeats the address itself.
 
-use crate::smtp::address::{Address, Charset};
+use crate::base::address::{Address, Charset};
 
 /// Octets of an address field that is read; the header of a message as a whole may be longer.
 pub const LONGEST: usize = 16 * 1024;

@@ -203,7 +203,7 @@ mod tests {
     use base64::engine::general_purpose::STANDARD;
 
     fn field(text: &str, form: Form) -> String {
-        let fields = crate::message::headers::fields(text.as_bytes()).expect("fields");
+        let fields = crate::headers::fields(text.as_bytes()).expect("fields");
         let mut out = Vec::new();
         fields
             .iter()

@@ -51,6 +51,10 @@ impl Collector {
             return;
         }
         let searched = self.head.len();
+        if self.head.capacity() - searched < part.len() {
+            // Doubling would hold up to twice of what came.
+            self.head.reserve_exact(part.len().max(searched / 4));
+        }
         self.head.append(part);
         if let Some(line) = headers::empty_line(&self.head, searched) {
             part.extend_from_slice(self.head.get(line.end..).unwrap_or_default());
@@ -67,6 +71,17 @@ impl Collector {
     /// Bytes taken so far, kept or not.
     pub fn total(&self) -> u64 {
         self.total
+    }
+
+    /// Bytes of memory that the header block takes.
+    pub fn held(&self) -> usize {
+        self.head.capacity()
+    }
+
+    /// Drops the header block: its message will not be taken.
+    pub fn give_up(&mut self) {
+        self.head = Vec::new();
+        self.in_body = true;
     }
 
     /// The header block, with its empty line if there was one, or why there is none.

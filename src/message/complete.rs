@@ -19,7 +19,7 @@ pub struct Missing<'a> {
     pub sender: Option<&'a str>,
 }
 
-/// The header block of `fields` without [`DROPPED`], with Date and Message-ID if they were missing,
+/// The header block of `fields` without `DROPPED`, with Date and Message-ID if they were missing,
 /// and with the From and Sender that are given. The fields that stay keep their bytes and order, but
 /// for blanks before a colon, for which signatures have two readings.
 pub fn complete(
@@ -68,7 +68,7 @@ pub fn complete(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::message::headers::fields;
+    use crate::headers::fields;
 
     fn completed(head: &str) -> String {
         let fields = fields(head.as_bytes()).expect("fields");

@@ -19,7 +19,7 @@ pub struct Content {
 /// What follows the header block.
 #[derive(Debug, Clone)]
 pub enum Body {
-    /// In memory: at most [`crate::config::Limits::memory_body`] bytes.
+    /// In memory: at most `limits.memory_body` bytes.
     Memory(Bytes),
     /// In a file of the spool directory.
     Spool(SpoolFile),

@@ -1,6 +1,8 @@
 //! Tag lists: `name=value; name=value` (RFC 6376 section 3.2), the form of DKIM and ARC fields, of
 //! key records and of DMARC records.
 
+/// Fewest bits of an RSA key of DKIM or ARC that is used (RFC 8301 section 3.2).
+pub const RSA_LEAST: usize = 1024;
 /// Most tags that one list may have; more is no list.
 const MOST: usize = 200;
 

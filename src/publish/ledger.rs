@@ -89,7 +89,7 @@ impl Ledger {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::publish::data::{Data, Kind};
+    use crate::data::{Data, Kind};
 
     #[test]
     fn what_was_published_is_known_after_a_restart() {

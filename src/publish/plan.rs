@@ -107,7 +107,7 @@ fn rival(new: &Data, other: &Data) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::publish::data::Kind;
+    use crate::data::Kind;
 
     fn record(name: &str, kind: Kind, written: &str) -> Record {
         Record::new(name, Data::parse(kind, written).expect(written))

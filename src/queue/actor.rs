@@ -22,12 +22,13 @@ use super::clock::Clock;
 use super::commit::Commits;
 use super::dispatch::BREATH;
 use super::lanes::{Lanes, Way};
+use super::ledger::{Taken, Unsettled};
 use super::listed::Listed;
 use super::messages::{
     Accept, AcceptError, Connect, Fetch, FetchError, Ping, Record, Reload, Stop,
 };
 use super::order::{self, Order};
-use super::remake::Remade;
+use super::remake::{Remade, Unkept};
 use super::settle::Settled;
 use super::slot::Slot;
 use super::steer::Steering;
@@ -35,8 +36,8 @@ use super::store::{self, Readers, Store, StoreError};
 use super::suspend::{self, Suspension};
 use super::ways::{self, Belongs, Naming};
 use super::{Feed, IdSource, Leads, blocking, end_process, failures};
+use crate::Wake;
 use crate::config::Config;
-use crate::delivery::Wake;
 use crate::message::{Body, Content};
 use crate::signing::Sign;
 
@@ -140,6 +141,8 @@ pub struct Queue {
     pub(super) settlers: Arc<Semaphore>,
     pub(super) steering: VecDeque<Steering>,
     pub(super) claims: Claims,
+    /// Imports that opening left over, until the actor starts.
+    unsettled: Option<(Taken, Vec<Unsettled>)>,
     /// When the last order of an operator was carried out, or a part of it.
     pub(super) steered: Option<Instant>,
     /// When messages were read last because they were due.
@@ -150,6 +153,7 @@ pub struct Queue {
     /// Orders were applied since their counts were written down.
     pub(super) orders_counted: bool,
     pub(super) clock: Clock,
+    pub(super) unkept: Unkept,
     /// What time that never jumps is counted from.
     pub(super) started: Instant,
     timer: Option<(SpawnHandle, Instant)>,
@@ -189,6 +193,7 @@ impl Queue {
         signer: Recipient<Sign>,
         leads: Leads,
         feed: Feed,
+        taken: Taken,
     ) -> Queue {
         let mut lanes = Lanes::default();
         for (id, name, due) in opened.recovered.ways.entries() {
@@ -222,6 +227,7 @@ impl Queue {
             settlers: Arc::new(Semaphore::new(SETTLING)),
             steering: VecDeque::new(),
             claims: Claims::default(),
+            unsettled: Some((taken, opened.unsettled)),
             steered: None,
             loaded_at: None,
             feed,
@@ -229,6 +235,7 @@ impl Queue {
             orders: Listed::new(order::FILE, opened.orders),
             orders_counted: false,
             clock: opened.recovered.clock,
+            unkept: Unkept::default(),
             started: Instant::now(),
             timer: None,
             failed_since: None,
@@ -343,16 +350,7 @@ impl Queue {
             Event::Committed(committed) => self.committed(committed),
             Event::Settled(settled) => self.settled(*settled),
             Event::Remade(remade) => self.remade(remade),
-            Event::Adopted(message) => {
-                self.feed.accepted(&message);
-                if self.is_ordered(&message, crate::time::now()) {
-                    return self.ordered_at_once(message);
-                }
-                // An operator may have been quicker than this event, and knows better.
-                if !self.slots.contains_key(&message.id) {
-                    self.place(&message);
-                }
-            }
+            Event::Adopted(message) => self.adopted(message),
             Event::Wait(wait) => self.failed_wait = wait,
         }
     }
@@ -406,6 +404,9 @@ impl Actor for Queue {
             Some((Vec::new(), news))
         });
         ctx.add_stream(lost);
+        if let Some((taken, left)) = self.unsettled.take() {
+            self.settle_imports(taken, left, ctx.address());
+        }
         ctx.run_interval(SWEEP_EVERY, |queue, ctx| {
             queue.sweep();
             actix_rt::spawn(queue.keep_order_counts());
@@ -552,6 +553,7 @@ impl Handler<Reload> for Queue {
     fn handle(&mut self, reload: Reload, ctx: &mut Self::Context) {
         self.config = reload.config;
         self.naming = Naming::new(&self.config);
+        self.clock.set_retry(self.config.retry.clone());
         self.leads = reload.leads;
         self.pump(ctx);
     }

@@ -130,7 +130,7 @@ pub(super) fn moved(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::queue::store::new_message;
+    use crate::store::new_message;
     use queue_schema::{Change, Envelope, Origin, QueueId};
 
     const NOW: Millis = 5_000;

@@ -34,6 +34,8 @@ pub(super) struct Claims {
 /// One claim.
 struct Made {
     owner: u64,
+    /// It counts in the slot.
+    counted: bool,
     /// The message as it was given out.
     given: Option<Arc<Message>>,
 }
@@ -49,6 +51,22 @@ impl Claims {
     /// Whether a message is not to be tried.
     pub fn has(&self, id: QueueId) -> bool {
         self.made.contains_key(&id)
+    }
+
+    /// A message that is brought, which is not in memory yet, or may not be.
+    pub fn bring(&mut self, id: QueueId, owner: u64) {
+        let made = Made {
+            owner,
+            counted: false,
+            given: None,
+        };
+        self.made.insert(id, made);
+    }
+
+    /// Whether a message that came was brought; it is in memory from now on.
+    pub fn came(&mut self, id: QueueId) -> bool {
+        let made = self.made.get_mut(&id);
+        made.is_some_and(|made| !std::mem::replace(&mut made.counted, true))
     }
 }
 
@@ -68,7 +86,14 @@ impl Handler<Claim> for Queue {
         if !known {
             self.load(vec![id], Purpose::Steer);
         }
-        self.claims.made.insert(id, Made { owner, given: None });
+        self.claims.made.insert(
+            id,
+            Made {
+                owner,
+                counted: true,
+                given: None,
+            },
+        );
         let (answer, answered) = oneshot::channel();
         self.claims.waiting.push_back(Waiting {
             id,
@@ -118,10 +143,10 @@ impl Queue {
     /// Ends a claim; the message waits as it did before, if it has not ended.
     fn end_claim(&mut self, id: QueueId) {
         self.claims.waiting.retain(|waiting| waiting.id != id);
-        if self.claims.made.remove(&id).is_none() {
+        let Some(made) = self.claims.made.remove(&id) else {
             return;
-        }
-        if let Some(slot) = self.slots.get_mut(&id) {
+        };
+        if let Some(slot) = self.slots.get_mut(&id).filter(|_| made.counted) {
             slot.claims = slot.claims.saturating_sub(1);
         }
         self.release(id);

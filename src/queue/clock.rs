@@ -20,6 +20,9 @@ use std::time::Duration;
 use queue_schema::{Message, Millis, QueueId, RecipientState, Status};
 use serde::{Deserialize, Serialize};
 
+use super::schedule;
+use crate::config::Retry;
+
 /// Milliseconds: a smaller step is followed, for it is what time servers do every day.
 const STEP: i64 = 60_000;
 /// Jumps that are remembered.
@@ -42,6 +45,10 @@ pub struct Jump {
     /// It was found at a start: nobody knows how much time passed.
     #[serde(default)]
     pub restart: bool,
+    /// Milliseconds from the last look at the clock to the one that saw it: it may have been set
+    /// at any moment of them.
+    #[serde(default)]
+    pub unseen: Millis,
 }
 
 impl Jump {
@@ -63,10 +70,10 @@ impl Jump {
         // A time after the jump is from before it as well if it is still to come. One from before
         // the process began may be of a clock that was right all the time: it is if the process
         // would else have begun before it.
-        let back = || {
-            touched > now
-                || (touched < self.after && touched > self.started.saturating_add_signed(by))
-        };
+        // What was written after it was set and before it was seen is of the new clock already.
+        let new = self.after.saturating_sub(self.unseen);
+        let back =
+            || touched > now || (touched < new && touched > self.started.saturating_add_signed(by));
         match touched <= self.before && (by > 0 || back()) {
             true => by,
             false => 0,
@@ -83,6 +90,8 @@ fn difference(from: Millis, to: Millis) -> i64 {
 #[derive(Debug, Clone, Default)]
 pub struct Clock {
     jumps: Vec<Jump>,
+    /// How long mail is tried.
+    retry: Retry,
     /// What holds at a start until it is known whether the clock is behind.
     mark: Option<Jump>,
     last: Option<(Millis, Duration)>,
@@ -93,10 +102,11 @@ pub struct Clock {
 }
 
 impl Clock {
-    /// A clock with a past.
-    pub fn new(jumps: Vec<Jump>) -> Clock {
+    /// A clock with a past, for mail that is tried for so long.
+    pub fn new(jumps: Vec<Jump>, retry: Retry) -> Clock {
         Clock {
             jumps,
+            retry,
             ..Clock::default()
         }
     }
@@ -104,6 +114,18 @@ impl Clock {
     /// The jumps, the oldest first.
     pub fn jumps(&self) -> &[Jump] {
         &self.jumps
+    }
+
+    /// The highest id that was given to a jump: ids go on above it, or new mail would seem to have
+    /// been there before.
+    pub fn highest(&self) -> QueueId {
+        let floors = self.jumps.iter().map(|jump| jump.floor);
+        floors.max().unwrap_or(QueueId(0))
+    }
+
+    /// The schedule of mail changed.
+    pub fn set_retry(&mut self, retry: Retry) {
+        self.retry = retry;
     }
 
     /// How many jumps were seen since the start.
@@ -120,6 +142,7 @@ impl Clock {
             floor: QueueId(u64::MAX),
             started: now,
             restart: true,
+            unseen: 0,
         });
     }
 
@@ -165,6 +188,7 @@ impl Clock {
             floor: QueueId(0),
             started: self.started,
             restart: false,
+            unseen: passed,
         };
         if jump.by().saturating_abs() < STEP {
             return None;
@@ -194,30 +218,38 @@ impl Clock {
         let times = message.states.iter().map(|state| touched(message, state));
         let times = times.chain([message.arrived]);
         let known = times.map(|time| {
-            let shift = self.moved_by(&self.jumps, message.id, time, now);
+            let shift = self.moved_by(None, message.id, time, now);
             time.saturating_add_signed(shift)
         });
         known.max().unwrap_or_default()
     }
 
     fn moved(&self, id: QueueId, touched: Millis, now: Millis) -> i64 {
-        self.moved_by(self.jumps.iter().chain(&self.mark), id, touched, now)
+        self.moved_by(self.mark.as_ref(), id, touched, now)
     }
 
-    fn moved_by<'a>(
-        &self,
-        jumps: impl IntoIterator<Item = &'a Jump>,
-        id: QueueId,
-        mut touched: Millis,
-        now: Millis,
-    ) -> i64 {
+    fn moved_by(&self, mark: Option<&Jump>, id: QueueId, mut touched: Millis, now: Millis) -> i64 {
         let mut shift = 0i64;
-        for jump in jumps.into_iter().filter(|jump| id < jump.floor) {
+        let jumps = self.since(touched, now).iter().chain(mark);
+        for jump in jumps.filter(|jump| id < jump.floor) {
             let by = jump.moves(touched, now);
             shift = shift.saturating_add(by);
             touched = touched.saturating_add_signed(by);
         }
         shift
+    }
+
+    /// The jumps after what was written at a time. A clock that went back shows the same times
+    /// twice: the later is meant, for what was written first is written anew in between.
+    fn since(&self, touched: Millis, now: Millis) -> &[Jump] {
+        let mut end = now.saturating_add_signed(STEP);
+        for (place, jump) in self.jumps.iter().enumerate().rev() {
+            if touched >= jump.after.saturating_sub(jump.unseen) && touched <= end {
+                return self.jumps.get(place + 1..).unwrap_or_default();
+            }
+            end = jump.before;
+        }
+        &self.jumps
     }
 
     /// When a recipient is due by the clock as it is now: not while it is held, and not once it
@@ -227,11 +259,31 @@ impl Clock {
         if state.status != Status::Waiting {
             return None;
         }
-        let shift = match self.jumps.is_empty() && self.mark.is_none() {
-            true => 0,
-            false => self.shift(message, state, now),
-        };
-        Some(state.next_due.saturating_add_signed(shift).max(released))
+        if self.jumps.is_empty() && self.mark.is_none() {
+            return Some(state.next_due.max(released));
+        }
+        let shift = self.shift(message, state, now);
+        let due = state.next_due.saturating_add_signed(shift);
+        Some(
+            due.min(self.latest_due(message, state, shift, now))
+                .max(released),
+        )
+    }
+
+    /// Nothing waits beyond its deadline, or beyond the longest wait after its last attempt: an
+    /// order may have named a time by a clock that nobody knows to have been wrong.
+    fn latest_due(
+        &self,
+        message: &Message,
+        state: &RecipientState,
+        shift: i64,
+        now: Millis,
+    ) -> Millis {
+        let deadline = schedule::deadline(&self.retry, message);
+        let deadline = deadline.saturating_add_signed(self.deadline_shift(message, now));
+        let longest = crate::time::millis(self.retry.longest.0);
+        let touched = touched(message, state).saturating_add_signed(shift);
+        deadline.max(touched.saturating_add(longest))
     }
 }
 
@@ -252,9 +304,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::config::Retry;
-    use crate::queue::schedule::{self, Next};
-    use crate::queue::store::new_message;
+    use crate::schedule::Next;
+    use crate::store::new_message;
     use queue_schema::{Envelope, Origin, Recipient};
 
     const HOUR: u64 = 3_600_000;
@@ -352,8 +403,9 @@ mod tests {
             floor: QueueId(10),
             started: START - YEAR,
             restart: false,
+            unseen: 0,
         };
-        let clock = Clock::new(vec![jump]);
+        let clock = Clock::new(vec![jump], Retry::default());
         let now = START + YEAR + 5;
         let old = message(9, START - 1000);
         let new = message(10, START + YEAR);
@@ -362,6 +414,50 @@ mod tests {
         assert_eq!(due(&new), Some(START + YEAR));
         assert_eq!(clock.deadline_shift(&old, now), YEAR as i64);
         assert_eq!(clock.deadline_shift(&new, now), 0);
+    }
+
+    #[test]
+    fn q5_mail_that_came_after_the_clock_was_set_and_before_it_was_seen_is_not_moved() {
+        let mut clock = Clock::default();
+        clock.begin(START);
+        clock.begun(START, QueueId(1));
+        assert_eq!(clock.check(START + HOUR, ms(HOUR), || QueueId(5)), None);
+        // Set back by 30 days, seen 5 s later; a message came 2 s after it was set.
+        let set = START + HOUR - 30 * 24 * HOUR;
+        let jump = clock.check(set + 5000, ms(HOUR + 5000), || QueueId(9));
+        assert_eq!(jump.map(|jump| jump.unseen), Some(5000));
+        let now = set + 6000;
+        let new = message(8, set + 2000);
+        assert_eq!(clock.due(&new, &new.states[0], now), Some(set + 2000));
+        assert_eq!(clock.deadline_shift(&new, now), 0);
+        // One from before moves.
+        let old = message(4, START + HOUR - 2000);
+        assert_eq!(clock.due(&old, &old.states[0], now), Some(set - 2000));
+    }
+
+    #[test]
+    fn q5_what_is_written_after_the_last_jump_is_not_moved_by_those_before() {
+        let mut clock = Clock::default();
+        clock.begin(START);
+        clock.begun(START, QueueId(1));
+        let mut steady = 0;
+        let mut set = |clock: &mut Clock, wall: Millis| {
+            steady += 5000;
+            clock.check(wall, ms(steady), || QueueId(9));
+        };
+        set(&mut clock, START);
+        // An hour forward, then back by a day: it shows again what it showed before the first.
+        set(&mut clock, START + HOUR);
+        set(&mut clock, START - 23 * HOUR);
+        let now = START - 22 * HOUR;
+        let mut message = message(5, START - 1000);
+        message.states[0].last_attempt = now - 10;
+        message.states[0].next_due = now + HOUR;
+        assert_eq!(clock.shift(&message, &message.states[0], now), 0);
+        assert_eq!(
+            clock.due(&message, &message.states[0], now),
+            Some(now + HOUR)
+        );
     }
 
     proptest! {

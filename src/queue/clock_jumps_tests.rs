@@ -6,7 +6,8 @@ use proptest::prelude::*;
 use queue_schema::{Envelope, Message, Millis, Origin, QueueId, Recipient};
 
 use super::Clock;
-use crate::queue::store::new_message;
+use crate::config::Retry;
+use crate::store::new_message;
 
 const MINUTE: u64 = 60_000;
 const HOUR: u64 = 60 * MINUTE;
@@ -72,7 +73,7 @@ impl Life {
     fn start(&mut self) {
         let now = self.wall();
         self.began = self.real;
-        self.clock = Clock::new(self.clock.jumps().to_vec());
+        self.clock = Clock::new(self.clock.jumps().to_vec(), Retry::default());
         self.clock.begin(now);
         self.noted = self.due();
         let latest = self.clock.latest(&self.message, now);

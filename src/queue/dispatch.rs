@@ -13,7 +13,7 @@ use super::lanes::Way;
 use super::messages::{Attempt, Job, Outcome, Record};
 use super::slot::Slot;
 use super::ways;
-use crate::delivery::Wake;
+use crate::Wake;
 
 /// Jobs in one message to the dispatcher.
 const BATCH: usize = 256;

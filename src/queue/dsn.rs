@@ -12,11 +12,11 @@ use queue_schema::{
     BodyKind, Message, Millis, Origin, QueueId, Recipient, RecipientState, Reply, Ret, Status,
 };
 
-use super::outcome::clean;
-use crate::delivery::HERE;
-use crate::delivery::routes::Via;
-use crate::delivery::verdict::is_own_words;
+use super::HERE;
+use super::clean;
+use crate::config::routes::Via;
 use crate::message::{Body, Content};
+use crate::smtp::client::own_words::is_own_words;
 
 /// Bytes of the original that are returned at most.
 const RETURNED: usize = 64 << 10;

@@ -1,7 +1,7 @@
 //! Tests of [`super`]: exact bytes of a notification, and that nothing can break one.
 
 use super::*;
-use crate::queue::store::new_message;
+use crate::store::new_message;
 use proptest::prelude::*;
 use queue_schema::Envelope;
 
@@ -388,7 +388,7 @@ proptest! {
         message.envelope.envid = Some(envid);
         let state = state(Status::Bounced, 550, &enhanced, &said, &remote);
         let state = RecipientState {
-            last_reply: state.last_reply.map(|reply| crate::queue::outcome::clean_reply(&reply)),
+            last_reply: state.last_reply.map(|reply| crate::outcome::clean_reply(&reply)),
             ..state
         };
         let (_, text) = built(&message, &[Report { recipient: 0, state, tls: String::new(), at: NOW }], Some(&original(b"x\r\n")));

@@ -90,8 +90,8 @@ fn host(remote: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::queue::own_reply;
-    use crate::queue::store::new_message;
+    use crate::own_reply;
+    use crate::store::new_message;
     use queue_schema::{Origin, QueueId};
 
     #[test]

@@ -10,7 +10,7 @@ use queue_schema::{EventKind, Message, Millis};
 use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast;
 
-use super::outcome::clean;
+use super::clean;
 
 /// Events that wait for a slow watcher before it loses some.
 const WAITING: usize = 4096;

@@ -4,7 +4,8 @@ use queue_schema::{Message, Millis, Origin, QueueId, Recipient, RecipientState};
 use regex_lite::Regex;
 
 use super::facts::Facts;
-use super::pattern::{Bound, Code, Due, like};
+use super::like;
+use super::pattern::{Bound, Code, Due};
 use super::selector::{STATES, state_word};
 use crate::config::{Network, Span};
 
@@ -252,7 +253,7 @@ pub fn client(origin: &Origin) -> Option<std::net::IpAddr> {
 }
 
 /// The domain of an address; empty without one.
-pub(crate) fn domain_of(address: &str) -> &str {
+pub fn domain_of(address: &str) -> &str {
     address.rsplit_once('@').map_or("", |(_, domain)| domain)
 }
 

@@ -432,7 +432,7 @@ impl Lanes {
     }
 
     /// When each message that waits on disk is looked at next.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "simulation"))]
     pub fn all(&self) -> BTreeMap<QueueId, Millis> {
         let mut all = BTreeMap::new();
         for (due, id) in self.ways.values().flat_map(|way| way.waiting.all()) {

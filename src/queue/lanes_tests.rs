@@ -1,5 +1,5 @@
 use super::*;
-use crate::queue::shares::LEAST;
+use crate::shares::LEAST;
 
 /// Enough for anything here.
 const LIMIT: usize = 20_000;

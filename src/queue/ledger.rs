@@ -8,19 +8,17 @@
 //! delivered in between, that is certain.
 
 use std::collections::HashMap;
-use std::fs::{File, OpenOptions};
-use std::io::{self, Write as _};
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, fchown};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use queue_schema::QueueId;
 use ring::digest;
 
+use super::store::{Disk, DiskFile};
+
 /// The file.
 pub const FILE: &str = "imported";
-/// Its mode.
-const MODE: u32 = 0o600;
 /// Octets of a digest that are kept: enough that no two messages with one id share them.
 const DIGEST: usize = 16;
 
@@ -69,7 +67,11 @@ struct Known {
 /// The list while somebody imports.
 #[derive(Debug)]
 pub struct Ledger {
-    file: File,
+    file: DiskFile,
+    /// Where the next line goes: behind the last one that is whole and synced.
+    end: u64,
+    /// Something may lie behind that: a line that could not be written or synced.
+    torn: bool,
     known: HashMap<Key, Known>,
 }
 
@@ -99,41 +101,49 @@ fn read(line: &str) -> Option<(&str, Option<Known>)> {
 }
 
 impl Ledger {
-    fn open(path: &Path) -> io::Result<Ledger> {
-        let text = match std::fs::read_to_string(path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
-            Err(error) => return Err(error),
-        };
+    fn open(disk: &Disk, path: &Path) -> io::Result<Ledger> {
+        let text = lines(disk, path)?;
         // A line that was cut off by a crash is no line.
-        let whole = text.rfind('\n').and_then(|end| text.get(..end));
+        let whole = text.rfind('\n').map_or(0, |at| at + 1);
         let mut known = HashMap::new();
-        for (origin, now) in whole.unwrap_or_default().lines().filter_map(read) {
+        let read_lines = text.get(..whole).unwrap_or_default().lines();
+        for (origin, now) in read_lines.filter_map(read) {
             match now {
                 Some(now) => known.insert(key(origin), now),
                 None => known.remove(&key(origin)),
             };
         }
-        let mut options = OpenOptions::new();
-        options.append(true).create(true).mode(MODE);
-        let mut file = options.open(path)?;
-        if rustix::process::geteuid().is_root()
-            && let Some(dir) = path.parent()
-        {
-            // Root works on another user's store: the daemon must be able to write it.
-            let owner = std::fs::metadata(dir)?;
-            fchown(&file, Some(owner.uid()), Some(owner.gid()))?;
-        }
-        if !text.is_empty() && !text.ends_with('\n') {
-            file.write_all(b"\n")?;
-        }
-        Ok(Ledger { file, known })
+        let dir = path.parent().unwrap_or(Path::new("."));
+        let file = match disk.open_write(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                // Root works on another user's store: the daemon must be able to write it.
+                disk.create_new(path, disk.owner(dir)?)?
+            }
+            file => file?,
+        };
+        // Its name, too, has to survive a power cut; it may have been made a moment before one.
+        disk.sync_dir(dir)?;
+        Ok(Ledger {
+            torn: file.length()? > whole as u64,
+            file,
+            end: whole as u64,
+            known,
+        })
     }
 
     fn add(&mut self, mark: &str, origin: &Origin, id: QueueId) -> io::Result<()> {
         let line = format!("{mark}{} {id}\n", origin.0);
-        self.file.write_all(line.as_bytes())?;
-        self.file.sync_data()
+        if self.torn {
+            self.file.set_len(self.end)?;
+        }
+        // What a write that fails leaves is cut off before the next line: the two would be one
+        // that says nothing of either.
+        self.torn = true;
+        self.file.write_all_at(line.as_bytes(), self.end)?;
+        self.file.sync_data()?;
+        self.torn = false;
+        self.end += line.len() as u64;
+        Ok(())
     }
 
     /// The id of a message that was taken before; `Some(None)` if only that is known.
@@ -141,9 +151,22 @@ impl Ledger {
         self.known.get(&key(&origin.0)).map(|known| known.id)
     }
 
+    /// Whether an earlier import of it was begun, and nothing says how that ended: the next start
+    /// finds out.
+    pub fn is_open(&self, origin: &Origin) -> bool {
+        let known = self.known.get(&key(&origin.0));
+        known.is_some_and(|known| known.open)
+    }
+
     /// It is about to be made durable under this id. Blocks.
     pub fn begin(&mut self, origin: &Origin, id: QueueId) -> io::Result<()> {
-        self.add("+ ", origin, id)
+        self.add("+ ", origin, id)?;
+        let known = Known {
+            id: Some(id),
+            open: true,
+        };
+        self.known.insert(key(&origin.0), known);
+        Ok(())
     }
 
     /// It is durable. Blocks.
@@ -158,24 +181,59 @@ impl Ledger {
 
     /// It was refused after all. Blocks.
     pub fn undone(&mut self, origin: &Origin, id: QueueId) -> io::Result<()> {
+        self.known.remove(&key(&origin.0));
         self.add("- ", origin, id)
     }
 }
 
+/// The text of the list; what is no text in it is no line either.
+fn lines(disk: &Disk, path: &Path) -> io::Result<String> {
+    match disk.read(path) {
+        Ok(bytes) => Ok(match String::from_utf8(bytes) {
+            Ok(text) => text,
+            // As long as before, so that places stay where they are.
+            Err(error) => {
+                let plain = |octet: u8| if octet.is_ascii() { octet } else { b'?' };
+                let octets = error.into_bytes().into_iter();
+                octets.map(|octet| char::from(plain(octet))).collect()
+            }
+        }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
+        Err(error) => Err(error),
+    }
+}
+
+/// An import that a crash broke off, and how it ended is not noted yet. One that is here must not
+/// be delivered before that, or the next start could not tell it from one that never came.
+#[derive(Debug, Clone)]
+pub(super) struct Unsettled {
+    origin: Origin,
+    /// What it is here.
+    pub id: QueueId,
+    here: bool,
+}
+
+impl Unsettled {
+    fn note(&self, ledger: &mut Ledger) -> io::Result<()> {
+        match self.here {
+            true => ledger.done(&self.origin, self.id),
+            false => ledger.undone(&self.origin, self.id),
+        }
+    }
+}
+
 /// Finds out how imports ended that a crash broke off; `there` says whether the queue has a
-/// message. To be called before anything is delivered.
+/// message. To be called before anything is delivered. What could not be noted is left over.
 pub(super) fn settle(
+    disk: &Disk,
     data_dir: &Path,
     mut there: impl FnMut(QueueId) -> Result<bool, String>,
-) -> io::Result<()> {
+) -> io::Result<Vec<Unsettled>> {
     let path = data_dir.join(FILE);
-    let text = match std::fs::read_to_string(&path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(error),
-    };
+    let text = lines(disk, &path)?;
     let mut open: HashMap<&str, QueueId> = HashMap::new();
-    for (origin, known) in text.lines().filter_map(read) {
+    let whole = text.rfind('\n').and_then(|end| text.get(..end));
+    for (origin, known) in whole.unwrap_or_default().lines().filter_map(read) {
         match known {
             Some(Known {
                 id: Some(id),
@@ -184,16 +242,30 @@ pub(super) fn settle(
             _ => open.remove(origin),
         };
     }
-    if open.is_empty() {
-        return Ok(());
-    }
-    let mut ledger = Ledger::open(&path)?;
+    let mut all = Vec::new();
     for (origin, id) in open {
         let origin = Origin(origin.to_owned());
-        match there(id).map_err(io::Error::other)? {
-            true => ledger.done(&origin, id)?,
-            false => ledger.undone(&origin, id)?,
-        }
+        let here = there(id).map_err(io::Error::other)?;
+        all.push(Unsettled { origin, id, here });
+    }
+    // The order of a map is chance.
+    all.sort_unstable_by_key(|one| one.id);
+    if let Err(error) = note(disk, &path, &mut all) {
+        let path = path.display();
+        tracing::error!(%error, %path, "how an import ended can not be noted; tried again");
+    }
+    Ok(all)
+}
+
+/// Notes how imports ended, and keeps those of which that fails.
+fn note(disk: &Disk, path: &Path, all: &mut Vec<Unsettled>) -> io::Result<()> {
+    if all.is_empty() {
+        return Ok(());
+    }
+    let mut ledger = Ledger::open(disk, path)?;
+    while let Some(one) = all.last() {
+        one.note(&mut ledger)?;
+        all.pop();
     }
     Ok(())
 }
@@ -201,15 +273,20 @@ pub(super) fn settle(
 /// The list, in memory only while somebody imports.
 #[derive(Debug, Clone)]
 pub struct Taken {
+    disk: Disk,
     path: PathBuf,
     open: Arc<Mutex<Weak<Mutex<Ledger>>>>,
+    /// Locked by whoever imports a message: two who bring the same find each other's.
+    pub one: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Taken {
-    pub(super) fn new(data_dir: &Path) -> Taken {
+    pub(super) fn new(disk: &Disk, data_dir: &Path) -> Taken {
         Taken {
+            disk: disk.clone(),
             path: data_dir.join(FILE),
             open: Arc::default(),
+            one: Arc::default(),
         }
     }
 
@@ -224,9 +301,16 @@ impl Taken {
         if let Some(shared) = open.upgrade() {
             return Ok(shared);
         }
-        let shared = Arc::new(Mutex::new(Ledger::open(&self.path)?));
+        let shared = Arc::new(Mutex::new(Ledger::open(&self.disk, &self.path)?));
         *open = Arc::downgrade(&shared);
         Ok(shared)
+    }
+
+    /// Notes how imports ended that opening the queue left over. Blocks.
+    pub(super) fn settled(&self, left: &[Unsettled]) -> io::Result<()> {
+        let open = self.open()?;
+        let mut ledger = open.lock().unwrap_or_else(PoisonError::into_inner);
+        left.iter().try_for_each(|one| one.note(&mut ledger))
     }
 }
 
@@ -246,7 +330,7 @@ mod tests {
     fn q7_what_was_taken_is_known_after_a_restart() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join(FILE);
-        let mut ledger = Ledger::open(&path).unwrap();
+        let mut ledger = Ledger::open(&Disk::default(), &path).unwrap();
         let (one, two) = (origin("one"), origin("two"));
         assert_eq!(ledger.taken(&one), None);
         ledger.begin(&one, QueueId(7)).unwrap();
@@ -254,7 +338,7 @@ mod tests {
         ledger.begin(&two, QueueId(8)).unwrap();
         ledger.undone(&two, QueueId(8)).unwrap();
         assert_eq!(ledger.taken(&one), Some(Some(QueueId(7))));
-        let ledger = Ledger::open(&path).unwrap();
+        let ledger = Ledger::open(&Disk::default(), &path).unwrap();
         assert_eq!(ledger.taken(&one), Some(Some(QueueId(7))));
         assert_eq!(ledger.taken(&two), None);
         let other = Origin::new("chapar", "one", &digest::digest(&digest::SHA256, b"other"));
@@ -271,40 +355,46 @@ mod tests {
         let path = dir.path().join(FILE);
         let one = origin("one");
         std::fs::write(&path, format!("{}\nchapar tw", one.0)).unwrap();
-        let mut ledger = Ledger::open(&path).unwrap();
+        let mut ledger = Ledger::open(&Disk::default(), &path).unwrap();
         assert_eq!(ledger.taken(&one), Some(None));
         let two = origin("two");
         ledger.done(&two, QueueId(9)).unwrap();
         let text = std::fs::read_to_string(&path).unwrap();
         let new = QueueId(9);
-        assert_eq!(text, format!("{}\nchapar tw\n{} {new}\n", one.0, two.0));
-        assert_eq!(Ledger::open(&path).unwrap().taken(&two), Some(Some(new)));
+        assert_eq!(text, format!("{}\n{} {new}\n", one.0, two.0));
+        assert_eq!(
+            Ledger::open(&Disk::default(), &path).unwrap().taken(&two),
+            Some(Some(new))
+        );
     }
 
     #[test]
     fn q7_an_import_that_a_crash_broke_off_is_settled_by_what_is_there() {
         let dir = tempfile::tempdir().unwrap();
-        settle(dir.path(), |_| panic!("nothing was begun")).unwrap();
+        settle(&Disk::default(), dir.path(), |_| {
+            panic!("nothing was begun")
+        })
+        .unwrap();
         let path = dir.path().join(FILE);
         let (one, two, three) = (origin("one"), origin("two"), origin("three"));
-        let mut ledger = Ledger::open(&path).unwrap();
+        let mut ledger = Ledger::open(&Disk::default(), &path).unwrap();
         ledger.begin(&one, QueueId(7)).unwrap();
         ledger.begin(&two, QueueId(8)).unwrap();
         ledger.begin(&three, QueueId(9)).unwrap();
         ledger.done(&three, QueueId(9)).unwrap();
         drop(ledger);
-        settle(dir.path(), |id| Ok(id == QueueId(7))).unwrap();
-        let ledger = Ledger::open(&path).unwrap();
+        settle(&Disk::default(), dir.path(), |id| Ok(id == QueueId(7))).unwrap();
+        let ledger = Ledger::open(&Disk::default(), &path).unwrap();
         assert_eq!(ledger.taken(&one), Some(Some(QueueId(7))));
         assert_eq!(ledger.taken(&two), None);
         assert_eq!(ledger.taken(&three), Some(Some(QueueId(9))));
-        settle(dir.path(), |_| panic!("all is settled")).unwrap();
+        settle(&Disk::default(), dir.path(), |_| panic!("all is settled")).unwrap();
     }
 
     #[test]
     fn all_who_import_share_one_list() {
         let dir = tempfile::tempdir().unwrap();
-        let taken = Taken::new(dir.path());
+        let taken = Taken::new(&Disk::default(), dir.path());
         let (one, other) = (taken.open().unwrap(), taken.clone().open().unwrap());
         assert!(Arc::ptr_eq(&one, &other));
         one.lock()

@@ -11,13 +11,13 @@ use queue_schema::{
     Suspended as Wait,
 };
 
+use super::clean;
 use super::order::Order;
-use super::outcome::clean;
 use super::store::StoreError;
 use super::suspend::Suspension;
 use super::{Facts, Leads};
+use crate::Wake;
 use crate::config::Config;
-use crate::delivery::Wake;
 use crate::message::Content;
 
 /// Make this message durable. Only its `Ok` becomes `250` (invariant I1).
@@ -374,6 +374,9 @@ pub struct Adopt {
     pub message: Box<Message>,
     /// The bytes, as they go out.
     pub content: Content,
+    /// Who brings it. It is not tried before they [`Unclaim`] it, which is when they have noted
+    /// that it was taken.
+    pub owner: u64,
 }
 
 /// Give this message out to somebody who moves it to another queue: it is not tried from now on.

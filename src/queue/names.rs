@@ -8,7 +8,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
 use queue_schema::{MESSAGE_ID, SUBJECT};
 
-use super::outcome::clean;
+use super::clean;
 
 /// Bytes of a header block that are looked at.
 const LOOKED_AT: usize = 64 << 10;

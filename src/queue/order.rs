@@ -12,7 +12,7 @@ use std::net::IpAddr;
 use queue_schema::{Hold, HoldKind, Message, Millis, Origin, RecipientState, Status};
 use serde::{Deserialize, Serialize};
 
-use super::pattern::like;
+use super::like;
 use crate::config::Network;
 
 /// The file they lie in.
@@ -302,7 +302,7 @@ fn tidy(list: &mut Vec<Order>, now: Millis) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::queue::store::new_message;
+    use crate::store::new_message;
     use queue_schema::{Envelope, QueueId, Recipient};
 
     const NOW: Millis = 1_000_000;

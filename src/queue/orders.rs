@@ -12,7 +12,7 @@ use super::dsn::Report;
 use super::messages::{EndOrder, Orders, Stand};
 use super::order::{self, Does, Order};
 use super::{own_reply, settle};
-use crate::queue::commit::Waiter;
+use crate::commit::Waiter;
 
 /// What a sender is told where the operator gave no words for it.
 pub(super) const RETURNED: &str = "the operator of the mail server returned it";

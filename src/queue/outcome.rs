@@ -2,6 +2,7 @@
 
 use queue_schema::{Hold, HoldKind, Message, Millis, RecipientState, Reply, Status, Suspended};
 
+use super::clean;
 use super::messages::{Attempt, Outcome};
 use super::schedule::{self, Next};
 use crate::config::Retry;
@@ -131,23 +132,11 @@ pub fn clean_reply(reply: &Reply) -> Reply {
     }
 }
 
-/// Control characters become spaces; what is longer than `longest` bytes is cut.
-pub fn clean(text: &str, longest: usize) -> String {
-    let mut end = text.len().min(longest);
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    let kept = text.get(..end).unwrap_or_default();
-    kept.chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::config::Span;
-    use crate::queue::store::new_message;
+    use crate::store::new_message;
     use queue_schema::{Envelope, Origin, QueueId, Recipient};
     use std::time::Duration;
 
@@ -254,11 +243,5 @@ mod tests {
         state.warned = false;
         retry.warn_after = Span::NEVER;
         assert!(!is_late(&retry, &message, &state, u64::MAX - 1));
-    }
-
-    #[test]
-    fn texts_are_cut_between_characters() {
-        assert_eq!(clean("aé", 2), "a");
-        assert_eq!(clean("a\u{1b}[31m\u{85}", 100), "a [31m ");
     }
 }

@@ -2,8 +2,11 @@
 //! written of it, in pages, while everything else goes on. What was placed meanwhile is right
 //! already and stays.
 
+use std::cell::RefCell;
 use std::collections::HashSet;
 use std::ops::ControlFlow;
+use std::rc::Rc;
+use std::time::Duration;
 
 use queue_schema::QueueId;
 
@@ -14,10 +17,17 @@ use super::{blocking, clock};
 
 /// Messages in a page.
 const PAGE: usize = 4096;
+/// How long after a failure a page is read, or the list of jumps is written, again.
+const AGAIN: Duration = Duration::from_secs(5);
+
+/// Jumps that are not on disk yet, while somebody writes them.
+pub(super) type Unkept = Rc<RefCell<Option<Vec<clock::Jump>>>>;
 
 /// When some messages are due.
 pub(super) struct Remade {
     ways: Ways,
+    /// Where it begins.
+    from: QueueId,
     /// Where the next page begins.
     next: Option<QueueId>,
     /// Whether another jump made this one void.
@@ -42,14 +52,38 @@ impl Queue {
         self.keep_clock();
     }
 
-    /// Writes down what is known of the clock.
+    /// Writes down what is known of the clock, as often as it takes: after a restart without it,
+    /// what was written before a jump could not be told from what was written after.
     fn keep_clock(&self) {
-        let (data_dir, jumps) = (self.config.data_dir.clone(), self.clock.jumps().to_vec());
-        let disk = self.store.disk();
+        let unkept = self.unkept.clone();
+        if unkept.replace(Some(self.clock.jumps().to_vec())).is_some() {
+            return;
+        }
+        let (data_dir, disk) = (self.config.data_dir.clone(), self.store.disk());
         actix_rt::spawn(async move {
-            let save = move || super::kept::save(&disk, &data_dir, clock::FILE, &jumps);
-            if let Ok(Err(error)) = blocking(save).await {
-                tracing::error!(%error, file = clock::FILE, "it can not be written");
+            loop {
+                let Some(jumps) = unkept.borrow().clone() else {
+                    return;
+                };
+                let (disk, data_dir, written) = (disk.clone(), data_dir.clone(), jumps.clone());
+                let save = move || super::kept::save(&disk, &data_dir, clock::FILE, &written);
+                match blocking(save).await {
+                    Ok(Ok(())) if unkept.borrow().as_ref() == Some(&jumps) => {
+                        unkept.replace(None);
+                        return;
+                    }
+                    Ok(Ok(())) => {}
+                    Ok(Err(error)) => {
+                        tracing::error!(
+                            %error,
+                            file = clock::FILE,
+                            "it can not be written; it is tried again in 5 s"
+                        );
+                        tokio::time::sleep(AGAIN).await;
+                    }
+                    // The process ends.
+                    Err(_) => return,
+                }
             }
         });
     }
@@ -76,6 +110,7 @@ impl Queue {
             let page = readers.run(move |reader| {
                 let mut page = Remade {
                     ways: Ways::default(),
+                    from,
                     next: None,
                     jumps,
                     failure: None,
@@ -96,10 +131,14 @@ impl Queue {
             });
             let page = page.await.unwrap_or_else(|error| Remade {
                 ways: Ways::default(),
+                from,
                 next: None,
                 jumps,
                 failure: Some(error),
             });
+            if page.failure.is_some() {
+                tokio::time::sleep(AGAIN).await;
+            }
             inbox.push(Event::Remade(page));
         });
     }
@@ -113,8 +152,10 @@ impl Queue {
             return;
         };
         if let Some(error) = page.failure {
-            // Whoever set it reads the log; what is due too early is looked at and waits again.
-            tracing::error!(%error, "due times could not be made again after the clock was set");
+            // What is placed too late by the clock before would sleep through its time.
+            tracing::error!(%error, "due times are not all made again yet; it goes on");
+            self.remaking = Some(placed);
+            self.remake_page(page.from);
             return;
         }
         for (id, name, due) in page.ways.entries() {

@@ -133,7 +133,7 @@ pub fn earliest(
 mod tests {
     use super::*;
     use crate::config::Span;
-    use crate::queue::store::new_message;
+    use crate::store::new_message;
     use proptest::prelude::*;
     use queue_schema::{Envelope, QueueId, Recipient};
 
@@ -339,7 +339,7 @@ mod tests {
         assert_eq!(due(&message), Some(4000));
         message.states[1].status = Status::Delivered;
         assert_eq!(due(&message), Some(5000));
-        let hold = crate::queue::Held::default().since(0);
+        let hold = crate::Held::default().since(0);
         message.states[0].hold(hold.clone());
         assert_eq!(due(&message), None);
         message.states[0].holds[0].until = Some(7000);

@@ -34,7 +34,7 @@ pub struct Selector {
     /// Messages that arrived since then.
     #[serde(skip_serializing_if = "AnyOf::is_empty")]
     pub newer: AnyOf,
-    /// The last reply's code; see [`super::pattern::Code`].
+    /// The last reply's code; see `pattern::Code`.
     #[serde(skip_serializing_if = "AnyOf::is_empty")]
     pub code: AnyOf,
     /// Bytes of the message, such as `+1M`.
@@ -43,7 +43,7 @@ pub struct Selector {
     /// Attempts that counted, such as `+3`.
     #[serde(skip_serializing_if = "AnyOf::is_empty")]
     pub attempts: AnyOf,
-    /// When the next attempt is due; see [`super::pattern::Due`].
+    /// When the next attempt is due; see `pattern::Due`.
     #[serde(skip_serializing_if = "AnyOf::is_empty")]
     pub due: AnyOf,
     /// The user who sent it; `*` stands for anything.

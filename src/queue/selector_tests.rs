@@ -1,8 +1,8 @@
 //! Tests of [`super`]: what each filter means, how filters add up, and what older versions say.
 
 use super::*;
-use crate::queue::own_reply;
-use crate::queue::store::new_message;
+use crate::own_reply;
+use crate::store::new_message;
 use proptest::prelude::*;
 use queue_schema::{Envelope, Origin, Recipient};
 
@@ -150,8 +150,8 @@ fn what_ended_is_history_that_only_an_id_or_a_state_asks_for() {
 #[test]
 fn a_held_message_is_due_at_no_time() {
     let mut message = message();
-    message.states[0].hold(crate::queue::Held::default().since(1));
-    message.states[1].hold(crate::queue::Held::default().since(1));
+    message.states[0].hold(crate::Held::default().since(1));
+    message.states[1].hold(crate::Held::default().since(1));
     for due in ["now", "10m", "+1m"] {
         let selector = Selector {
             due: due.into(),

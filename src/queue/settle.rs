@@ -9,15 +9,19 @@ use queue_schema::{
 };
 
 use super::actor::{Event, Queue};
+use super::clean;
 use super::commit::{Notice as Ready, Waited, Waiter};
 use super::dsn::Report;
 use super::messages::{Attempt, LOST, Outcome, Record};
 use super::notice::Work;
-use super::outcome::{clean, decide, is_late};
+use super::outcome::{decide, is_late};
 use super::{own_reply, schedule, store};
 
 /// Bytes of a reply that a message's story keeps.
 const REMEMBERED: usize = 200;
+
+/// How the reply of a recipient begins whose failure its sender could not be told.
+const UNTOLD: &str = "its failure could not be told to the sender yet";
 
 /// A notification that is ready to be stored, or why there is none.
 pub(super) struct Settled {
@@ -43,6 +47,8 @@ impl Queue {
     /// Takes over what delivery reports. What it gives resolves when that is on disk, if the record
     /// asks for it.
     pub(super) fn record(&mut self, record: &Record) -> Vec<Waited> {
+        // What is decided is decided by the clock as it is.
+        self.check_clock();
         let id = record.message.id;
         let mut written = Vec::new();
         let mut order = || {
@@ -326,7 +332,19 @@ impl Queue {
         let all: Vec<u32> = (0..).take(count).collect();
         let now = crate::time::now();
         let waiting = slot.waiting(&all).into_iter();
-        let ends = waiting.filter(|(position, _)| !slot.handed.contains(position));
+        // Writing the notice reads the bytes as well, and finds them lost once more: who could not
+        // be told waits until it is due.
+        let waits = |state: &RecipientState| {
+            let said = state.last_reply.as_ref();
+            let untold = said.is_some_and(|reply| reply.text.starts_with(UNTOLD));
+            let due = slot
+                .message
+                .as_ref()
+                .and_then(|message| self.clock.due(message, state, now));
+            untold && due.is_none_or(|due| due > now)
+        };
+        let ends =
+            waiting.filter(|(position, state)| !slot.handed.contains(position) && !waits(state));
         let reports: Vec<Report> = ends
             .map(|(recipient, state)| Report {
                 recipient,
@@ -468,10 +486,13 @@ impl Queue {
             .last_reply
             .map(|reply| reply.to_string())
             .unwrap_or_default();
-        let text = format!("its failure could not be told to the sender yet; it was: {said}");
+        let text = format!("{UNTOLD}; it was: {said}");
+        let now = crate::time::now();
         RecipientState {
             status: Status::Waiting,
-            next_due: crate::time::now().saturating_add(crate::time::millis(delay)),
+            // What it waits for is counted from here, also where nobody tried to deliver it.
+            last_attempt: now,
+            next_due: now.saturating_add(crate::time::millis(delay)),
             last_reply: Some(own_reply(451, "4.3.0", &text)),
             ..state
         }

@@ -6,13 +6,13 @@
 //! and reported; mail then flows, which is the safe side. A suspension stops no deadline (I5).
 
 use std::fmt;
-use std::str::FromStr;
 use std::time::Duration;
 
 use queue_schema::Millis;
 use serde::{Deserialize, Serialize};
 
-use super::pattern::like;
+use crate::base::text::like;
+pub use crate::config::Rate;
 
 /// The file they lie in.
 pub const FILE: &str = "suspensions.json";
@@ -64,66 +64,6 @@ impl fmt::Display for Slow {
             words.push(format!("{rate} messages"));
         }
         f.write_str(&words.join(", "))
-    }
-}
-
-/// So many messages in a time, as `10/m`, `1000/h` or `5/10s`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct Rate {
-    count: u32,
-    within: crate::config::Span,
-}
-
-impl Rate {
-    /// The time from one message to the next.
-    pub fn interval(self) -> Duration {
-        self.within.0 / self.count.max(1)
-    }
-}
-
-impl FromStr for Rate {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Rate, String> {
-        let bad = || format!("'{text}' is no rate; write 10/m, 1000/h or 5/10s");
-        let (count, within) = text.split_once('/').ok_or_else(bad)?;
-        let within = match within.starts_with(|c: char| c.is_ascii_digit()) {
-            true => within.to_owned(),
-            false => format!("1{within}"),
-        };
-        let within: crate::config::Span = within.parse().map_err(|_| bad())?;
-        let count: u32 = count.parse().map_err(|_| bad())?;
-        let day = Duration::from_secs(86_400);
-        if count == 0 || within.0.is_zero() || within.0 > day {
-            return Err(bad());
-        }
-        Ok(Rate { count, within })
-    }
-}
-
-impl fmt::Display for Rate {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let within = self.within.to_string();
-        let unit = match within.strip_prefix('1') {
-            Some(unit) if unit.chars().all(char::is_alphabetic) => unit,
-            _ => &within,
-        };
-        write!(f, "{}/{unit}", self.count)
-    }
-}
-
-impl TryFrom<String> for Rate {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Rate, String> {
-        text.parse()
-    }
-}
-
-impl From<Rate> for String {
-    fn from(rate: Rate) -> String {
-        rate.to_string()
     }
 }
 

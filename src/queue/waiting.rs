@@ -46,7 +46,7 @@ impl Waiting {
     }
 
     /// All of it.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "simulation"))]
     pub fn all(&self) -> Vec<(Millis, QueueId)> {
         match self {
             Waiting::Few(list) => list.clone(),

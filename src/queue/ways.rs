@@ -13,12 +13,9 @@ use actix::Message as ActorMessage;
 use queue_schema::{Message, Millis, QueueId, Recipient, RecipientState, Status};
 
 use super::clock::Clock;
+use crate::base::names::dns_domain;
 use crate::config::Config;
-use crate::identity::address::to_a_labels;
-
-/// Targets on this machine, or over LMTP, begin like this. No address of SMTP looks like that:
-/// before the `@` of one, a colon stands in quotes only (RFC 5321 section 4.1.2).
-pub(crate) const TARGETS: [&str; 4] = ["lmtp:", "maildir:", "pipe:", "discard:"];
+use crate::config::routes::TARGETS;
 
 /// Delivery found out which real destination ways lead to: a way, and the name of its destination.
 /// It changes whose turn it is, not where anything goes.
@@ -27,22 +24,9 @@ pub(crate) const TARGETS: [&str; 4] = ["lmtp:", "maildir:", "pipe:", "discard:"]
 pub struct Belongs(pub Vec<(String, Arc<str>)>);
 
 /// Whether an alias led this recipient to a target on this machine, or over LMTP.
-pub(crate) fn leads_here(recipient: &Recipient) -> bool {
+pub fn leads_here(recipient: &Recipient) -> bool {
     let target = |kind: &&str| recipient.address.starts_with(kind);
     recipient.alias_of.is_some() && TARGETS.iter().any(target)
-}
-
-/// The domain of an address, in lower case and A-labels (RFC 5891 section 5.5); empty if there is
-/// none, which no DNS server knows.
-pub(crate) fn dns_domain(address: &str) -> Cow<'_, str> {
-    let domain = address.rsplit_once('@').map_or("", |(_, domain)| domain);
-    if let Some(labels) = Some(domain).filter(|d| !d.is_ascii()).and_then(to_a_labels) {
-        return Cow::Owned(labels);
-    }
-    match domain.bytes().any(|byte| byte.is_ascii_uppercase()) {
-        true => Cow::Owned(domain.to_ascii_lowercase()),
-        false => Cow::Borrowed(domain),
-    }
 }
 
 /// How ways are named: depends on the routes.
@@ -61,7 +45,7 @@ impl Naming {
     }
 
     /// The way of a recipient: two that have the same are looked up together.
-    pub(crate) fn of<'a>(self, message: &Message, recipient: &'a Recipient) -> Cow<'a, str> {
+    pub fn of<'a>(self, message: &Message, recipient: &'a Recipient) -> Cow<'a, str> {
         if leads_here(recipient) {
             return Cow::Borrowed(&recipient.address);
         }

@@ -11,11 +11,11 @@ use hyper::header::{CONTENT_TYPE, HOST};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
+use crate::base::net::is_public;
 use crate::config::Config;
-use crate::delivery::mx::is_public;
 use crate::dns::{Addresses, Resolver};
-use crate::tls::client::{opportunistic, server_name};
-use crate::tls::exchange::drive;
+use chapar_tls::client::{opportunistic, server_name};
+use chapar_tls::exchange::drive;
 
 /// How long it may take.
 const TIME: Duration = Duration::from_secs(60);

@@ -7,6 +7,8 @@ use base64::Engine as _;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+pub use crate::delivery::tally::{Failure, Under};
+
 /// Domains that are counted in one day.
 pub const DOMAINS: usize = 20_000;
 /// Policies of one domain in one day.
@@ -15,33 +17,6 @@ pub const POLICIES: usize = 8;
 pub const FAILURES: usize = 100;
 /// Addresses of one domain that get its report.
 pub const ADDRESSES: usize = 5;
-
-/// The policy under which a session was opened.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Under {
-    /// tlsa, sts or no-policy-found.
-    pub kind: String,
-    /// TLSA records, or lines of an MTA-STS policy.
-    pub strings: Vec<String>,
-    /// Hosts that an MTA-STS policy names.
-    pub mx: Vec<String>,
-}
-
-/// A failure (RFC 8460 section 4.3).
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Failure {
-    /// Its result type.
-    pub result: String,
-    /// The MX host.
-    pub host: String,
-    /// Its address; empty: none was reached.
-    pub address: String,
-    /// Ours; empty: no connection was made.
-    #[serde(default)]
-    pub local: String,
-    /// In words.
-    pub reason: String,
-}
 
 /// Counts under one policy.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -20,10 +20,10 @@ use rsa::traits::PublicKeyParts as _;
 use rustls::pki_types::PrivatePkcs8KeyDer;
 use rustls::pki_types::pem::PemObject as _;
 
+pub use crate::message::tags::RSA_LEAST;
+
 /// Bits of a new RSA key.
 pub const RSA_BITS: usize = 2048;
-/// Fewest bits of an RSA key that is used (RFC 8301 section 3.2).
-pub const RSA_LEAST: usize = 1024;
 /// Most bits of an RSA key that is used: verifiers need not take more (RFC 8301 section 3.2).
 pub const RSA_MOST: usize = 4096;
 
@@ -83,6 +83,9 @@ pub enum KeyError {
     /// No PEM, no PKCS#8, or of another algorithm.
     #[error("no RSA or Ed25519 private key in PKCS#8 PEM (BEGIN PRIVATE KEY)")]
     Unknown,
+    /// The same, where it can be told what it is.
+    #[error("no RSA or Ed25519 private key in PKCS#8 PEM (BEGIN PRIVATE KEY): {0}")]
+    Unfit(String),
     /// An RSA key of an unsuitable size.
     #[error("an RSA key of {0} bits; DKIM takes {RSA_LEAST} to {RSA_MOST}")]
     Size(usize),
@@ -129,8 +132,12 @@ impl PrivateKey {
 
     /// Reads a key in PEM.
     pub fn from_pem(pem: &[u8]) -> Result<PrivateKey, KeyError> {
-        let der = PrivatePkcs8KeyDer::from_pem_slice(pem).map_err(|_| KeyError::Unknown)?;
-        PrivateKey::from_pkcs8(der.secret_pkcs8_der())
+        let unknown = || crate::pem::no_key(pem).map_or(KeyError::Unknown, KeyError::Unfit);
+        let der = PrivatePkcs8KeyDer::from_pem_slice(pem).map_err(|_| unknown())?;
+        match PrivateKey::from_pkcs8(der.secret_pkcs8_der()) {
+            Err(KeyError::Unknown) => Err(unknown()),
+            made => made,
+        }
     }
 
     /// Reads a key in PKCS#8.
@@ -304,7 +311,7 @@ mod tests {
     fn what_is_no_key_or_open_to_others_is_refused() {
         assert!(matches!(
             PrivateKey::from_pem(b"nonsense"),
-            Err(KeyError::Unknown)
+            Err(KeyError::Unfit(_))
         ));
         let dir = tempfile::tempdir().expect("directory");
         let file = path(dir.path(), "example.org", "one");

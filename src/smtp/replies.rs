@@ -121,6 +121,8 @@ replies! {
     HOOK_FAILED = 451 "4.7.1" "The message could not be looked at, try again later";
     /// limits.free_space.
     DISK_FULL = 452 "4.3.1" "Not enough disk space, try again later";
+    /// limits.memory_arrivals.
+    CROWDED = 452 "4.3.1" "Too many messages with large headers arrive at once, try again later";
     /// Signing failed.
     SIGNING_FAILED = 451 "4.7.0" "The message could not be signed, try again later";
     /// limits.recipients.
@@ -362,7 +364,7 @@ mod tests {
     /// With `CHAPAR_WRITE_DOCS=1` it writes the table instead.
     #[test]
     fn the_documentation_has_this_table() {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/replies.md");
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/replies.md");
         let text = std::fs::read_to_string(path).expect("docs/replies.md");
         let start = text.find("| code |").expect("a table");
         let (before, rest) = text.split_at(start);

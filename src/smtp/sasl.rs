@@ -67,10 +67,29 @@ pub enum Progress {
         /// Who it claims to be.
         user: String,
         /// Whether it is.
-        right: bool,
+        proof: Proven,
+    },
+    /// SCRAM was given up, or went wrong, after the client had seen this user's salt. Take note as
+    /// of a proof, with [`Proven::Nothing`], and send the reply.
+    GivenUp {
+        /// Whom it asked about.
+        user: String,
+        /// What it is told.
+        reply: Reply,
     },
     /// It is over.
     Refused(Reply),
+}
+
+/// What a SCRAM exchange has shown about the client, once it had the user's salt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Proven {
+    /// It knows the password.
+    Right,
+    /// It does not.
+    Wrong,
+    /// It broke off before its proof.
+    Nothing,
 }
 
 /// What a server offers.
@@ -129,7 +148,7 @@ impl Exchange {
     /// The client's next line, without its CR LF.
     pub fn response(self, line: &[u8]) -> Progress {
         if line == b"*" {
-            return Progress::Refused(replies::AUTH_CANCELLED);
+            return self.given_up(replies::AUTH_CANCELLED);
         }
         match STANDARD
             .decode(line)
@@ -137,14 +156,32 @@ impl Exchange {
             .and_then(|bytes| String::from_utf8(bytes).ok())
         {
             Some(text) => self.decoded(&text),
-            None => Progress::Refused(replies::BAD_SASL),
+            None => self.given_up(replies::BAD_SASL),
+        }
+    }
+
+    /// Whose salt the client has got without having proved anything yet.
+    pub fn asked_about(&self) -> Option<&str> {
+        match self {
+            Exchange::ScramProof(waiting) => Some(waiting.user()),
+            _ => None,
+        }
+    }
+
+    fn given_up(self, reply: Reply) -> Progress {
+        match self.asked_about() {
+            Some(user) => Progress::GivenUp {
+                user: user.to_owned(),
+                reply,
+            },
+            None => Progress::Refused(reply),
         }
     }
 
     fn decoded(self, text: &str) -> Progress {
         match self {
             Exchange::Plain => plain(text),
-            _ if text.contains('\0') => Progress::Refused(replies::BAD_SASL),
+            _ if text.contains('\0') => self.given_up(replies::BAD_SASL),
             Exchange::LoginUser if text.is_empty() => Progress::Refused(replies::BAD_SASL),
             Exchange::LoginUser => Progress::Challenge(
                 Exchange::LoginPassword {
@@ -166,12 +203,19 @@ impl Exchange {
             }
             Exchange::ScramProof(waiting) => match waiting.proof(text) {
                 Proof::Right { user, last } => encoded(Exchange::ScramEnd { user }, &last),
-                Proof::Wrong { user } => Progress::Proved { user, right: false },
-                Proof::Malformed => Progress::Refused(replies::BAD_SASL),
+                Proof::Wrong { user } => Progress::Proved {
+                    user,
+                    proof: Proven::Wrong,
+                },
+                Proof::Malformed { user } => Progress::GivenUp {
+                    user,
+                    reply: replies::BAD_SASL,
+                },
             },
-            Exchange::ScramEnd { user } if text.is_empty() => {
-                Progress::Proved { user, right: true }
-            }
+            Exchange::ScramEnd { user } if text.is_empty() => Progress::Proved {
+                user,
+                proof: Proven::Right,
+            },
             Exchange::ScramEnd { .. } => Progress::Refused(replies::BAD_SASL),
         }
     }

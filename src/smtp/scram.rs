@@ -33,6 +33,23 @@ pub struct Verifier {
     server_key: Key,
 }
 
+/// What a client sees of a verifier beside its salt: PBKDF2's rounds, and bytes of the salt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Form {
+    iterations: NonZeroU32,
+    salt: usize,
+}
+
+/// That of the verifiers we make.
+impl Default for Form {
+    fn default() -> Self {
+        Form {
+            iterations: ITERATIONS,
+            salt: SALT,
+        }
+    }
+}
+
 impl fmt::Debug for Verifier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Verifier")
@@ -68,12 +85,23 @@ impl Verifier {
         }
     }
 
-    /// For a user who does not exist: the same salt each time, and keys nobody has.
-    pub fn fake(secret: &[u8], user: &str) -> Verifier {
+    /// What a client sees of it.
+    pub fn form(&self) -> Form {
+        Form {
+            iterations: self.iterations,
+            salt: self.salt.len(),
+        }
+    }
+
+    /// For a user who does not exist: the same salt each time, and keys nobody has. `user` in the
+    /// form in which users are compared; `form`: that of somebody who exists.
+    pub fn fake(secret: &[u8], user: &str, form: Form) -> Verifier {
         let of = |what: &str| sign(secret, format!("{what} {user}").as_bytes());
+        let more = |part: usize| of(&format!("salt {part}"));
+        let salt = of("salt").into_iter().chain((1..).flat_map(more));
         Verifier {
-            iterations: ITERATIONS,
-            salt: of("salt").get(..SALT).unwrap_or_default().to_vec(),
+            iterations: form.iterations,
+            salt: salt.take(form.salt).collect(),
             stored_key: of("stored"),
             server_key: of("server"),
         }
@@ -264,21 +292,29 @@ pub enum Proof {
         user: String,
     },
     /// It breaks the grammar.
-    Malformed,
+    Malformed {
+        /// Who it claimed to be.
+        user: String,
+    },
 }
 
 impl Waiting {
+    /// Whose verifier it holds.
+    pub fn user(&self) -> &str {
+        &self.user
+    }
+
     /// Reads the client's last message.
     pub fn proof(self, text: &str) -> Proof {
         let Some((signed, proof)) = text.rsplit_once(",p=") else {
-            return Proof::Malformed;
+            return Proof::Malformed { user: self.user };
         };
         let mut attributes = signed.split(',');
         let binding = attributes.next().and_then(|part| part.strip_prefix("c="));
         let nonce = attributes.next().and_then(|part| part.strip_prefix("r="));
         let (Some(binding), Some(nonce), Ok(proof)) = (binding, nonce, STANDARD.decode(proof))
         else {
-            return Proof::Malformed;
+            return Proof::Malformed { user: self.user };
         };
         let bound = STANDARD
             .decode(binding)
@@ -345,9 +381,15 @@ mod tests {
         ] {
             assert_eq!(Verifier::parse(bad), None, "{bad}");
         }
-        let fake = Verifier::fake(b"secret", "nobody@example.org");
-        assert_eq!(fake, Verifier::fake(b"secret", "nobody@example.org"));
-        assert_ne!(fake, Verifier::fake(b"secret", "somebody@example.org"));
+        let fake = Verifier::fake(b"secret", "nobody@example.org", Form::default());
+        assert_eq!(
+            fake,
+            Verifier::fake(b"secret", "nobody@example.org", Form::default())
+        );
+        assert_ne!(
+            fake,
+            Verifier::fake(b"secret", "somebody@example.org", Form::default())
+        );
         assert_eq!(Verifier::parse(&fake.to_string()), Some(fake));
     }
 
@@ -426,7 +468,7 @@ mod tests {
             let _ = First::parse(&text, false, None);
             let _ = Verifier::parse(&text);
             let first = First::parse(FIRST, false, None).expect("first");
-            let (_, waiting) = first.challenge(Verifier::fake(b"s", "u"), NONCE);
+            let (_, waiting) = first.challenge(Verifier::fake(b"s", "u", Form::default()), NONCE);
             let right = matches!(waiting.proof(&text), Proof::Right { .. });
             prop_assert!(!right);
         }

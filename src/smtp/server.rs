@@ -24,7 +24,7 @@ use super::command::{self, Command};
 use super::extension::{Extension, Extensions};
 use super::params::{Mail, Rcpt};
 use super::replies::{self, Reply};
-use super::sasl::{Credentials, Exchange};
+use super::sasl::{Credentials, Exchange, Proven};
 use super::scram::First;
 
 pub use chunks::Chunks;
@@ -94,7 +94,7 @@ pub enum Step {
         /// Who the client claims to be.
         user: String,
         /// Whether it is.
-        right: bool,
+        proof: Proven,
     },
     /// Send, drop every byte not yet parsed, run the handshake, call [`Server::tls_started`].
     StartTls,
@@ -154,6 +154,8 @@ pub struct Server {
     exchange: Option<Exchange>,
     /// A SCRAM exchange that waits for the user's verifier.
     first: Option<Box<First>>,
+    /// What a client that gave SCRAM up is told once the session has taken note.
+    given_up: Option<Reply>,
     counts: Counts,
     /// Bytes of an overlong line thrown away so far.
     dropping: Option<usize>,
@@ -188,6 +190,7 @@ impl Server {
             refusal: None,
             exchange: None,
             first: None,
+            given_up: None,
             counts: Counts::default(),
             dropping: None,
             closing: false,

@@ -70,7 +70,7 @@ impl<S: Subscriber> Layer<S> for Journal {
         let mut values = Values::default();
         event.record(&mut values);
         let meta = event.metadata();
-        let (level, target) = (meta.level(), meta.target());
+        let (level, target) = (meta.level(), super::place::shown(meta.target()));
         let line = format!("{level} {target}: {}{}", values.words, values.line);
         // Syslog's numbers.
         let priority = match *meta.level() {
@@ -83,7 +83,7 @@ impl<S: Subscriber> Layer<S> for Journal {
         put(&mut entry, "MESSAGE", &line);
         put(&mut entry, "PRIORITY", priority);
         put(&mut entry, "SYSLOG_IDENTIFIER", "chapar");
-        put(&mut entry, "CHAPAR_TARGET", meta.target());
+        put(&mut entry, "CHAPAR_TARGET", &target);
         put(&mut entry, "CHAPAR_EVENT", &values.words);
         for (name, value) in &values.fields {
             let name: String = name

@@ -11,7 +11,7 @@ use std::sync::{Arc, LazyLock};
 use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast;
 
-use crate::queue::clean;
+use crate::base::text::clean;
 
 /// Lines that wait for a slow watcher before it loses some.
 const WAITING: usize = 4096;

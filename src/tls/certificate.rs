@@ -65,7 +65,7 @@ fn time(seconds: i64) -> SystemTime {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tls::self_signed;
+    use crate::self_signed;
 
     #[test]
     fn a_certificate_tells_its_names_and_dates() {

@@ -190,7 +190,7 @@ pub fn opportunistic(oldest: TlsVersion) -> Result<TlsConnector, rustls::Error> 
 /// host.
 pub fn dane(
     oldest: TlsVersion,
-    records: Vec<dane::Record>,
+    records: Vec<crate::dns::TlsaRecord>,
     names: &[&str],
 ) -> Result<TlsConnector, rustls::Error> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());

@@ -15,60 +15,28 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{CertificateError, DigitallySignedStruct, OtherError, RootCertStore, SignatureScheme};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-/// A TLSA record (RFC 6698 section 2.1).
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Record {
-    /// Certificate usage; DANE for SMTP knows 2 and 3.
-    pub usage: u8,
-    /// 0: the certificate, 1: its public key.
-    pub selector: u8,
-    /// 0: itself, 1: SHA-256, 2: SHA-512.
-    pub matching: u8,
-    /// What is matched.
-    pub data: Vec<u8>,
-}
+use crate::dns::TlsaRecord as Record;
 
-impl Record {
-    /// Whether it can prove anything at all (RFC 7672 section 3.1): usages 0 and 1 and what nobody
-    /// knows can not, nor data of a wrong length.
-    pub fn is_usable(&self) -> bool {
-        let fits = match self.matching {
-            0 => !self.data.is_empty(),
-            1 => self.data.len() == 32,
-            2 => self.data.len() == 64,
-            _ => false,
-        };
-        matches!(self.usage, 2 | 3) && matches!(self.selector, 0 | 1) && fits
-    }
-
-    /// Whether it is of this certificate.
-    pub fn matches(&self, certificate: &[u8]) -> bool {
-        let key;
-        let whole = match self.selector {
-            0 => certificate,
-            1 => match public_key(certificate) {
-                Some(found) => {
-                    key = found;
-                    key.as_slice()
-                }
-                None => return false,
-            },
-            _ => return false,
-        };
-        let hashed = |algorithm: &'static Algorithm| digest(algorithm, whole).as_ref() == self.data;
-        match self.matching {
-            0 => whole == self.data,
-            1 => hashed(&SHA256),
-            2 => hashed(&SHA512),
-            _ => false,
-        }
-    }
-
-    /// As a zone file has it.
-    pub fn text(&self) -> String {
-        let data: String = self.data.iter().map(|byte| format!("{byte:02x}")).collect();
-        let (usage, selector, matching) = (self.usage, self.selector, self.matching);
-        format!("{usage} {selector} {matching} {data}")
+/// Whether a record is of this certificate.
+pub fn matches(record: &Record, certificate: &[u8]) -> bool {
+    let key;
+    let whole = match record.selector {
+        0 => certificate,
+        1 => match public_key(certificate) {
+            Some(found) => {
+                key = found;
+                key.as_slice()
+            }
+            None => return false,
+        },
+        _ => return false,
+    };
+    let hashed = |algorithm: &'static Algorithm| digest(algorithm, whole).as_ref() == record.data;
+    match record.matching {
+        0 => whole == record.data,
+        1 => hashed(&SHA256),
+        2 => hashed(&SHA512),
+        _ => false,
     }
 }
 
@@ -118,7 +86,7 @@ pub fn check(
     let Some((leaf, rest)) = chain.split_first() else {
         return Err(Mismatch::None);
     };
-    let own = |record: &&Record| record.usage == 3 && record.matches(leaf);
+    let own = |record: &&Record| record.usage == 3 && matches(record, leaf);
     if records.iter().any(|record| own(&record)) {
         return Ok(());
     }
@@ -130,7 +98,7 @@ pub fn check(
         let inline = (record.selector == 0 && record.matching == 0).then_some(&whole);
         let matching = rest
             .iter()
-            .filter(|certificate| record.matches(certificate));
+            .filter(|certificate| matches(record, certificate));
         for anchor in matching.chain(inline) {
             match under(anchor, leaf, rest, names, now, provider) {
                 Ok(()) => return Ok(()),

@@ -34,19 +34,31 @@ pub fn generate(name: &str, now: SystemTime) -> Result<SelfSigned, SelfSignedErr
     })
 }
 
+/// The same for a key that is there, PKCS#8 in PEM.
+pub fn for_key(name: &str, key: &str, now: SystemTime) -> Result<String, SelfSignedError> {
+    let made = KeyPair::from_pem(key).and_then(|key| certificate(name, &key, now));
+    made.map_err(|error| SelfSignedError {
+        name: name.to_owned(),
+        error,
+    })
+}
+
 fn make(name: &str, now: SystemTime) -> Result<SelfSigned, rcgen::Error> {
+    let key = KeyPair::generate()?;
+    Ok(SelfSigned {
+        certificate: certificate(name, &key, now)?,
+        key: key.serialize_pem(),
+    })
+}
+
+fn certificate(name: &str, key: &KeyPair, now: SystemTime) -> Result<String, rcgen::Error> {
     let mut params = CertificateParams::new(vec![name.to_owned()])?;
     let mut subject = DistinguishedName::new();
     subject.push(DnType::CommonName, name);
     params.distinguished_name = subject;
     params.not_before = (now - SLACK).into();
     params.not_after = (now + VALID).into();
-    let key = KeyPair::generate()?;
-    let certificate = params.self_signed(&key)?;
-    Ok(SelfSigned {
-        certificate: certificate.pem(),
-        key: key.serialize_pem(),
-    })
+    Ok(params.self_signed(key)?.pem())
 }
 
 #[cfg(test)]

@@ -58,8 +58,12 @@ pub fn load(config: &Config) -> Result<Arc<ServerConfig>, CertificateError> {
         .and_then(Iterator::collect::<Result<Vec<_>, _>>)
         .map_err(|error| broken(&chain_file, remedy(error)))?;
     private(&key_file, others).map_err(|problem| broken(&key_file, problem))?;
-    let key = PrivateKeyDer::from_pem_file(&key_file)
-        .map_err(|error| broken(&key_file, remedy(error)))?;
+    let pem = fs::read(&key_file).map_err(|error| broken(&key_file, error.to_string()))?;
+    if let Some(problem) = crate::pem::no_key(&pem) {
+        return Err(broken(&key_file, problem));
+    }
+    let key =
+        PrivateKeyDer::from_pem_slice(&pem).map_err(|error| broken(&key_file, remedy(error)))?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(versions(config.tls.min_version))

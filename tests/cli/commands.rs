@@ -122,6 +122,44 @@ fn defaults_are_printed_key_by_key() {
     }
 }
 
+/// What bash offers for the last of `words`.
+fn offered(site: &Site, program: &str, words: &[&str]) -> Vec<String> {
+    let (_, script, _) = site.chapar(&["completions", "bash", "--of", program], "");
+    let file = site.path("completions.bash");
+    fs::write(&file, script).expect("write");
+    // As bash calls it: the program, the word to complete, and the one before it.
+    let ask = r#"
+        source "$1"; shift
+        name=$(complete -p "$1" | sed 's/.*-F \([^ ]*\).*/\1/')
+        COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1))
+        "$name" "$1" "${COMP_WORDS[COMP_CWORD]}" "${COMP_WORDS[COMP_CWORD - 1]}"
+        printf '%s\n' "${COMPREPLY[@]}"
+    "#;
+    let output = Command::new("bash")
+        .args(["--norc", "-c", ask, "bash"])
+        .arg(&file)
+        .arg(program)
+        .args(words)
+        .output()
+        .expect("bash runs");
+    let text = String::from_utf8(output.stdout).expect("UTF-8");
+    text.lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn o12_bash_completes_verbs_and_their_options() {
+    let site = Site::new();
+    assert_eq!(offered(&site, "mta-queue", &["susp"]), ["suspend"]);
+    assert_eq!(offered(&site, "mta-queue", &["list", "--st"]), ["--state"]);
+    assert_eq!(
+        offered(&site, "mta-queue", &["export", "--rem"]),
+        ["--remove"]
+    );
+    assert_eq!(offered(&site, "chapar", &["user", "ad"]), ["add"]);
+    let options = offered(&site, "chapar", &["setup", "--"]);
+    assert!(options.contains(&"--dry-run".to_owned()), "{options:?}");
+}
+
 #[test]
 fn completions_and_manual_pages_know_every_command() {
     let site = Site::new();

@@ -4,6 +4,7 @@
 mod check;
 mod commands;
 mod names;
+mod owner;
 mod reports;
 mod setup;
 mod site;

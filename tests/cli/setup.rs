@@ -155,6 +155,75 @@ fn what_is_missing_is_repaired_and_nothing_else() {
     assert_eq!(after, before);
 }
 
+#[test]
+fn s17_a_setup_that_was_ended_between_key_and_chain_is_run_again() {
+    let dir = tempfile::tempdir().expect("directory");
+    let at = dir.path().to_str().expect("path");
+    let run = || chapar(&["setup", "example.org", "--dir", at]);
+    stdout(&run());
+    let tls = dir.path().join("secrets/tls/mx.example.org");
+    let (chain, key) = (tls.join("fullchain.pem"), tls.join("privkey.pem"));
+    let kept = fs::read(&key).expect("key");
+    fs::remove_file(&chain).expect("remove");
+    stdout(&run());
+    assert_eq!(fs::read(&key).expect("key"), kept, "the key stays");
+    let config = format!("{at}/chapar.toml");
+    stdout(&chapar(&["check", "--config", &config]));
+    // What can not be mended is refused with what to do.
+    let made = chapar::tls::self_signed::generate("x", std::time::SystemTime::now());
+    let other = made.expect("certificate");
+    fs::write(&chain, other.certificate).expect("write");
+    let refused = run();
+    assert_eq!(refused.status.code(), Some(65));
+    let error = text(&refused.stderr);
+    assert!(error.contains("do not belong together") && error.contains("--cert and --key"));
+    fs::remove_file(&key).expect("remove");
+    let refused = run();
+    assert_eq!(refused.status.code(), Some(65));
+    let error = text(&refused.stderr);
+    assert!(error.contains("has no key beside it"), "{error}");
+    fs::remove_file(&chain).expect("remove");
+    stdout(&run());
+    stdout(&chapar(&["check", "--config", &config]));
+}
+
+#[test]
+fn s17_a_rehearsal_that_is_ended_leaves_no_secret() {
+    use rustix::process::{Pid, Signal, kill_process};
+    let dir = tempfile::tempdir().expect("directory");
+    let (site, tmp) = (dir.path().join("site"), dir.path().join("tmp"));
+    fs::create_dir(&tmp).expect("directory");
+    for (signal, code) in [(Signal::INT, 130), (Signal::TERM, 143), (Signal::HUP, 129)] {
+        let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_chapar"))
+            .args(["setup", "example.org", "--dry-run", "--dir"])
+            .arg(&site)
+            .env("TMPDIR", &tmp)
+            .stdin(std::process::Stdio::null())
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .expect("chapar runs");
+        // It is met while it writes: the RSA key takes some time.
+        let began = std::time::Instant::now();
+        let made = |path: &Path| path.join("chapar.toml").exists();
+        let rehearses = || {
+            fs::read_dir(&tmp)
+                .expect("list")
+                .flatten()
+                .any(|e| made(&e.path()))
+        };
+        while !rehearses() {
+            assert!(began.elapsed().as_secs() < 30, "there is no rehearsal");
+            assert_eq!(child.try_wait().expect("status"), None, "it ended too soon");
+            std::thread::sleep(std::time::Duration::from_millis(2));
+        }
+        let id = i32::try_from(child.id()).expect("id");
+        kill_process(Pid::from_raw(id).expect("id"), signal).expect("kill");
+        assert_eq!(child.wait().expect("status").code(), Some(code));
+        assert_eq!(fs::read_dir(&tmp).expect("list").count(), 0, "{code}");
+    }
+    assert!(!site.exists());
+}
+
 /// What root writes must be readable by the daemon, which is not root.
 #[test]
 fn files_belong_to_whom_the_directory_belongs() {

@@ -3,13 +3,13 @@
 use bytes::Bytes;
 use chapar::config::Dns;
 use chapar::dns::Resolver;
-use chapar::intake::verify::arc::ArcResult;
-use chapar::intake::verify::{Question, Verdicts, verify};
 use chapar::lab::DnsServer;
 use chapar::message::canonical::{BodyHash, Form};
 use chapar::message::headers::{empty_line, fields};
 use chapar::message::{Body, tags};
 use chapar::signing::arc::{ChainState, Sealer, seal};
+use chapar::verify::arc::ArcResult;
+use chapar::verify::{Question, Verdicts, verify};
 use rsa::Pkcs1v15Sign;
 use rsa::pkcs1::DecodeRsaPrivateKey as _;
 use serde::Deserialize;
@@ -90,7 +90,7 @@ async fn verdicts(resolver: &Resolver, head: &[u8], body: Bytes) -> Verdicts {
         now: 1_764_000_000,
         time: std::time::Duration::from_secs(20),
     };
-    verify(resolver.hickory(), &question)
+    verify(&resolver.hickory(), &question)
         .await
         .expect("verdicts")
 }

@@ -8,17 +8,17 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use chapar::config::Dns;
 use chapar::dns::Resolver;
-use chapar::intake::verify::arc::ArcResult;
-use chapar::intake::verify::dkim::DkimResult;
-use chapar::intake::verify::dmarc::{self, DmarcResult, Policy};
-use chapar::intake::verify::lookup::Lookup;
-use chapar::intake::verify::spf::{Sender, SpfResult, check};
-use chapar::intake::verify::{Question, Verdicts, verify};
 use chapar::lab::DnsServer;
 use chapar::message::Body;
 use chapar::message::canonical::{BodyHash, Form};
 use chapar::message::headers::{empty_line, fields};
 use chapar::signing::arc::{ChainState, Sealer, seal};
+use chapar::verify::arc::ArcResult;
+use chapar::verify::dkim::DkimResult;
+use chapar::verify::dmarc::{self, DmarcResult, Policy};
+use chapar::verify::lookup::Lookup;
+use chapar::verify::spf::{Sender, SpfResult, check};
+use chapar::verify::{Question, Verdicts, verify};
 use rsa::Pkcs1v15Sign;
 use rsa::pkcs1::DecodeRsaPrivateKey as _;
 use rsa::pkcs8::EncodePublicKey as _;
@@ -56,7 +56,7 @@ impl World {
             now: 1_764_000_000,
             time: std::time::Duration::from_secs(20),
         };
-        let verdicts = verify(self.resolver.hickory(), &question).await;
+        let verdicts = verify(&self.resolver.hickory(), &question).await;
         verdicts.expect("verdicts")
     }
 
@@ -67,7 +67,7 @@ impl World {
     }
 
     async fn spf(&self, domain: &str, client: &str) -> SpfResult {
-        let lookup = Lookup::new(self.resolver.hickory().clone());
+        let lookup = Lookup::new(self.resolver.hickory());
         let sender = Sender {
             client: client.parse::<IpAddr>().expect("an address"),
             hello: "mail.example.net",
@@ -79,7 +79,7 @@ impl World {
     }
 
     async fn dmarc(&self, domain: &str) -> (DmarcResult, Policy) {
-        let lookup = Lookup::new(self.resolver.hickory().clone());
+        let lookup = Lookup::new(self.resolver.hickory());
         let verdict = dmarc::check(&lookup, domain, &[]).await;
         (verdict.result, verdict.policy)
     }

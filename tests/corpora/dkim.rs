@@ -3,13 +3,13 @@
 use bytes::Bytes;
 use chapar::config::Dns;
 use chapar::dns::Resolver;
-use chapar::intake::verify::dkim::{DkimResult, Verdict};
-use chapar::intake::verify::{Question, verify};
 use chapar::lab::DnsServer;
 use chapar::message::headers::{empty_line, fields};
 use chapar::message::{Body, Content};
 use chapar::signing::Keys;
 use chapar::signing::keys::{Algorithm, PrivateKey, path};
+use chapar::verify::dkim::{DkimResult, Verdict};
+use chapar::verify::{Question, verify};
 
 /// RFC 8463 appendix A.3: two signatures over one message.
 const RFC_8463: &str = "\
@@ -101,7 +101,7 @@ impl World {
             now: 1_764_000_000,
             time: std::time::Duration::from_secs(20),
         };
-        let verdicts = verify(self.resolver.hickory(), &question).await;
+        let verdicts = verify(&self.resolver.hickory(), &question).await;
         verdicts.expect("verdicts").dkim
     }
 

@@ -4,9 +4,9 @@ use std::net::IpAddr;
 
 use chapar::config::Dns;
 use chapar::dns::Resolver;
-use chapar::intake::verify::lookup::Lookup;
-use chapar::intake::verify::spf::{Sender, check};
 use chapar::lab::DnsServer;
+use chapar::verify::lookup::Lookup;
+use chapar::verify::spf::{Sender, check};
 use serde::Deserialize;
 use serde_norway::Value;
 
@@ -127,7 +127,7 @@ async fn all_results_of_rfc_7208() {
                 receiver: "receiver.example.net",
                 now: 0,
             };
-            let lookup = Lookup::new(resolver.hickory().clone());
+            let lookup = Lookup::new(resolver.hickory());
             let outcome = check(&lookup, sender).await;
             let result = outcome.result.as_str();
             let allowed = match &test.result {

@@ -10,8 +10,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use chapar::config::{Config, Dns, Dnssec};
-use chapar::delivery::mx::Lookup;
 use chapar::dns::Resolver;
+use chapar::dns::mx::Lookup;
 
 /// How a zone below `example.` is.
 #[derive(Clone, Copy, PartialEq)]

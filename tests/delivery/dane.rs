@@ -3,10 +3,10 @@
 use std::net::SocketAddr;
 
 use chapar::config::Config;
-use chapar::delivery::mx::Lookup;
+use chapar::dns::TlsaRecord as Record;
+use chapar::dns::mx::Lookup;
 use chapar::dns::{Addresses, Resolver, Tlsa};
 use chapar::lab::{Ca, DnsServer, Identity, Mx, MxConfig};
-use chapar::tls::dane::Record;
 use ring::digest::{SHA256, digest};
 
 use crate::bind::{Bind, How, Zone};

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use chapar::config::Config;
+use chapar::config::providers::Providers;
 use chapar::delivery::Suspensions;
-use chapar::delivery::providers::Providers;
 use chapar::lab::{Act, Mx, MxConfig, Stage};
 use chapar::queue::Outcome;
 use chapar::queue::suspend::{Effect, Suspension, UNTIL_RESUMED};

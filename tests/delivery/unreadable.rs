@@ -2,8 +2,8 @@
 
 use std::net::SocketAddr;
 
-use chapar::delivery::mx::{Lookup, Record};
 use chapar::dns::Resolver;
+use chapar::dns::mx::{Lookup, Record};
 use chapar::lab::{DnsServer, Identity, Mx, MxConfig};
 
 use crate::bind::{Bind, How, Zone};

@@ -403,12 +403,17 @@ async fn c163_c170_mail_that_only_spf_proves_is_sealed_and_its_failure_told_once
     let mut client = world.mx().await;
     let answer = client.send("", &[&srs], bounce).await;
     assert_eq!(answer.expect("an answer").code, 250);
-    let received = arrived(&remote, before + 1).await;
-    let home = received
-        .iter()
-        .rev()
-        .find(|one| one.recipients == ["a@strict.example"]);
-    assert_eq!(home.expect("the bounce").reverse_path, "");
+    // Something else may come before it.
+    let mut count = before + 1;
+    let home = loop {
+        let received = arrived(&remote, count).await;
+        let mut late = received.iter().skip(before);
+        if let Some(home) = late.find(|one| one.recipients == ["a@strict.example"]) {
+            break home.reverse_path.clone();
+        }
+        count = received.len() + 1;
+    };
+    assert_eq!(home, "");
     let answer = client.send("reply@gmail.example", &[&srs], bounce).await;
     let refused = answer.expect_err("s12: it takes bounces only").to_string();
     assert!(refused.contains("550 5.7.1"), "s12: {refused}");

@@ -9,7 +9,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use chapar::auth::password::{self, Secrets};
+use chapar::identity::password::{self, Secrets};
 use chapar::lab::{Client, DnsServer};
 use serde_json::Value;
 use tokio::sync::watch;

@@ -24,7 +24,7 @@ fn number(name: &str, default: usize) -> usize {
 }
 
 /// Resident memory of the daemon in KiB.
-fn memory(world: &World) -> u64 {
+pub fn memory(world: &World) -> u64 {
     let status = format!("/proc/{}/status", world.daemon().pid());
     let status = std::fs::read_to_string(status).expect("status");
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));

@@ -24,7 +24,7 @@ pub async fn world() -> (World, Mx) {
         .join(DOMAIN)
         .join("users.toml");
     let text = std::fs::read_to_string(&users).expect("users");
-    let secrets = chapar::auth::password::secrets(PASSWORD.as_bytes()).expect("secrets");
+    let secrets = chapar::identity::password::secrets(PASSWORD.as_bytes()).expect("secrets");
     let bob = format!(
         "\"{SCRAM_USER}\" = {{ password = \"{}\", scram = \"{}\" }}\n",
         secrets.hash, secrets.scram
@@ -288,7 +288,7 @@ async fn scram_is_offered_once_every_user_can_use_it() {
     let mut world = World::new(25, "").await;
     let users = world.dir.path().join("domains").join(DOMAIN);
     let users = users.join("users.toml");
-    let hash = chapar::auth::password::hash(PASSWORD.as_bytes()).expect("hash");
+    let hash = chapar::identity::password::hash(PASSWORD.as_bytes()).expect("hash");
     let text = std::fs::read_to_string(&users).expect("users");
     let old = format!("\"{SCRAM_USER}\" = {{ password = \"{hash}\" }}\n");
     write(users, &format!("{text}{old}"), 0o600);

@@ -1,6 +1,7 @@
 //! The SMTP server from outside: the real binary, and a client that says what it likes.
 
 mod addresses;
+mod arriving;
 mod dialogues;
 mod documented;
 mod idle;

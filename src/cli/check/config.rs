@@ -10,9 +10,9 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 
 use super::super::exit;
+use crate::config::routes::{Via, read};
 use crate::config::{Config, TlsMode};
 use crate::daemon;
-use crate::delivery::routes::{Via, read};
 use crate::delivery::{check_routes, is_local, password};
 use crate::identity::{Identity, Resolution};
 use crate::publish::Publisher;

@@ -8,16 +8,15 @@ use x509_parser::public_key::PublicKey;
 use x509_parser::x509::SubjectPublicKeyInfo;
 
 use super::{Ask, net};
-use crate::delivery::mx::Lookup as MxLookup;
-use crate::dns::{Addresses, Resolver};
+use crate::dns::mx::Lookup as MxLookup;
+use crate::dns::{Addresses, Resolver, TlsaRecord};
 use crate::doctor::{Asked, Finding, Level, address, dkim, dmarc, mx, policy, spf};
 use crate::identity::Domain;
-use crate::intake::verify::dmarc as dmarc_record;
-use crate::intake::verify::lookup::{Lookup, Trouble};
-use crate::intake::verify::spf::record::{self, Mechanism};
-use crate::intake::verify::spf::{self as spf_check, Sender, SpfResult};
 use crate::signing::keys::{Algorithm, PrivateKey};
-use crate::tls::dane;
+use crate::verify::dmarc as dmarc_record;
+use crate::verify::lookup::{Lookup, Trouble};
+use crate::verify::spf::record::{self, Mechanism};
+use crate::verify::spf::{self as spf_check, Sender, SpfResult};
 use crate::web;
 
 /// Blocklists of domains.
@@ -47,7 +46,7 @@ pub(super) async fn examine(ask: &Ask<'_>, name: &str) -> Vec<Finding> {
     if domain.mode.takes_mail() {
         findings.extend(policy::judge(&policy_facts(ask, name).await));
     }
-    let lookup = Lookup::new(ask.hickory().clone());
+    let lookup = Lookup::new(ask.hickory());
     let mut lists = Vec::new();
     for zone in DOMAIN_LISTS {
         let answer = lookup.a(&format!("{name}.{zone}")).await.records();
@@ -117,10 +116,10 @@ pub(super) async fn is_alias(ask: &Ask<'_>, name: &str) -> bool {
 }
 
 /// TLSA records of a name.
-pub(super) async fn tlsa(ask: &Ask<'_>, name: &str) -> Asked<dane::Record> {
+pub(super) async fn tlsa(ask: &Ask<'_>, name: &str) -> Asked<TlsaRecord> {
     let records = raw(ask, name, RecordType::TLSA).await?;
     let records = records.iter().filter_map(|data| match data {
-        RData::TLSA(tlsa) => Some(dane::Record {
+        RData::TLSA(tlsa) => Some(TlsaRecord {
             usage: tlsa.cert_usage.into(),
             selector: tlsa.selector.into(),
             matching: tlsa.matching.into(),
@@ -138,7 +137,7 @@ pub(super) async fn spf_of(
     name: &str,
     local: &str,
 ) -> (Asked<Vec<u8>>, Vec<(IpAddr, SpfResult)>) {
-    let lookup = Lookup::new(ask.hickory().clone());
+    let lookup = Lookup::new(ask.hickory());
     let records = lookup.txt(name).await.records();
     let records = records.map(|all| {
         all.into_iter()
@@ -161,7 +160,7 @@ pub(super) async fn spf_of(
             receiver: &ask.config.hostname,
             now: crate::time::now() / 1000,
         };
-        let lookup = Lookup::new(ask.hickory().clone());
+        let lookup = Lookup::new(ask.hickory());
         results.push((*ip, spf_check::check(&lookup, sender).await.result));
     }
     (records, results)
@@ -185,7 +184,7 @@ async fn spf_facts(ask: &Ask<'_>, name: &str) -> spf::Facts {
 /// Terms that ask the DNS in a record and in all that it includes, whatever the sender; `None`: it
 /// could not be followed.
 pub(in crate::cli) async fn count(resolver: &Resolver, text: &[u8]) -> Option<usize> {
-    let lookup = Lookup::new(resolver.hickory().clone());
+    let lookup = Lookup::new(resolver.hickory());
     let mut texts = vec![text.to_vec()];
     let mut count = 0;
     while let Some(text) = texts.pop() {
@@ -216,7 +215,7 @@ pub(in crate::cli) async fn count(resolver: &Resolver, text: &[u8]) -> Option<us
 }
 
 async fn dkim_facts(ask: &Ask<'_>, name: &str, domain: &Domain) -> Vec<dkim::Facts> {
-    let lookup = Lookup::new(ask.hickory().clone());
+    let lookup = Lookup::new(ask.hickory());
     let mut all = Vec::new();
     for selector in &domain.selectors {
         let own = PrivateKey::load(&ask.config.dir, name, selector);
@@ -257,7 +256,7 @@ fn bits(key: &PublicKey<'_>) -> usize {
 }
 
 async fn tagged(ask: &Ask<'_>, name: &str, version: &str) -> Asked<Vec<u8>> {
-    let lookup = Lookup::new(ask.hickory().clone());
+    let lookup = Lookup::new(ask.hickory());
     let records = lookup.txt(name).await.records()?;
     let fits = |text: &Vec<u8>| text.starts_with(version.as_bytes());
     Ok(records.into_iter().filter(fits).collect())

@@ -8,6 +8,7 @@ use std::path::Path;
 
 use super::super::socket;
 use super::{Ask, Host, certificate, domain, net};
+use crate::auth::bans;
 use crate::config::{Config, Service, TlsMode};
 use crate::control::protocol::{AGES, Answer, By, Request};
 use crate::delivery::mx;
@@ -15,8 +16,10 @@ use crate::dns::{Addresses, Resolver};
 use crate::doctor::host::{self, Name, Outbound, Port};
 use crate::doctor::machine::{self, Daemon, File, OLD};
 use crate::doctor::{Finding, address, spf, tlsa};
-use crate::intake::verify::lookup::{Lookup, Trouble};
+use crate::identity::{Identity, User, password};
 use crate::queue::Selector;
+use crate::verify::lookup::{Lookup, Trouble};
+use chapar_base::net::{is_in, is_private};
 
 /// Blocklists of addresses that large receivers ask, which may be asked without registration.
 const LISTS: [&str; 3] = ["zen.spamhaus.org", "bl.spamcop.net", "psbl.surriel.com"];
@@ -82,6 +85,9 @@ pub(super) async fn examine(ask: &Ask<'_>, probe: &str, time_server: &str) -> Ve
     findings.extend(disk(config));
     let shown = config.dir.display().to_string();
     findings.extend(machine::modes(&shown, &files(config)));
+    findings.extend(machine::bans(&private_bans(config)));
+    let domains = config.dir.join("domains").display().to_string();
+    findings.extend(machine::passwords(&domains, &imported(ask.identity)));
     findings
 }
 
@@ -151,7 +157,7 @@ async fn name(ask: &Ask<'_>) -> Name {
 }
 
 async fn address_facts(ask: &Ask<'_>, ip: IpAddr) -> address::Facts {
-    let lookup = Lookup::new(ask.hickory().clone());
+    let lookup = Lookup::new(ask.hickory());
     let names = lookup.ptr(ip).await.records();
     let mut forward = Vec::new();
     for name in names.iter().flatten().take(10) {
@@ -325,6 +331,28 @@ fn disk(config: &Config) -> Option<Finding> {
         config.limits.free_space.0,
         inodes,
     ))
+}
+
+/// Users whose password has the hash of another server.
+fn imported(identity: &Identity) -> Vec<String> {
+    let users = identity.domains().flat_map(|(domain, found)| {
+        let imported = |user: &&(&str, &User)| password::is_imported(&user.1.password);
+        let users: Vec<_> = found.users().collect();
+        let names = users.iter().filter(imported);
+        let names = names.map(|(local, _)| format!("{local}@{domain}"));
+        names.collect::<Vec<_>>()
+    });
+    users.collect()
+}
+
+/// Banned addresses that are private and not in `limits.never_ban`.
+fn private_bans(config: &Config) -> Vec<IpAddr> {
+    let bans = bans::load(&config.data_dir, crate::time::now());
+    let mut found: Vec<IpAddr> = bans.iter().map(|ban| ban.address).collect();
+    found.retain(|ip| is_private(*ip) && !is_in(&config.limits.never_ban, *ip));
+    found.sort();
+    found.dedup();
+    found
 }
 
 fn files(config: &Config) -> Vec<File> {

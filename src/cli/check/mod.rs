@@ -114,7 +114,7 @@ struct Ask<'a> {
 }
 
 impl Ask<'_> {
-    fn hickory(&self) -> &TokioResolver {
+    fn hickory(&self) -> TokioResolver {
         self.resolver.hickory()
     }
 }

@@ -13,7 +13,7 @@ pub(super) async fn signatures(world: &World, data: &[u8]) -> anyhow::Result<Vec
         servers: vec![world.dns.address()],
         ..Dns::default()
     })?;
-    let authenticator = MessageAuthenticator(resolver.hickory().clone());
+    let authenticator = MessageAuthenticator(resolver.hickory());
     let message =
         AuthenticatedMessage::parse(data).context("the delivered message is no message")?;
     let mut held = Vec::new();

@@ -10,9 +10,9 @@ use anyhow::{Context as _, ensure};
 use serde::Deserialize;
 use tempfile::TempDir;
 
-use crate::auth::password;
 use crate::cli::site::{Leads, NewConfig, SELECTORS, Site};
 use crate::config::{Listen, Service, TlsMode};
+use crate::identity::password;
 use crate::lab::{DnsServer, Mx, MxConfig};
 use crate::signing::keys::PrivateKey;
 

@@ -15,9 +15,9 @@ use super::super::exit::Wrong;
 use super::super::site::{Did, NewConfig, Site};
 use super::textproto::{self, Message};
 use super::{Args, mail};
-use crate::auth::password;
 use crate::config::{Config, Listen, Service, TlsMode, files};
 use crate::identity::edit::{ALIASES_HEAD, FILE_MODE, USERS_HEAD, USERS_MODE};
+use crate::identity::password;
 use crate::identity::{Identity, address};
 use crate::signing::keys::{self, PrivateKey};
 
@@ -33,6 +33,8 @@ struct Common {
     ignore_dots: bool,
     /// Program and arguments of local delivery.
     agent: Vec<String>,
+    /// Whether Dovecot knows users, too.
+    dovecot: bool,
 }
 
 /// What was done and what could not be.
@@ -86,6 +88,7 @@ pub(super) fn run(file: &Path, args: &Args) -> anyhow::Result<ExitCode> {
         separators: text("suffix_separators", "+"),
         ignore_dots: text("drop_characters", ".").contains('.'),
         agent,
+        dovecot: main.word("dovecot_auth") == Some("true"),
     };
     let mut domains: Vec<String> = entries(&args.dir.join("domains"))
         .filter(|path| path.is_dir())
@@ -277,10 +280,15 @@ fn take_domain(
          mode = \"forward\"\n\
          # DKIM keys to sign with: secrets/dkim/{domain}/SELECTOR.pem\n\
          selectors = [{}]\n\
-         separators = {:?}\nignore_dots = {}\n",
+         separators = {:?}\nignore_dots = {}\n{}",
         selectors.join(", "),
         common.separators,
-        common.ignore_dots
+        common.ignore_dots,
+        match common.dovecot {
+            true =>
+                "# Who is in no users.toml logs in with the password that Dovecot knows.\ndovecot = true\n",
+            false => "",
+        }
     );
     report.make(&target.join("domain.toml"), text.as_bytes(), FILE_MODE)?;
 
@@ -452,7 +460,7 @@ fn certificates(
             found.len()
         ));
     }
-    let there = crate::tls::acme::directory(config)
+    let there = crate::acme::directory(config)
         .join("fullchain.pem")
         .exists();
     let usable = chosen.filter(

@@ -117,6 +117,11 @@ fn daemon(config: &Config) -> Result<Option<UnixStream>, Failure> {
     }
 }
 
+/// Whether a daemon runs.
+pub fn runs(config: &Config) -> Result<bool, Failure> {
+    Ok(daemon(config)?.is_some())
+}
+
 /// Whether there is a queue: looking must not make one.
 pub fn is_there(config: &Config) -> Result<bool, Failure> {
     Ok(config.data_dir.join("journal").exists() || daemon(config)?.is_some())

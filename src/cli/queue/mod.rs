@@ -30,6 +30,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser as _};
 use clap::{Args, Parser, Subcommand};
 use queue_schema::HoldKind;
 
+use super::owner;
 use crate::config::Config;
 use crate::control::protocol::{Answer, Request};
 use crate::queue::Verb;
@@ -257,6 +258,10 @@ pub fn run(command: QueueCommand, config: &Path) -> ExitCode {
 
 fn act(command: QueueCommand, config: &Path) -> Result<(), Failure> {
     let config = Config::load(config)?;
+    // A daemon works on its files itself.
+    if !ask::runs(&config)? {
+        owner::step_down(&config).map_err(|error| Failure::Other(error.to_string()))?;
+    }
     let json = command.json;
     match command.verb {
         Command::List(list) => look::list(&config, &list, json)?,

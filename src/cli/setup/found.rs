@@ -9,7 +9,7 @@ use hickory_resolver::proto::rr::{RData, RecordType};
 
 use super::super::check;
 use crate::config::{Config, Dns, Dnssec};
-use crate::delivery::mx::Lookup;
+use crate::dns::mx::Lookup;
 use crate::dns::{Addresses, Resolver};
 use crate::doctor::host::Outbound;
 use crate::publish::data;

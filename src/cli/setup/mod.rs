@@ -11,6 +11,7 @@ use anyhow::Context as _;
 mod ask;
 mod found;
 mod prove;
+mod rehearsal;
 mod remarks;
 pub(in crate::cli) mod spf;
 
@@ -117,6 +118,9 @@ pub(super) struct Args {
     /// Show what would be done and change nothing.
     #[arg(long)]
     dry_run: bool,
+    /// The copy in which a rehearsal works.
+    #[arg(long, hide = true, requires = "dry_run")]
+    rehearsal: Option<PathBuf>,
     /// Take the first user's password from standard input instead of making one.
     #[arg(long)]
     password_stdin: bool,
@@ -132,6 +136,9 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(config: &Path, mut args: Args) -> anyhow::Result<ExitCode> {
+    if args.dry_run && args.rehearsal.is_none() {
+        return rehearsal::apart();
+    }
     let file = args
         .dir
         .as_ref()
@@ -145,8 +152,8 @@ pub(super) fn run(config: &Path, mut args: Args) -> anyhow::Result<ExitCode> {
         }
         args.ask_ip = None;
     }
-    if args.dry_run {
-        return rehearse(config, args);
+    if let Some(copy) = args.rehearsal.take() {
+        return rehearsal::run(config, args, copy);
     }
     let domain = args.domain.to_ascii_lowercase();
     address::check_domain(&domain).map_err(Wrong)?;
@@ -349,46 +356,6 @@ fn hostname(file: &Path, args: &Args, domain: &str) -> String {
         .into_iter()
         .find(|(_, name)| found::is_own(name, domain));
     own.map_or(usual, |(_, name)| name)
-}
-
-/// Does everything in a copy that is thrown away.
-fn rehearse(config: &Path, mut args: Args) -> anyhow::Result<ExitCode> {
-    let file = args
-        .dir
-        .as_ref()
-        .map_or(config.to_path_buf(), |dir| dir.join("chapar.toml"));
-    let from = super::directory(&file);
-    let copy = tempfile::tempdir()?;
-    for part in ["chapar.toml", ".gitignore", "domains", "secrets"] {
-        copy_tree(&from.join(part), &copy.path().join(part))?;
-    }
-    say!(
-        "This is a rehearsal in {}: nothing is changed, and the password and keys shown are for it alone.\n",
-        copy.path().display()
-    );
-    args.dry_run = false;
-    args.rehearses = true;
-    if args.dir.is_none() {
-        // As without --dir, but for the place.
-        args.data_dir.get_or_insert(PathBuf::from(DATA_DIR));
-        args.asks = true;
-    }
-    args.dir = Some(copy.path().to_owned());
-    run(config, args)
-}
-
-fn copy_tree(from: &Path, to: &Path) -> anyhow::Result<()> {
-    if from.is_dir() {
-        crate::config::files::create_dir(to, 0o700)?;
-        for entry in fs::read_dir(from)? {
-            let name = entry?.file_name();
-            copy_tree(&from.join(&name), &to.join(&name))?;
-        }
-    } else if from.exists() {
-        // With its mode.
-        fs::copy(from, to).with_context(|| format!("{} can not be read", from.display()))?;
-    }
-    Ok(())
 }
 
 /// What `--resolver` and `--dns` add to the configuration.

@@ -206,7 +206,7 @@ impl Proof<'_> {
         let Some(message) = AuthenticatedMessage::parse(bytes) else {
             return unsigned("the message in the queue is no message");
         };
-        let authenticator = MessageAuthenticator(resolver.hickory().clone());
+        let authenticator = MessageAuthenticator(resolver.hickory());
         let mut findings = Vec::new();
         for output in authenticator.verify_dkim(&message).await {
             let Some(signature) = output.signature() else {

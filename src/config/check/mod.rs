@@ -8,11 +8,11 @@ use std::net::{IpAddr, SocketAddr};
 
 use toml::de::{DeTable, DeValue};
 
+use super::routes;
 use super::{
     AcmeChallenge, Config, ConfigError, Listen, Route, Size, Span, TlsMode, Warmup, line_of,
 };
-use crate::delivery::routes;
-use crate::identity::address;
+use crate::base::names as address;
 
 /// Fewest bits of an IPv4 network that may relay: `10.0.0.0/8` is the largest private one.
 const LEAST_PREFIX_V4: u8 = 8;

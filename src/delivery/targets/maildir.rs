@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use super::source::Source;
 use super::{Errand, failed};
-use crate::delivery::verdict::Verdict;
+use crate::verdict::Verdict;
 
 /// What did not work.
 enum Trouble {

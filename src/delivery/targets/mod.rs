@@ -15,8 +15,9 @@ use std::time::Duration;
 
 use queue_schema::{Message, Recipient};
 
-use super::routes::Via;
 use super::verdict::Verdict;
+use crate::config::routes::Via;
+use crate::confined::Hidden;
 use crate::message::Content;
 
 /// What a local delivery is about.
@@ -29,6 +30,8 @@ pub(super) struct Errand<'a> {
     pub(super) hostname: &'a str,
     /// How long a program may take.
     pub(super) patience: Duration,
+    /// What a program can not read.
+    pub(super) hidden: Hidden,
     /// The message arrived before this process began: it may have been delivered.
     pub(super) repeated: bool,
 }

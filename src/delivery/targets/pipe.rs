@@ -1,7 +1,7 @@
 //! A program that takes the message on its standard input, and whose exit code says how it went.
 //!
 //! No shell ever sees it: the arguments are those of the configuration. It runs in a process group
-//! of its own, without our environment, and is killed with all its children when its time is over.
+//! of its own, without our environment and sight of our secrets, and is killed with all its children when its time is over.
 //! It is given the message in pieces, as fast as it takes them. A message that turns out to be
 //! damaged never ends for it: it is killed before its input is closed.
 
@@ -16,7 +16,8 @@ use tokio::process::{ChildStdin, Command};
 
 use super::source::Source;
 use super::{Errand, failed};
-use crate::delivery::verdict::Verdict;
+use crate::confined;
+use crate::verdict::Verdict;
 
 /// Bytes of a program's output that are kept as its reply.
 const OUTPUT: usize = 512;
@@ -37,7 +38,8 @@ pub(super) async fn run(argv: &[String], errand: &Errand<'_>) -> Verdict {
     };
     let address = errand.address();
     let (local, domain) = address.rsplit_once('@').unwrap_or((address, ""));
-    let spawned = Command::new(program)
+    let mut command = Command::new(program);
+    command
         .args(arguments)
         .env_clear()
         .env("PATH", "/usr/local/bin:/usr/bin:/bin")
@@ -51,9 +53,9 @@ pub(super) async fn run(argv: &[String], errand: &Errand<'_>) -> Verdict {
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .process_group(0)
-        .kill_on_drop(true)
-        .spawn();
-    let mut child = match spawned {
+        .kill_on_drop(true);
+    let spawned = confined::spawn(command, errand.hidden.clone());
+    let mut child = match spawned.await {
         Ok(child) => child,
         Err(error) => return failed("the program can not be run", program, &error),
     };

@@ -41,6 +41,7 @@ async fn go(via: &str, message: &Message, content: &Content, patience: u64) -> V
         content,
         hostname: "mx.example.org",
         patience: Duration::from_secs(patience),
+        hidden: Hidden::default(),
         repeated: true,
     };
     deliver(&Via::parse(via).expect(via), &errand).await
@@ -274,6 +275,7 @@ async fn a_large_message_passes_in_pieces_and_arrives_whole() {
         content: &content,
         hostname: "mx.example.org",
         patience: Duration::from_secs(20),
+        hidden: Hidden::default(),
         repeated: false,
     };
     let (mut source, mut piece, mut whole) = (Source::new(&errand), Vec::new(), Vec::new());

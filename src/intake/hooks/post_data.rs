@@ -14,6 +14,7 @@ use tokio::sync::Semaphore;
 
 use super::Checked;
 use crate::config::{Config, Hooks};
+use crate::confined::{self, Hidden};
 use crate::identity::Identity;
 use crate::message::{Body, Content, headers};
 use crate::smtp::address::Address;
@@ -101,7 +102,8 @@ impl PostData {
             content.body = Body::Memory(body.clone());
         }
         let program = config.dir.join(&hooks.post_data);
-        let fields = run(&program, time, about, &content).await?;
+        let hidden = Hidden::of(config);
+        let fields = run(&program, time, about, &content, hidden).await?;
         if !fields.is_empty() {
             checked.content.head = [&fields[..], &content.head].concat().into();
         }
@@ -110,11 +112,12 @@ impl PostData {
 }
 
 /// Runs `program` for at most `time`; gives the fields to put on top.
-pub async fn run(
+pub(crate) async fn run(
     program: &Path,
     time: Duration,
     about: &About,
     content: &Content,
+    hidden: Hidden,
 ) -> Result<Vec<u8>, Reply> {
     let flag = |on: bool| if on { "1" } else { "0" };
     let mut command = Command::new(program);
@@ -142,7 +145,9 @@ pub async fn run(
         tracing::error!(target: "session", program = %program.display(), %error, "the post-data hook failed");
         replies::HOOK_FAILED
     };
-    let mut child = command.spawn().map_err(|error| failed(&error))?;
+    let mut child = confined::spawn(command, hidden)
+        .await
+        .map_err(|error| failed(&error))?;
     let (stdin, stdout) = (child.stdin.take(), child.stdout.take());
     let work = async {
         let read = async {
@@ -260,10 +265,16 @@ mod tests {
             tls: true,
             ..About::default()
         };
-        run(&path, Duration::from_secs(10), &about, &content)
-            .await
-            .map(|fields| String::from_utf8(fields).expect("text"))
-            .map_err(|reply| (reply.code, reply.text.into_owned()))
+        run(
+            &path,
+            Duration::from_secs(10),
+            &about,
+            &content,
+            Hidden::default(),
+        )
+        .await
+        .map(|fields| String::from_utf8(fields).expect("text"))
+        .map_err(|reply| (reply.code, reply.text.into_owned()))
     }
 
     #[tokio::test]

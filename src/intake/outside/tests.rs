@@ -125,8 +125,8 @@ impl World {
         for Rcpt { to, .. } in &transaction.recipients {
             let from = transaction.mail.from.as_ref();
             let bounce = self.outside.bounce(config, identity, from, to, NOW);
-            let client = crate::intake::Client::Outside;
-            let found = crate::intake::recipient(identity, client, to, bounce);
+            let client = crate::Client::Outside;
+            let found = crate::recipient(identity, client, to, bounce);
             targets.push(found.map_err(|r| (r.code, r.enhanced))?);
         }
         let arrival = Arrival {
@@ -145,7 +145,7 @@ impl World {
         };
         let resolver = self.resolver.hickory();
         self.outside
-            .receive(config, identity, resolver, arrival)
+            .receive(config, identity, &resolver, arrival)
             .await
             .map_err(|reply| (reply.code, reply.enhanced))
     }

@@ -5,17 +5,16 @@
 
 pub mod greylist;
 pub mod keeper;
-pub mod lists;
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 use futures_util::future::join_all;
 use hickory_resolver::TokioResolver;
 
-use super::verify::lookup::Lookup;
 use crate::config::DnsLists;
-use crate::smtp::replies::Reply;
-use lists::ListZone;
+use crate::config::ListZone;
+use crate::verify::Listing;
+use crate::verify::lookup::Lookup;
 
 /// Characters of a list's reason that are repeated.
 const MOST_REASON: usize = 200;
@@ -30,30 +29,6 @@ pub enum Standing {
     Allowed(Listing),
     /// It is on a list of `dnslists.block`, and on none of the others.
     Blocked(Listing),
-}
-
-/// One entry of a list.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Listing {
-    /// The list.
-    pub zone: String,
-    /// Its answer.
-    pub answer: Ipv4Addr,
-    /// Its reason; may be empty.
-    pub reason: String,
-}
-
-impl Listing {
-    /// The refusal: which list, why, and so where to complain.
-    pub fn refusal(&self, client: IpAddr) -> Reply {
-        let Listing { zone, reason, .. } = self;
-        let reason = match reason.is_empty() {
-            true => String::new(),
-            false => format!(": {reason}"),
-        };
-        let text = format!("{client} is listed by {zone}{reason}");
-        Reply::new(554, "5.7.1", text)
-    }
 }
 
 /// Asks every list about `client` at once. Whatever takes longer than `dnslists.time` said nothing.

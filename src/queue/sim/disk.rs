@@ -93,8 +93,7 @@ struct Change {
 
 #[derive(Debug)]
 struct Naming {
-    /// Directories whose sync it still waits for.
-    within: Vec<PathBuf>,
+    /// What its names meant before.
     before: Vec<(PathBuf, Option<Node>)>,
 }
 
@@ -162,9 +161,6 @@ impl State {
 
     /// Gives names new meanings, as one change.
     fn name(&mut self, new: Vec<(PathBuf, Option<Node>)>) {
-        let mut within: Vec<PathBuf> = new.iter().map(|(path, _)| parent(path)).collect();
-        within.sort();
-        within.dedup();
         let mut before = Vec::new();
         for (path, node) in new {
             self.link(node.as_ref(), 1);
@@ -175,7 +171,7 @@ impl State {
             self.link(old.as_ref(), -1);
             before.push((path, old));
         }
-        self.pending.push(Naming { within, before });
+        self.pending.push(Naming { before });
     }
 
     fn link(&mut self, node: Option<&Node>, by: i32) {
@@ -430,15 +426,15 @@ impl SimDisk {
         Ok(())
     }
 
-    /// Makes the names in a directory durable.
+    /// Makes the names in a directory durable. A change of names is atomic, as in the journals of
+    /// file systems: one that moves a name to another directory is durable in both at once.
     pub fn sync_dir(&self, path: &Path) -> io::Result<()> {
         let mut state = self.state();
         state.operation(Operation::Open)?;
         state.operation(Operation::Sync)?;
-        for naming in &mut state.pending {
-            naming.within.retain(|within| within != path);
-        }
-        state.pending.retain(|naming| !naming.within.is_empty());
+        let within = |(name, _): &(PathBuf, _)| parent(name) == path;
+        let pending = &mut state.pending;
+        pending.retain(|naming| !naming.before.iter().any(within));
         Ok(())
     }
 
@@ -557,14 +553,14 @@ impl SimFile {
 
     /// Reserves room for so many bytes.
     pub fn allocate(&self, length: u64) -> io::Result<()> {
-        if length <= self.len()? {
+        if length <= self.length()? {
             return Ok(());
         }
         self.set_len(length)
     }
 
     /// Bytes of it.
-    pub fn len(&self) -> io::Result<u64> {
+    pub fn length(&self) -> io::Result<u64> {
         Ok(locked(&self.inode).data.len() as u64)
     }
 }

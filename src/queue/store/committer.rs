@@ -15,12 +15,13 @@ use tokio::time::Instant;
 use super::arrivals::Arrivals;
 use super::index::Index;
 use super::journal::{For, Journal};
+use super::look;
 use super::request::{Action, Applied, Apply, ApplyError, ChangeKind, Relocation, Request};
-use super::shared::Shared;
+use super::shared::{Shared, State};
 use super::space::Space;
 use super::{Options, StoreError, failpoint};
 use crate::message::{Body, Content};
-use crate::queue::names::names;
+use crate::names::names;
 
 /// Bytes of content after which a batch is written although more waits.
 const BATCH_BYTES: u64 = 1 << 20;
@@ -146,7 +147,7 @@ impl Committer {
 
     /// What [`Committer::run`] does with what waits now; `None` when nothing does, else whether
     /// that was to be the end. For whoever drives the threads of a store step by step.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "simulation"))]
     pub fn step(&mut self, requests: &mut mpsc::Receiver<Request>) -> Option<bool> {
         let mut waiting = Vec::new();
         while waiting.len() < BATCH_REQUESTS
@@ -497,9 +498,10 @@ impl Committer {
                     Some(found) => found.clone(),
                     // It left the changes for the index in this very moment. The state is held
                     // while it is read, which happens for a few at a time.
-                    None => self.read(&message, &mut recount),
+                    None => self.read(&message, &numbers(&state), &mut recount),
                 },
             };
+            state.recount |= recount;
             match present {
                 Some(present) if done => state.done(&present),
                 Some(present) => state.changed(located(message, &present)),
@@ -508,7 +510,6 @@ impl Committer {
                 }
             }
         }
-        state.recount |= recount;
         let (segment, end) = (self.journal.stamp().segment, self.journal.end());
         state.position.segment = segment;
         state.position.offset = end;
@@ -525,32 +526,41 @@ impl Committer {
     /// What the index holds of messages that change now and did not change lately. Asked without
     /// holding the state. The answer stays true meanwhile: nobody else changes messages.
     fn look_up(&self, recount: &mut bool) -> HashMap<QueueId, Option<Arc<Message>>> {
-        let unknown: Vec<Arc<Message>> = {
+        let (unknown, numbers): (Vec<Arc<Message>>, _) = {
             let state = self.shared.state();
             let changing = self.merges.iter().filter_map(|merge| match merge {
                 Merge::Changed(message) | Merge::Done(message) => Some(message),
                 Merge::Accepted(_) | Merge::Moved(..) => None,
             });
             let unknown = changing.filter(|message| state.peek(message.id).is_none());
-            unknown.cloned().collect()
+            (unknown.cloned().collect(), numbers(&state))
         };
         let mut found = HashMap::new();
         for message in unknown {
-            let present = self.read(&message, recount);
+            let present = self.read(&message, &numbers, recount);
             found.insert(message.id, present);
         }
         found
     }
 
-    /// What the index holds of a message. Where it does not say, whoever changes the message has it;
-    /// what is counted may then be wrong.
-    fn read(&self, message: &Arc<Message>, recount: &mut bool) -> Option<Arc<Message>> {
+    /// What the index holds of a message. Where it does not say, whoever changes the message has it,
+    /// but for its place: it may have moved since. What is counted may then be wrong.
+    fn read(
+        &self,
+        message: &Arc<Message>,
+        numbers: &[u64],
+        recount: &mut bool,
+    ) -> Option<Arc<Message>> {
         match self.index.get(message.id) {
             Ok(present) => present.map(Arc::new),
             Err(error) => {
                 self.shared.index_trouble(&error);
-                *recount = true;
-                Some(message.clone())
+                let mut message = Message::clone(message);
+                match look::located(&self.shared, numbers, message.id) {
+                    Some(place) => message.location = place,
+                    None => *recount = true,
+                }
+                Some(Arc::new(message))
             }
         }
     }
@@ -576,6 +586,11 @@ impl Committer {
             }
         }
     }
+}
+
+/// The numbers of all segments.
+fn numbers(state: &State) -> Vec<u64> {
+    state.segments.keys().copied().collect()
 }
 
 /// Answers what comes after the end.

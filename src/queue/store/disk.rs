@@ -11,10 +11,10 @@ use std::os::unix::fs::{
 };
 use std::path::Path;
 
-use rustix::fs::{FallocateFlags, fallocate};
+use rustix::fs::{FallocateFlags, Mode, OFlags, fallocate};
 
-#[cfg(test)]
-use crate::queue::sim::disk::{SimDisk, SimFile};
+#[cfg(any(test, feature = "simulation"))]
+use crate::sim::disk::{SimDisk, SimFile};
 
 /// Bytes of a record that are compared or summed at once.
 const PIECE: usize = 64 << 10;
@@ -29,7 +29,7 @@ enum Home {
     #[default]
     Real,
     /// A disk in memory.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "simulation"))]
     Simulated(SimDisk),
 }
 
@@ -40,7 +40,7 @@ pub struct DiskFile(Open);
 #[derive(Debug)]
 enum Open {
     Real(File),
-    #[cfg(test)]
+    #[cfg(any(test, feature = "simulation"))]
     Simulated(SimFile),
 }
 
@@ -58,13 +58,13 @@ pub type Owner = Option<(u32, u32)>;
 
 impl Disk {
     /// A disk in memory.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "simulation"))]
     pub fn simulated(disk: SimDisk) -> Disk {
         Disk(Home::Simulated(disk))
     }
 
     /// The disk in memory, if it is one.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "simulation"))]
     pub fn simulation(&self) -> Option<&SimDisk> {
         match &self.0 {
             Home::Real => None,
@@ -77,12 +77,17 @@ impl Disk {
         match &self.0 {
             Home::Real => {
                 DirBuilder::new().recursive(true).mode(0o700).create(path)?;
-                if fs::metadata(path)?.permissions().mode() & 0o077 != 0 {
-                    fs::set_permissions(path, fs::Permissions::from_mode(0o700))?;
+                let dir = match owner {
+                    // Whoever owns the store chooses what is linked from it, and we are root.
+                    Some(_) => without_links(path, OFlags::RDONLY | OFlags::DIRECTORY)?,
+                    None => File::open(path)?,
+                };
+                if dir.metadata()?.permissions().mode() & 0o077 != 0 {
+                    dir.set_permissions(fs::Permissions::from_mode(0o700))?;
                 }
-                give(&File::open(path)?, owner)
+                give(&dir, owner)
             }
-            #[cfg(test)]
+            #[cfg(any(test, feature = "simulation"))]
             Home::Simulated(disk) => disk.create_dir(path),
         }
     }
@@ -95,7 +100,7 @@ impl Disk {
                 let other = rustix::process::geteuid().is_root() && meta.uid() != 0;
                 Ok(other.then(|| (meta.uid(), meta.gid())))
             }
-            #[cfg(test)]
+            #[cfg(any(test, feature = "simulation"))]
             Home::Simulated(_) => Ok(None),
         }
     }
@@ -114,7 +119,7 @@ impl Disk {
                 names.sort_unstable();
                 Ok(names)
             }
-            #[cfg(test)]
+            #[cfg(any(test, feature = "simulation"))]
             Home::Simulated(disk) => disk.read_dir(path),
         }
     }
@@ -123,7 +128,7 @@ impl Disk {
     pub fn exists(&self, path: &Path) -> bool {
         match &self.0 {
             Home::Real => path.exists(),
-            #[cfg(test)]
+            #[cfg(any(test, feature = "simulation"))]
             Home::Simulated(disk) => disk.exists(path),
         }
     }
@@ -132,7 +137,7 @@ impl Disk {
     pub fn open(&self, path: &Path) -> io::Result<DiskFile> {
         match &self.0 {
             Home::Real => Ok(DiskFile(Open::Real(File::open(path)?))),
-            #[cfg(test)]
+            #[cfg(any(test, feature = "simulation"))]
             Home::Simulated(disk) => Ok(DiskFile(Open::Simulated(disk.open(path)?))),
         }
     }
@@ -141,10 +146,10 @@ impl Disk {
     pub fn open_write(&self, path: &Path) -> io::Result<DiskFile> {
         match &self.0 {
             Home::Real => {
-                let file = OpenOptions::new().read(true).write(true).open(path)?;
+                let file = without_links(path, OFlags::RDWR)?;
                 Ok(DiskFile(Open::Real(file)))
             }
-            #[cfg(test)]
+            #[cfg(any(test, feature = "simulation"))]
             Home::Simulated(disk) => Ok(DiskFile(Open::Simulated(disk.open_write(path)?))),
         }
     }
@@ -162,7 +167,7 @@ impl Disk {
                 give(&file, owner)?;
                 Ok(DiskFile(Open::Real(file)))
             }
-            #[cfg(test)]
+            #[cfg(any(test, feature = "simulation"))]
             Home::Simulated(disk) => Ok(DiskFile(Open::Simulated(disk.create_new(path)?))),
         }
     }
@@ -171,7 +176,7 @@ impl Disk {
     pub fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
         match &self.0 {
             Home::Real => fs::read(path),
-            #[cfg(test)]
+            #[cfg(any(test, feature = "simulation"))]
             Home::Simulated(disk) => disk.read(path),
         }
     }
@@ -180,7 +185,7 @@ impl Disk {
     pub fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         match &self.0 {
             Home::Real => fs::rename(from, to),
-            #[cfg(test)]
+            #[cfg(any(test, feature = "simulation"))]
             Home::Simulated(disk) => disk.rename(from, to),
         }
     }
@@ -189,7 +194,7 @@ impl Disk {
     pub fn remove_file(&self, path: &Path) -> io::Result<()> {
         match &self.0 {
             Home::Real => fs::remove_file(path),
-            #[cfg(test)]
+            #[cfg(any(test, feature = "simulation"))]
             Home::Simulated(disk) => disk.remove_file(path),
         }
     }
@@ -198,7 +203,7 @@ impl Disk {
     pub fn remove_dir(&self, path: &Path) -> io::Result<()> {
         match &self.0 {
             Home::Real => fs::remove_dir_all(path),
-            #[cfg(test)]
+            #[cfg(any(test, feature = "simulation"))]
             Home::Simulated(disk) => disk.remove_dir_all(path),
         }
     }
@@ -207,7 +212,7 @@ impl Disk {
     pub fn hard_link(&self, from: &Path, to: &Path) -> io::Result<()> {
         match &self.0 {
             Home::Real => fs::hard_link(from, to),
-            #[cfg(test)]
+            #[cfg(any(test, feature = "simulation"))]
             Home::Simulated(disk) => disk.hard_link(from, to),
         }
     }
@@ -216,7 +221,7 @@ impl Disk {
     pub fn sync_dir(&self, path: &Path) -> io::Result<()> {
         match &self.0 {
             Home::Real => File::open(path)?.sync_all(),
-            #[cfg(test)]
+            #[cfg(any(test, feature = "simulation"))]
             Home::Simulated(disk) => disk.sync_dir(path),
         }
     }
@@ -235,7 +240,7 @@ impl Disk {
                     },
                 })
             }
-            #[cfg(test)]
+            #[cfg(any(test, feature = "simulation"))]
             Home::Simulated(disk) => {
                 let (bytes, inodes) = disk.free(path)?;
                 Ok(Free { bytes, inodes })
@@ -247,12 +252,7 @@ impl Disk {
     pub fn lock(&self, path: &Path, owner: Owner) -> io::Result<Option<Lock>> {
         match &self.0 {
             Home::Real => {
-                let file = OpenOptions::new()
-                    .create(true)
-                    .truncate(false)
-                    .write(true)
-                    .mode(0o600)
-                    .open(path)?;
+                let file = without_links(path, OFlags::CREATE | OFlags::WRONLY)?;
                 give(&file, owner)?;
                 match file.try_lock() {
                     Ok(()) => Ok(Some(Lock(Some(file)))),
@@ -260,7 +260,7 @@ impl Disk {
                     Err(fs::TryLockError::Error(error)) => Err(error),
                 }
             }
-            #[cfg(test)]
+            #[cfg(any(test, feature = "simulation"))]
             Home::Simulated(_) => Ok(Some(Lock(None))),
         }
     }
@@ -269,15 +269,20 @@ impl Disk {
     pub fn give_all(&self, path: &Path, owner: Owner) -> io::Result<()> {
         match &self.0 {
             Home::Real => {
-                give(&File::open(path)?, owner)?;
-                if path.is_dir() {
+                let file = match without_links(path, OFlags::RDONLY) {
+                    // A link is nothing of ours, and where it leads even less.
+                    Err(_) if path.is_symlink() => return Ok(()),
+                    file => file?,
+                };
+                give(&file, owner)?;
+                if file.metadata()?.is_dir() {
                     for entry in fs::read_dir(path)? {
                         self.give_all(&entry?.path(), owner)?;
                     }
                 }
                 Ok(())
             }
-            #[cfg(test)]
+            #[cfg(any(test, feature = "simulation"))]
             Home::Simulated(_) => Ok(()),
         }
     }
@@ -315,7 +320,7 @@ impl DiskFile {
     pub fn read_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
         match &self.0 {
             Open::Real(file) => file.read_at(bytes, offset),
-            #[cfg(test)]
+            #[cfg(any(test, feature = "simulation"))]
             Open::Simulated(file) => file.read_at(bytes, offset),
         }
     }
@@ -324,7 +329,7 @@ impl DiskFile {
     pub fn read_exact_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<()> {
         match &self.0 {
             Open::Real(file) => file.read_exact_at(bytes, offset),
-            #[cfg(test)]
+            #[cfg(any(test, feature = "simulation"))]
             Open::Simulated(file) => file.read_exact_at(bytes, offset),
         }
     }
@@ -333,7 +338,7 @@ impl DiskFile {
     pub fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         match &self.0 {
             Open::Real(file) => file.write_all_at(bytes, offset),
-            #[cfg(test)]
+            #[cfg(any(test, feature = "simulation"))]
             Open::Simulated(file) => file.write_all_at(bytes, offset),
         }
     }
@@ -342,7 +347,7 @@ impl DiskFile {
     pub fn sync_data(&self) -> io::Result<()> {
         match &self.0 {
             Open::Real(file) => file.sync_data(),
-            #[cfg(test)]
+            #[cfg(any(test, feature = "simulation"))]
             Open::Simulated(file) => file.sync_data(),
         }
     }
@@ -351,7 +356,7 @@ impl DiskFile {
     pub fn sync_all(&self) -> io::Result<()> {
         match &self.0 {
             Open::Real(file) => file.sync_all(),
-            #[cfg(test)]
+            #[cfg(any(test, feature = "simulation"))]
             Open::Simulated(file) => file.sync_all(),
         }
     }
@@ -360,7 +365,7 @@ impl DiskFile {
     pub fn set_len(&self, length: u64) -> io::Result<()> {
         match &self.0 {
             Open::Real(file) => file.set_len(length),
-            #[cfg(test)]
+            #[cfg(any(test, feature = "simulation"))]
             Open::Simulated(file) => file.set_len(length),
         }
     }
@@ -369,8 +374,8 @@ impl DiskFile {
     pub fn length(&self) -> io::Result<u64> {
         match &self.0 {
             Open::Real(file) => Ok(file.metadata()?.len()),
-            #[cfg(test)]
-            Open::Simulated(file) => file.len(),
+            #[cfg(any(test, feature = "simulation"))]
+            Open::Simulated(file) => file.length(),
         }
     }
 
@@ -382,7 +387,7 @@ impl DiskFile {
                 Ok(()) | Err(rustix::io::Errno::OPNOTSUPP) => Ok(()),
                 Err(error) => Err(error.into()),
             },
-            #[cfg(test)]
+            #[cfg(any(test, feature = "simulation"))]
             Open::Simulated(file) => file.allocate(length),
         }
     }
@@ -402,9 +407,28 @@ impl DiskFile {
     }
 }
 
+/// Opens what has this name itself, and not what a link leads to.
+fn without_links(path: &Path, flags: OFlags) -> io::Result<File> {
+    let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    match rustix::fs::open(path, flags, Mode::RUSR | Mode::WUSR) {
+        Ok(file) => Ok(file.into()),
+        Err(_) if path.is_symlink() => Err(io::Error::other(format!(
+            "{} is a link, which is not followed; put the file or directory itself there",
+            path.display()
+        ))),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Gives what root has made to the owner of the store; nothing else ever changes its owner.
 fn give(file: &File, owner: Owner) -> io::Result<()> {
-    match owner {
-        Some((uid, gid)) => Ok(fchown(file, Some(uid), Some(gid))?),
-        None => Ok(()),
+    let Some((uid, gid)) = owner else {
+        return Ok(());
+    };
+    let found = file.metadata()?;
+    let made = found.uid() == 0 && (found.is_dir() || found.nlink() == 1);
+    match made {
+        true => fchown(file, Some(uid), Some(gid)),
+        false => Ok(()),
     }
 }

@@ -149,7 +149,11 @@ impl Flusher {
         match memory {
             Ok(memory) => {
                 self.index.replace(&memory);
-                self.shared.state().take_back();
+                let mut state = self.shared.state();
+                state.take_back();
+                // Where the journal is damaged the index knows other messages now.
+                state.recount = true;
+                drop(state);
                 self.tried = Some(Instant::now());
             }
             Err(error) => self.shared.fail_index(&error),
@@ -227,7 +231,11 @@ impl Flusher {
         self.shared.state().flushing = Arc::default();
         self.shared.turn.notify_all();
         self.shared.flushed.notify_waiters();
-        Ok(())
+        if stopping {
+            return Ok(());
+        }
+        let layout = &self.shared.layout;
+        self.index.open_again(&layout.disk, &layout.index)
     }
 
     /// Removes the files of messages whose end is on disk.

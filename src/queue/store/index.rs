@@ -1,15 +1,19 @@
 //! The index: sled, told what to hold and asked nothing it could lose.
 //!
-//! One handle for each thread; sled's `Db` can be sent but not shared. All handles of one index
-//! follow [`Index::replace`]: while there is no room on the disk it is held in memory, made from
-//! the journal, and goes back to the disk when there is (see `flusher`).
+//! sled's `Db` can be sent but not shared, so whoever asks borrows a handle of it. All of them
+//! follow [`Index::replace`]: while there is no room on the disk the index is held in memory, made
+//! from the journal, and goes back to the disk when there is (see `flusher`).
+//!
+//! sled never gives back the memory of a leaf that it wrote: it pages out only what it read and did
+//! not change. So the index is closed and opened again when enough was written
+//! ([`Index::open_again`]); else a million messages that wait would take 300 bytes each for ever.
 
-use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use queue_schema::index::{
     self, CHECKPOINT_KEY, Checkpoint, INDEX_VERSION, MESSAGE_PREFIX, VERSION_KEY,
@@ -27,23 +31,26 @@ const CACHE: usize = 4 << 20;
 /// handle and iterator would as well when it is dropped, on whatever thread and however full the
 /// disk.
 const NEVER: usize = 365 * 24 * 3600 * 1000;
+/// Bytes of keys and values after which the index is opened again.
+const WRITTEN: u64 = 16 << 20;
 /// Values that are read at once while all are gone through.
 const PAGE: usize = 1024;
 /// Errors of the system that say nothing about the index and pass: ENOSPC, EDQUOT, EMFILE, ENFILE,
 /// ENOMEM, EIO, EINTR, EAGAIN. sled keeps only their text.
 const PASSING: [i32; 8] = [28, 122, 24, 23, 12, 5, 4, 11];
 
-/// A handle of the index.
-pub struct Index {
-    common: Arc<Common>,
-    /// The tree this thread asks, and which replacement that is.
-    mine: RefCell<(u64, Tree)>,
-}
+/// The index. Clones of it are the same one.
+#[derive(Clone)]
+pub struct Index(Arc<RwLock<Home>>);
 
-/// What all handles follow.
-struct Common {
-    replaced: AtomicU64,
+/// Where the index is. Whoever asks holds the lock to read; who replaces it or opens it again waits
+/// until nobody asks.
+struct Home {
     tree: Mutex<Tree>,
+    /// Handles of the tree that nobody uses now.
+    spare: Mutex<Vec<Tree>>,
+    /// Bytes of keys and values that were written since it was opened.
+    written: AtomicU64,
 }
 
 /// The database that holds it.
@@ -51,9 +58,11 @@ struct Common {
 enum Tree {
     Sled(Sled),
     Memory(Memory),
+    /// It could not be opened again, and is about to be replaced.
+    Closed,
     /// A map in memory that a simulation owns.
-    #[cfg(test)]
-    Simulated(crate::queue::sim::tree::SimTree),
+    #[cfg(any(test, feature = "simulation"))]
+    Simulated(crate::sim::tree::SimTree),
 }
 
 /// sled, and whether it failed to write or may not any more. Then it must not be dropped: it would
@@ -103,6 +112,10 @@ impl IndexError {
         IndexError::Broken(format!("reports: {text}"))
     }
 
+    fn closed() -> Self {
+        IndexError::Passing("is closed for the moment".into())
+    }
+
     /// Whether it says nothing about the index.
     pub fn passes(&self) -> bool {
         matches!(self, IndexError::Passing(_))
@@ -128,6 +141,13 @@ impl Batch {
         self.0.push((index::message_key(id).to_vec(), None));
     }
 
+    fn bytes(&self) -> u64 {
+        let bytes = |(key, value): &(Vec<u8>, Option<Vec<u8>>)| {
+            (key.len() + value.as_ref().map_or(0, Vec::len)) as u64
+        };
+        self.0.iter().map(bytes).sum()
+    }
+
     /// The journal up to here is applied.
     pub fn checkpoint(&mut self, checkpoint: &Checkpoint) -> Result<(), IndexError> {
         let value = index::encode_checkpoint(checkpoint)
@@ -141,12 +161,12 @@ impl Batch {
 
 impl Tree {
     fn open(disk: &Disk, path: &Path) -> Result<Tree, IndexError> {
-        #[cfg(test)]
+        #[cfg(any(test, feature = "simulation"))]
         if let Some(disk) = disk.simulation() {
-            let tree = crate::queue::sim::tree::SimTree::open(disk, path);
+            let tree = crate::sim::tree::SimTree::open(disk, path);
             return tree.map(Tree::Simulated).map_err(IndexError::io);
         }
-        #[cfg(not(test))]
+        #[cfg(not(any(test, feature = "simulation")))]
         let _ = disk;
         let db = sled::Config::new()
             .path(path)
@@ -168,7 +188,8 @@ impl Tree {
                 Ok(value.map(|value| value.to_vec()))
             }
             Tree::Memory(memory) => Ok(memory.lock().get(key).cloned()),
-            #[cfg(test)]
+            Tree::Closed => Err(IndexError::closed()),
+            #[cfg(any(test, feature = "simulation"))]
             Tree::Simulated(tree) => tree.get(key).map_err(IndexError::io),
         }
     }
@@ -177,7 +198,8 @@ impl Tree {
         match self {
             Tree::Sled(sled) => sled.db()?.is_empty().map_err(IndexError::io),
             Tree::Memory(memory) => Ok(memory.lock().is_empty()),
-            #[cfg(test)]
+            Tree::Closed => Err(IndexError::closed()),
+            #[cfg(any(test, feature = "simulation"))]
             Tree::Simulated(tree) => tree.is_empty().map_err(IndexError::io),
         }
     }
@@ -207,7 +229,8 @@ impl Tree {
                     .map(|(key, value)| (key.clone(), value.clone()))
                     .collect())
             }
-            #[cfg(test)]
+            Tree::Closed => Err(IndexError::closed()),
+            #[cfg(any(test, feature = "simulation"))]
             Tree::Simulated(tree) => tree.range(from, end).map_err(IndexError::io),
         }
     }
@@ -234,7 +257,8 @@ impl Tree {
                 }
                 Ok(())
             }
-            #[cfg(test)]
+            Tree::Closed => Err(IndexError::closed()),
+            #[cfg(any(test, feature = "simulation"))]
             Tree::Simulated(tree) => tree.apply(batch.0).map_err(IndexError::io),
         }
     }
@@ -243,7 +267,8 @@ impl Tree {
         match self {
             Tree::Sled(sled) => sled.wrote(sled.db()?.flush().map(|_| ())),
             Tree::Memory(_) => Ok(()),
-            #[cfg(test)]
+            Tree::Closed => Err(IndexError::closed()),
+            #[cfg(any(test, feature = "simulation"))]
             Tree::Simulated(tree) => tree.flush().map_err(IndexError::io),
         }
     }
@@ -283,27 +308,32 @@ impl Memory {
     }
 }
 
-impl Clone for Index {
-    fn clone(&self) -> Index {
-        Index::follow(self.common.clone())
+impl Home {
+    fn new(tree: Tree) -> Home {
+        Home {
+            tree: Mutex::new(tree),
+            spare: Mutex::default(),
+            written: AtomicU64::new(0),
+        }
+    }
+
+    fn spare(&self) -> MutexGuard<'_, Vec<Tree>> {
+        self.spare.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A handle that nobody else uses.
+    fn handle(&self) -> Tree {
+        let spare = self.spare().pop();
+        spare.unwrap_or_else(|| {
+            let tree = self.tree.lock().unwrap_or_else(PoisonError::into_inner);
+            tree.clone()
+        })
     }
 }
 
 impl Index {
     fn new(tree: Tree) -> Index {
-        Index::follow(Arc::new(Common {
-            replaced: AtomicU64::new(0),
-            tree: Mutex::new(tree),
-        }))
-    }
-
-    fn follow(common: Arc<Common>) -> Index {
-        let replaced = common.replaced.load(Ordering::Acquire);
-        let tree = common.tree().clone();
-        Index {
-            common,
-            mine: RefCell::new((replaced, tree)),
-        }
+        Index(Arc::new(RwLock::new(Home::new(tree))))
     }
 
     /// Opens or begins the index in `path`. May panic or hang on damage: see `recover`.
@@ -335,17 +365,43 @@ impl Index {
     pub fn memory(&self) -> Option<u64> {
         self.with(|tree| match tree {
             Tree::Memory(memory) => Some(memory.bytes()),
-            Tree::Sled(_) => None,
-            #[cfg(test)]
+            Tree::Sled(_) | Tree::Closed => None,
+            #[cfg(any(test, feature = "simulation"))]
             Tree::Simulated(_) => None,
         })
     }
 
-    /// All handles ask what `other` asks from now on.
+    /// All ask what `other` asks from now on.
     pub fn replace(&self, other: &Index) {
         let tree = other.with(Tree::clone);
-        *self.common.tree() = tree;
-        self.common.replaced.fetch_add(1, Ordering::Release);
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Home::new(tree);
+    }
+
+    /// Closes it and opens it again, if so much was written that the memory is worth it: to be
+    /// called when all is flushed. All who ask wait for some milliseconds. If it cannot be opened
+    /// it is closed and is to be replaced.
+    pub fn open_again(&self, disk: &Disk, path: &Path) -> Result<(), IndexError> {
+        let mut home = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let tree = home.tree.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let at_most = match tree {
+            Tree::Sled(sled) if sled.broken.load(Ordering::Acquire) => return Ok(()),
+            Tree::Sled(_) => WRITTEN,
+            Tree::Memory(_) | Tree::Closed => return Ok(()),
+            // So little that it happens.
+            #[cfg(any(test, feature = "simulation"))]
+            Tree::Simulated(_) => WRITTEN >> 11,
+        };
+        if home.written.load(Ordering::Relaxed) < at_most {
+            return Ok(());
+        }
+        // sled is closed when its last handle is dropped; it may panic at what it does not expect.
+        let opened = catch_unwind(AssertUnwindSafe(|| {
+            *home = Home::new(Tree::Closed);
+            Tree::open(disk, path)
+        }));
+        let opened = opened.unwrap_or_else(|_| Err(IndexError::new("panicked as it was opened")));
+        *home = Home::new(opened?);
+        Ok(())
     }
 
     /// Copies everything into an index that holds nothing yet, and makes it durable. Its version
@@ -364,12 +420,15 @@ impl Index {
     }
 
     fn with<T>(&self, ask: impl FnOnce(&Tree) -> T) -> T {
-        let replaced = self.common.replaced.load(Ordering::Acquire);
-        if self.mine.borrow().0 != replaced {
-            let tree = self.common.tree().clone();
-            *self.mine.borrow_mut() = (replaced, tree);
-        }
-        ask(&self.mine.borrow().1)
+        self.within_home(|_, tree| ask(tree))
+    }
+
+    fn within_home<T>(&self, ask: impl FnOnce(&Home, &Tree) -> T) -> T {
+        let home = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let handle = home.handle();
+        let answer = ask(&home, &handle);
+        home.spare().push(handle);
+        answer
     }
 
     /// Up to where it is true; `None` for an index that holds nothing yet.
@@ -411,18 +470,15 @@ impl Index {
 
     /// Makes a batch true in memory.
     pub fn apply(&self, batch: Batch) -> Result<(), IndexError> {
-        self.with(|tree| tree.apply(batch))
+        self.within_home(|home, tree| {
+            home.written.fetch_add(batch.bytes(), Ordering::Relaxed);
+            tree.apply(batch)
+        })
     }
 
     /// Makes everything applied so far durable.
     pub fn flush(&self) -> Result<(), IndexError> {
         self.with(Tree::flush)
-    }
-}
-
-impl Common {
-    fn tree(&self) -> MutexGuard<'_, Tree> {
-        self.tree.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -128,7 +128,8 @@ impl Journal {
     pub fn write(&mut self) -> Result<(), StoreError> {
         if let Err(error) = self.file.file.write_all_at(&self.buffer, self.offset) {
             if let Some(passing) = full(&error) {
-                self.blank();
+                let blanked = self.blank();
+                blanked.map_err(|error| StoreError::io("the journal can not be synced", &error))?;
                 return Err(passing);
             }
             return Err(StoreError::io("the journal can not be written", &error));
@@ -153,12 +154,13 @@ impl Journal {
     }
 
     /// There was no room for all of the buffer: what was written of it was refused, and must not be
-    /// found at the next start. Nothing more goes into this segment.
-    fn blank(&mut self) {
+    /// found at the next start, also after a power cut. Nothing more goes into this segment.
+    fn blank(&mut self) -> io::Result<()> {
         let zeros = vec![0; self.buffer.len()];
         // Behind the bytes that found room there is nothing to be blanked.
         let _ = self.file.file.write_all_at(&zeros, self.offset);
         self.room = 0;
+        self.file.file.sync_data()
     }
 
     /// Goes on in a new segment with room for `bytes`. The buffer must be empty. On an error

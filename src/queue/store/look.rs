@@ -4,16 +4,18 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
+use queue_schema::frame::FRAME_HEADER;
 use queue_schema::index::Checkpoint;
 use queue_schema::segment::SEGMENT_START;
-use queue_schema::{QueueId, SegmentHeader};
+use queue_schema::{Frame, Kind, Location, QueueId, Record, SegmentHeader, record};
 
 use super::index::{Index, IndexError};
 use super::layout::Layout;
 use super::reader::read_segment;
 use super::recover::{Home, LoadError, Loaded, load};
 use super::replay::Replay;
-use super::shared::SegmentFile;
+use super::scan::{self, Found};
+use super::shared::{SegmentFile, Shared};
 use super::{OpenError, Options};
 
 /// The segments that can be read. One that is damaged as a whole is nobody's to put aside here.
@@ -46,12 +48,52 @@ pub fn look(layout: &Layout, options: &Options) -> Result<(Loaded, Segments), Op
         options,
         &segments,
         Home::Reading,
+        crate::time::now(),
         &AtomicU64::new(0),
     ) {
         Ok(loaded) => Ok((loaded, segments)),
         Err(LoadError::Open(error)) => Err(error),
         Err(LoadError::Index(reason) | LoadError::Room(reason)) => Err(OpenError::Index(reason)),
     }
+}
+
+/// Where the journal holds a message that lives, for when the index can not say: its last copy.
+/// Reads the segments `numbers`, from the last on.
+pub fn located(shared: &Shared, numbers: &[u64], id: QueueId) -> Option<Location> {
+    let numbers = numbers.iter().rev();
+    let segments = numbers.filter_map(|number| shared.file(*number));
+    for segment in segments {
+        let Ok(bytes) = read_segment(&segment.file) else {
+            continue;
+        };
+        let mut last = None;
+        let mut each = |offset: usize, frame: &Frame<'_>| {
+            if frame.kind == Kind::Accepted
+                && frame.id == id
+                && let Ok(Record::Accepted(message)) = record::decode(frame, segment.stamp)
+            {
+                last = Some(Location {
+                    offset: offset as u64,
+                    ..message.location
+                });
+            }
+        };
+        // What can be read of one that is damaged or newer is all there is.
+        let _ = scan::scan(&bytes, SEGMENT_START, segment.stamp, |found| match found {
+            Found::Frame { offset, frame } if frame.kind == Kind::Group => {
+                let inner = scan::group(frame.payload, offset + FRAME_HEADER, segment.stamp);
+                for (offset, frame) in inner.unwrap_or_default() {
+                    each(offset, &frame);
+                }
+            }
+            Found::Frame { offset, frame } => each(offset, &frame),
+            Found::Damage { .. } => {}
+        });
+        if last.is_some() {
+            return last;
+        }
+    }
+    None
 }
 
 /// What an index holds that is true up to `until`.

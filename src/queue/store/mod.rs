@@ -16,6 +16,7 @@ mod arrivals;
 mod committer;
 mod compact;
 mod disk;
+mod failpoint;
 mod flusher;
 mod index;
 mod journal;
@@ -29,7 +30,7 @@ mod scan;
 mod shared;
 mod space;
 mod spool;
-#[cfg(test)]
+#[cfg(any(test, feature = "simulation"))]
 mod stepped;
 mod verify;
 
@@ -46,6 +47,7 @@ use queue_schema::{
 use tokio::sync::{mpsc, oneshot};
 
 use super::ways::Naming;
+use crate::config::Retry;
 use crate::message::Content;
 
 pub use arrivals::{Arrival, Arrivals};
@@ -53,11 +55,12 @@ pub use reader::{Reader, Readers};
 pub use recover::{Damage, Recovered};
 pub use request::{Action, Apply, ApplyError, ChangeKind};
 pub use spool::{Spool, SpoolWriter};
-#[cfg(test)]
+#[cfg(any(test, feature = "simulation"))]
 pub use stepped::Stepped;
 pub use verify::Finding;
 
 pub use disk::{Disk, DiskFile};
+pub use failpoint::failpoint;
 
 use committer::Committer;
 use flusher::Flusher;
@@ -102,6 +105,8 @@ pub struct Options {
     pub compact_after: Duration,
     /// How destinations are named.
     pub naming: Naming,
+    /// How long mail is tried.
+    pub retry: Retry,
 }
 
 impl Options {
@@ -117,6 +122,7 @@ impl Options {
             index_limit: INDEX_LIMIT,
             compact_after: COMPACT_AFTER,
             naming: Naming::default(),
+            retry: Retry::default(),
         }
     }
 }
@@ -598,30 +604,6 @@ fn fatal(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<JoinHand
             }
         })
 }
-
-/// Ends the process like a crash at the step that `CHAPAR_FAILPOINT` names, or at the Nth time
-/// for `NAME:N`. Only in debug builds, which are what tests run.
-#[cfg(debug_assertions)]
-pub fn failpoint(name: &str) {
-    static CHOSEN: std::sync::OnceLock<Option<(String, u64)>> = std::sync::OnceLock::new();
-    static HITS: AtomicU64 = AtomicU64::new(0);
-    let chosen = CHOSEN.get_or_init(|| {
-        let text = std::env::var("CHAPAR_FAILPOINT").ok()?;
-        let (name, count) = text.split_once(':').unwrap_or((&text, "1"));
-        Some((name.to_owned(), count.parse().ok()?))
-    });
-    if let Some((chosen, count)) = chosen
-        && chosen == name
-        && HITS.fetch_add(1, Ordering::SeqCst) + 1 == *count
-    {
-        std::process::abort();
-    }
-}
-
-/// Nothing, in release builds.
-#[cfg(not(debug_assertions))]
-#[inline(always)]
-pub fn failpoint(_name: &str) {}
 
 #[cfg(test)]
 mod tests;

@@ -16,8 +16,8 @@ use super::StoreError;
 use super::disk::DiskFile;
 use super::index::{Index, IndexError};
 use super::shared::Shared;
+use crate::FetchError;
 use crate::message::{Body, Content, SpoolFile};
-use crate::queue::FetchError;
 
 /// Changes that are looked at together, so that the committer never waits long for a reader.
 const CHANGES: usize = 512;
@@ -250,6 +250,11 @@ impl Reader {
     /// What is counted of all segments.
     pub(super) fn usage(&self) -> BTreeMap<u64, super::shared::Usage> {
         self.shared.state().segments.clone()
+    }
+
+    /// Whether records go into a segment now.
+    pub(super) fn is_written(&self, number: u64) -> bool {
+        self.shared.state().position.segment == number
     }
 
     /// Bytes written to a segment.

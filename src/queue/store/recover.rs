@@ -27,10 +27,10 @@ use super::reader::read_segment;
 use super::replay::Replay;
 use super::shared::{SegmentFile, Shared, Usage};
 use super::{OpenError, Options, StoreError};
-use crate::queue::clock::{self, Clock};
-use crate::queue::kept;
-use crate::queue::schedule;
-use crate::queue::ways::{self, Ways};
+use crate::clock::{self, Clock};
+use crate::kept;
+use crate::schedule;
+use crate::ways::{self, Ways};
 
 /// Bytes of the journal that are no record.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -367,13 +367,15 @@ fn guarded(
         .iter()
         .map(|s| (s.number, s.file.clone()))
         .collect();
+    // Here: a simulated clock is of this thread.
+    let now = crate::time::now();
     let thread = {
         let (progress, layout) = (progress.clone(), layout.clone());
         let options = options.clone();
         std::thread::Builder::new()
             .name("queue-index".into())
             .spawn(move || {
-                let load = || load(&layout, &options, &segments, home, &progress);
+                let load = || load(&layout, &options, &segments, home, now, &progress);
                 let loaded = catch_unwind(AssertUnwindSafe(load));
                 let loaded = loaded.unwrap_or_else(|_| Err(LoadError::Index("it panicked".into())));
                 let _ = answer.send(loaded);
@@ -404,6 +406,7 @@ pub(super) fn load(
     options: &Options,
     segments: &[(u64, Arc<SegmentFile>)],
     home: Home,
+    now: Millis,
     progress: &AtomicU64,
 ) -> Result<Loaded, LoadError> {
     let index = match home {
@@ -457,14 +460,13 @@ pub(super) fn load(
         index,
         waiting: Vec::new(),
         ways: Ways::default(),
-        clock: Clock::new(jumps),
+        clock: Clock::new(jumps, options.retry.clone()),
         behind: false,
         usage: BTreeMap::new(),
         spooled: HashSet::new(),
         damage,
         end,
     };
-    let now = crate::time::now();
     let mut latest = 0;
     loaded.clock.begin(now);
     for message in loaded.index.messages(QueueId(0)) {

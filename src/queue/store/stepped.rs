@@ -77,6 +77,11 @@ impl Stepped {
         some
     }
 
+    /// A message as it is now.
+    pub fn load(&self, id: QueueId) -> Result<Option<Arc<Message>>, StoreError> {
+        self.reader.load(id)
+    }
+
     /// All messages as they are now.
     pub fn all(&self) -> Result<Vec<Arc<Message>>, StoreError> {
         let mut all = Vec::new();
@@ -97,7 +102,7 @@ impl Stepped {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::queue::store::tests::message;
+    use crate::store::tests::message;
 
     #[tokio::test]
     async fn a_store_goes_on_only_when_it_is_driven() {

@@ -186,7 +186,9 @@ impl Reader {
             Found::Damage { range, reason } => damaged.push((range.start, reason.to_string())),
         });
         match end {
-            Ok(end) if end.offset < length => {
+            // What was allocated and not used may come back when the power is cut after a segment
+            // was closed: only where it is written to is it known to a byte what was written.
+            Ok(end) if end.torn.is_some() || (end.offset < length && self.is_written(number)) => {
                 damaged.push((end.offset, "no record is where one was written".into()));
             }
             Ok(_) => {}

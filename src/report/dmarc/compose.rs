@@ -12,10 +12,11 @@ use mail_auth::report::{
 };
 use queue_schema::{Millis, QueueId};
 
-use super::days::{DAY, Rows};
+use super::days::Rows;
 use super::{Disposition, Reason, Tally, Wish};
-use crate::intake::verify::dmarc::ReportUri;
-use crate::report::post;
+use crate::post;
+use crate::time::DAY;
+use crate::verify::dmarc::ReportUri;
 
 /// Who reports.
 #[derive(Debug, Clone, Copy)]

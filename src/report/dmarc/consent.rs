@@ -3,8 +3,8 @@
 
 use hickory_resolver::TokioResolver;
 
-use crate::intake::verify::dmarc::{self, ReportUri};
-use crate::intake::verify::lookup::{Lookup, Trouble};
+use crate::verify::dmarc::{self, ReportUri};
+use crate::verify::lookup::{Lookup, Trouble};
 
 /// Addresses of one report; the first ones are asked.
 const MOST: usize = 10;

@@ -14,9 +14,8 @@ use queue_schema::Millis;
 
 use super::Tally;
 use crate::config::files;
+use crate::time::DAY;
 
-/// A day in milliseconds.
-pub const DAY: Millis = 24 * 60 * 60 * 1000;
 /// Longest line of a file, in bytes.
 const LINE: u64 = 16 * 1024;
 

@@ -13,18 +13,19 @@ use actix::{
     Actor, ActorFutureExt as _, Addr, AsyncContext as _, Context, Handler, Message, Recipient,
     WrapFuture as _,
 };
-use hickory_resolver::TokioResolver;
 use queue_schema::{Millis, QueueId};
 
 use super::Tally;
 use super::compose::{self, Submitter};
 use super::consent;
-use super::days::{self, DAY, Days, Rows};
+use super::days::{self, Days, Rows};
 use crate::config::Config;
+use crate::dns::Resolver;
 use crate::identity::Identity;
+use crate::post::{self, Report, post};
 use crate::queue::{Accept, IdSource, Leads};
-use crate::report::post::{self, Report, post};
 use crate::signing::Signer;
+use crate::time::DAY;
 
 /// How often tallies are written.
 const WRITE: Duration = Duration::from_secs(1);
@@ -36,10 +37,6 @@ const AGAIN: Millis = 60 * 60 * 1000;
 const GIVE_UP: Millis = 3 * DAY;
 /// Bytes of tallies that wait for the disk; what comes beyond is not counted.
 const MOST_WAITING: usize = 4 * 1024 * 1024;
-
-impl Message for Tally {
-    type Result = ();
-}
 
 /// Another configuration.
 #[derive(Message)]
@@ -55,7 +52,7 @@ pub struct Flush;
 #[derive(Clone)]
 pub struct Others {
     /// Asks whether a stranger wants a report.
-    pub resolver: TokioResolver,
+    pub resolver: Resolver,
     /// Signs them.
     pub signer: Addr<Signer>,
     /// Takes them.
@@ -261,7 +258,8 @@ impl Work {
             return true;
         };
         let rua = compose::rua(rows);
-        let Ok(takers) = consent::takers(&self.others.resolver, domain, &rua).await else {
+        let Ok(takers) = consent::takers(&self.others.resolver.hickory(), domain, &rua).await
+        else {
             tracing::info!(target: "report", domain, "the DNS does not say who takes reports; later again");
             return false;
         };

@@ -18,6 +18,12 @@ fn dir(data_dir: &Path) -> PathBuf {
     data_dir.join("reports/received")
 }
 
+/// Makes the directory, for the daemon to call as it starts: a program of an alias may not use one
+/// that was made in `data_dir` after it began (docs/hooks.md).
+pub fn prepare(data_dir: &Path) -> io::Result<()> {
+    files::create_dir(&dir(data_dir), 0o700)
+}
+
 /// Keeps a report; the oldest go so that all together take at most `most` bytes.
 pub fn add(data_dir: &Path, report: &Received, most: u64) -> io::Result<()> {
     let dir = dir(data_dir);

@@ -1,6 +1,6 @@
 //! What reports say together. Pure.
 //!
-//! Reports are the word of whoever sent them; every text passes [`plain`] before a person sees it.
+//! Reports are the word of whoever sent them; every text passes `plain` before a person sees it.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -4,7 +4,7 @@
 //! [`Client::receive`], says when the peer is gone with [`Client::lost`], and does what
 //! [`Client::step`] asks for. It greets, negotiates STARTTLS, and runs one transaction after the
 //! other, pipelined where the server offers that (RFC 2920), and says for each recipient what
-//! the server said about it and when. What that means is [`crate::delivery::verdict`]'s to judge.
+//! the server said about it and when. What that means is for delivery to judge.
 //!
 //! It must never send a message whose recipients were all refused, read a reply as the answer to
 //! a command it does not belong to, or use what a server said before TLS once TLS began.
@@ -15,6 +15,7 @@ mod ends;
 mod extensions;
 mod hello;
 mod login;
+pub mod own_words;
 mod step;
 mod transaction;
 

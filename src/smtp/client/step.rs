@@ -118,7 +118,7 @@ pub enum Step {
     Handshake,
     /// A transaction may [`Client::begin`](super::Client::begin).
     Ready,
-    /// Send the message, then call [`Client::data_sent`](super::Client::data_sent): through a [`crate::smtp::stuffing::Stuffer`], or
+    /// Send the message, then call [`Client::data_sent`](super::Client::data_sent): through a [`crate::stuffing::Stuffer`], or
     /// as it is in chunks if [`Client::is_chunked`](super::Client::is_chunked).
     SendData,
     /// The transaction is over; the next step is `Ready` or `Closed`.

@@ -5,8 +5,8 @@
 //! reserves nothing.
 
 use super::{Server, Step};
-use crate::smtp::extension::Extension;
-use crate::smtp::replies::{self, Reply};
+use crate::extension::Extension;
+use crate::replies::{self, Reply};
 
 /// Octets of refused chunks that one connection may make us read.
 const MAX_DISCARDED: u64 = 16 * 1024 * 1024;

@@ -4,9 +4,9 @@
 use bytes::BytesMut;
 
 use super::{Server, Step, Transaction};
-use crate::smtp::extension::Extension;
-use crate::smtp::params::{Hold, Mail, Rcpt};
-use crate::smtp::replies::{self, Reply};
+use crate::extension::Extension;
+use crate::params::{Hold, Mail, Rcpt};
+use crate::replies::{self, Reply};
 
 impl Server {
     pub(super) fn mail(&mut self, mail: Mail, out: &mut Vec<u8>) -> Option<Step> {

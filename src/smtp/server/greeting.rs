@@ -1,8 +1,8 @@
 //! The greeting, the reply to EHLO, and STARTTLS (RFC 5321 section 4.1.1.1, RFC 3207).
 
 use super::{Server, Step};
-use crate::smtp::extension::Extension::{self, *};
-use crate::smtp::replies::{self, Reply};
+use crate::extension::Extension::{self, *};
+use crate::replies::{self, Reply};
 
 /// Names of XCLIENT attributes that are understood.
 const XCLIENT: &str = "XCLIENT NAME ADDR PORT PROTO HELO LOGIN";

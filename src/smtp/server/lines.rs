@@ -4,7 +4,7 @@ use bytes::BytesMut;
 use memchr::memchr;
 
 use super::Server;
-use crate::smtp::replies;
+use crate::replies;
 
 /// Bytes of one overlong line that are read and dropped before the connection is closed.
 const MAX_DROPPED: usize = 64 * 1024;

@@ -1,10 +1,10 @@
 //! AUTH (RFC 4954).
 
 use super::{Server, Step};
-use crate::smtp::extension::Extension;
-use crate::smtp::replies::{self, Reply};
-use crate::smtp::sasl::{self, Offer};
-use crate::smtp::scram::Verifier;
+use crate::extension::Extension;
+use crate::replies::{self, Reply};
+use crate::sasl::{self, Offer, Proven};
+use crate::scram::Verifier;
 
 impl Server {
     pub(super) fn offer(&self) -> Offer {
@@ -49,7 +49,12 @@ impl Server {
                 self.first = Some(first);
                 Some(Step::Verifier(user))
             }
-            sasl::Progress::Proved { user, right } => Some(Step::Proved { user, right }),
+            sasl::Progress::Proved { user, proof } => Some(Step::Proved { user, proof }),
+            sasl::Progress::GivenUp { user, reply } => {
+                self.given_up = Some(reply);
+                let proof = Proven::Nothing;
+                Some(Step::Proved { user, proof })
+            }
             sasl::Progress::Refused(reply) => self.refused(reply, out),
         }
     }
@@ -70,13 +75,20 @@ impl Server {
     /// The outcome of [`Step::Authenticate`] or [`Step::Proved`]: the user's address, or the reply
     /// that refuses.
     pub fn authenticated(&mut self, outcome: Result<String, Reply>, out: &mut Vec<u8>) {
-        match outcome {
-            Ok(user) => {
+        match (self.given_up.take(), outcome) {
+            (Some(reply), _) => self.login_refused(reply, out),
+            (None, Ok(user)) => {
                 self.user = Some(user);
                 self.say(&replies::AUTHENTICATED, out);
             }
-            Err(reply) => self.login_refused(reply, out),
+            (None, Err(reply)) => self.login_refused(reply, out),
         }
+    }
+
+    /// Whose salt the client has got, if it has proved nothing since; asked at the end of a
+    /// connection.
+    pub fn left_open(&self) -> Option<&str> {
+        self.exchange.as_ref().and_then(sasl::Exchange::asked_about)
     }
 
     fn login_refused(&mut self, reply: Reply, out: &mut Vec<u8>) {

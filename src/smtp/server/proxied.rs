@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use super::{Server, Step};
-use crate::smtp::replies;
+use crate::replies;
 
 /// What the proxy said; `None` leaves things as they are.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

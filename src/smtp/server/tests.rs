@@ -4,7 +4,7 @@ mod extensions;
 mod login;
 
 use super::*;
-use crate::smtp::scram::{self, Verifier};
+use crate::scram::{self, Verifier};
 
 fn options(submission: bool) -> Options {
     Options {
@@ -93,8 +93,8 @@ fn talk_in_parts(server: &mut Server, parts: &[&[u8]]) -> (String, Vec<Step>) {
                     let verifier = Verifier::new(secret, b"salt", scram::ITERATIONS);
                     server.verifier(Ok((verifier, "nonce".into())), &mut out);
                 }
-                Step::Proved { user, right } => {
-                    let verdict = if right {
+                Step::Proved { user, proof } => {
+                    let verdict = if proof == Proven::Right {
                         Ok(user)
                     } else {
                         Err(replies::AUTH_FAILED)

@@ -16,11 +16,11 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use super::policy::{MAX_POLICY, Policy, PolicyError};
+use crate::base::net::is_public;
+use crate::client::{RootsError, is_untrusted, server_name, verified};
 use crate::config::Config;
-use crate::delivery::mx::is_public;
 use crate::dns::{Addresses, Resolver};
-use crate::tls::client::{RootsError, is_untrusted, server_name, verified};
-use crate::tls::exchange::drive;
+use crate::exchange::drive;
 
 /// Addresses of the host that are tried.
 const ADDRESSES: usize = 4;

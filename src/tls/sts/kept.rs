@@ -133,7 +133,7 @@ pub fn remove(dir: &Path, domain: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tls::sts::Mode;
+    use crate::sts::Mode;
 
     fn kept(domain: &str) -> Kept {
         Kept {

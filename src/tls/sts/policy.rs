@@ -66,7 +66,7 @@ pub enum PolicyError {
     /// No pattern.
     #[error("it names no mail host")]
     NoMx,
-    /// More than [`MAX_PATTERNS`].
+    /// More than `MAX_PATTERNS`.
     #[error("it names more than {MAX_PATTERNS} mail hosts")]
     TooMany,
 }

@@ -5,7 +5,7 @@ use super::*;
 /// Mail that came for a mailbox of ours and is sent elsewhere by an operator.
 #[tokio::test]
 async fn q17_what_an_operator_redirects_leaves_as_an_alias_would_have_sent_it() {
-    use crate::intake::onward::onward;
+    use crate::onward::onward;
     use crate::queue::store::new_message;
     use queue_schema::{Origin, Recipient};
 

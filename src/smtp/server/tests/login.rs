@@ -62,6 +62,41 @@ fn auth_plain_and_login_with_and_without_initial_response() {
     );
 }
 
+#[test]
+fn s10_a_client_that_gives_scram_up_after_the_salt_has_asked_about_somebody() {
+    let first = STANDARD.encode("n,,n=u@e.example,r=abc");
+    let begin = format!("AUTH SCRAM-SHA-256 {first}\r\n");
+    for (line, code) in [("*", 501), ("!", 501), ("AAAA", 501), ("YWJj", 501)] {
+        let mut server = submission();
+        server.tls_started(None);
+        let _ = talk(&mut server, b"EHLO c.example\r\n");
+        assert_eq!(codes(&talk(&mut server, begin.as_bytes()).0), [334]);
+        assert_eq!(server.left_open(), Some("u@e.example"));
+        let mut input = BytesMut::from(format!("{line}\r\n").as_bytes());
+        let mut out = Vec::new();
+        let step = server.next(&mut input, &mut out);
+        let user = "u@e.example".to_owned();
+        let proof = Proven::Nothing;
+        assert_eq!(step, Step::Proved { user, proof }, "{line}");
+        assert!(
+            out.is_empty(),
+            "it waits for its reply as a wrong proof does"
+        );
+        server.authenticated(Err(replies::AUTH_FAILED), &mut out);
+        let reply = String::from_utf8(out).expect("text");
+        assert_eq!(codes(&reply), [code], "{line}");
+        assert_eq!(server.left_open(), None);
+    }
+    // Before there was a salt nothing was learnt.
+    let mut server = submission();
+    assert_eq!(
+        codes(&talk(&mut server, b"AUTH SCRAM-SHA-256\r\n").0),
+        [334]
+    );
+    let (replies, steps) = talk(&mut server, b"*\r\n");
+    assert_eq!((codes(&replies), steps.len()), (vec![501], 0));
+}
+
 /// The client's side of SCRAM.
 fn scram_response(challenge: &str, first_bare: &str, header: &[u8], password: &[u8]) -> String {
     use ring::{digest, hmac, pbkdf2};
