@@ -7,15 +7,18 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use actix::{Actor, Addr, AsyncContext, Context, Handler, Message, ResponseFuture};
+use actix::{Actor, Addr, AsyncContext, Context, Handler, ResponseFuture};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use ring::hmac;
 use ring::rand::{SecureRandom, SystemRandom};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
-use super::bans::{self, Ban};
+use super::bans::{self};
 use super::guessers::Guessers;
+use super::messages::{
+    AuthError, Authenticate, Bans, Failed, FindVerifier, Proved, Reload, Spend, Succeeded,
+};
 use super::quota::{Allowance, Quota};
 use super::regulars::{self, Seen};
 use super::{AuthFiles, dovecot, last_use};
@@ -23,7 +26,7 @@ use crate::config::Config;
 use crate::identity::app::{self, AppPassword};
 use crate::identity::password;
 use crate::identity::{self, Identity, User, edit};
-use crate::smtp::sasl::{Credentials, Proven};
+use crate::smtp::sasl::Proven;
 use crate::smtp::scram::{Form, Verifier};
 use chapar_base::net::{is_in, is_private};
 
@@ -58,94 +61,8 @@ pub struct Authenticator {
     seen_public: bool,
 }
 
-/// Is this user who it claims to be? The answer is the user's address as we know it.
-#[derive(Message)]
-#[rtype(result = "Result<String, AuthError>")]
-pub struct Authenticate {
-    /// What the client sent.
-    pub credentials: Credentials,
-    /// Who guesses, if it does.
-    pub client: IpAddr,
-}
-
-/// What SCRAM needs of this user, who need not exist, and a fresh nonce.
-#[derive(Message)]
-#[rtype(result = "Result<(Verifier, String), AuthError>")]
-pub struct FindVerifier {
-    /// As the client gave it.
-    pub user: String,
-    /// Who asks.
-    pub client: IpAddr,
-}
-
-/// How a SCRAM exchange ended whose client has got a salt.
-#[derive(Message)]
-#[rtype(result = "Result<String, AuthError>")]
-pub struct Proved {
-    /// As the client gave it.
-    pub user: String,
-    /// What it proved.
-    pub proof: Proven,
-    /// Who guesses, if it does.
-    pub client: IpAddr,
-}
-
-/// May this user send one more message to so many recipients? It is counted if it may; with 0
-/// recipients the answer is only whether another message is allowed.
-#[derive(Message)]
-#[rtype(result = "bool")]
-pub struct Spend {
-    /// The user.
-    pub user: String,
-    /// Recipients of the message.
-    pub recipients: usize,
-}
-
-/// Users or limits may have changed.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub struct Reload(pub Arc<Config>, pub Arc<Identity>);
-
-/// The bans as they are on disk now.
-#[derive(Message)]
-#[rtype(result = "()")]
-struct Bans(Vec<Ban>);
-
-/// A login failed: how long the reply waits.
-#[derive(Message)]
-#[rtype(result = "Duration")]
-struct Failed {
-    user: String,
-    client: IpAddr,
-    fingerprint: u64,
-    method: &'static str,
-}
-
-/// A login succeeded.
-#[derive(Message)]
-#[rtype(result = "()")]
-struct Succeeded {
-    user: String,
-    client: IpAddr,
-    method: &'static str,
-}
-
 /// A place among the logins of a client, and among all.
 type Place = (OwnedSemaphorePermit, OwnedSemaphorePermit);
-
-/// Why nobody was authenticated.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum AuthError {
-    /// Unknown user or wrong password.
-    #[error("user name or password is wrong")]
-    Wrong,
-    /// The client guessed too often.
-    #[error("the client's address is banned for now")]
-    Banned,
-    /// [`MAX_WAITING`] logins wait already, or `MAX_WAITING_OF_ONE` of this client.
-    #[error("too many logins are waiting")]
-    Busy,
-}
 
 impl Authenticator {
     /// With the users of `identity`; hashing runs on `pool`.

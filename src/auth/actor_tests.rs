@@ -1,6 +1,7 @@
 //! Logins through the actor itself.
 
 use super::*;
+use crate::smtp::sasl::Credentials;
 
 fn config(dir: &std::path::Path) -> Arc<Config> {
     let text = "hostname = \"mx.example.org\"\ndata_dir = \"data\"\n\

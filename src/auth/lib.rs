@@ -13,6 +13,7 @@ pub mod bans;
 pub mod dovecot;
 mod guessers;
 pub mod last_use;
+mod messages;
 mod quota;
 mod regulars;
 mod state;
@@ -23,7 +24,8 @@ use chapar_config as config;
 use chapar_identity as identity;
 use chapar_smtp as smtp;
 
+pub use actor::Authenticator;
 pub use actor::MAX_WAITING;
-pub use actor::{AuthError, Authenticate, Authenticator, FindVerifier, Proved, Reload, Spend};
 pub use guessers::{MAX_REMEMBERED, client};
+pub use messages::{AuthError, Authenticate, FindVerifier, Proved, Reload, Spend};
 pub use state::AuthFiles;

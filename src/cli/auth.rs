@@ -10,10 +10,10 @@ use super::{exit, owner};
 use crate::auth::bans;
 use crate::config::Config;
 
-/// Shows and lifts the bans of those who guessed passwords.
+/// Show and lift the bans of those who guessed passwords
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
-    /// Lists who may not log in for now, or lets an address in again. A running daemon notices at
+    /// List who may not log in for now, or let an address in again. A running daemon notices at
     /// the next login from there.
     #[command(after_help = "Examples:\n  chapar auth bans\n  chapar auth bans --clear 192.0.2.1")]
     Bans {

@@ -1,11 +1,8 @@
-//! `chapar completions` and `chapar man`: made from the same definitions as the help, so that
-//! they can not say anything else.
+//! `chapar completions`: made from the same definitions as the help, so that they cannot say
+//! anything else.
 
-use std::fs;
-use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Context as _;
 use clap::CommandFactory;
 
 /// Print completions for a shell
@@ -19,19 +16,14 @@ pub(super) struct Args {
     /// The shell
     shell: clap_complete::Shell,
     /// Of which program
-    #[arg(long, value_name = "PROGRAM", default_value = "chapar", value_parser = ["chapar", "mta-queue"])]
+    #[arg(long, value_name = "PROGRAM", default_value = "chapar", value_parser = PROGRAMS)]
     of: String,
 }
 
-/// Write man pages of chapar and mta-queue, one for each command, to a directory
-#[derive(Debug, clap::Args)]
-#[command(after_help = "Example:\n  chapar man /usr/local/share/man/man1")]
-pub(super) struct ManArgs {
-    /// The directory, such as /usr/local/share/man/man1; it is made if it is missing
-    dir: PathBuf,
-}
+/// The programs there are.
+pub(super) const PROGRAMS: [&str; 2] = ["chapar", "mta-queue"];
 
-fn program(name: &str) -> clap::Command {
+pub(super) fn program(name: &str) -> clap::Command {
     match name {
         "mta-queue" => super::queue::Cli::command(),
         _ => super::Cli::command(),
@@ -53,14 +45,5 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
         _ => text.into_owned(),
     };
     say!("{}", text.trim_end());
-    Ok(ExitCode::SUCCESS)
-}
-
-pub(super) fn man(args: ManArgs) -> anyhow::Result<ExitCode> {
-    let dir = args.dir.display().to_string();
-    fs::create_dir_all(&args.dir).with_context(|| dir.clone())?;
-    for name in ["chapar", "mta-queue"] {
-        clap_mangen::generate_to(program(name), &args.dir).with_context(|| dir.clone())?;
-    }
     Ok(ExitCode::SUCCESS)
 }

@@ -29,6 +29,34 @@ pub(super) const NO_PERMISSION: u8 = 77;
 /// The configuration is wrong (EX_CONFIG).
 pub(super) const CONFIG: u8 = 78;
 
+/// What each code means to whoever called, in the order of codes.
+pub(super) const MEANINGS: &[(u8, &str)] = &[
+    (0, "It is done."),
+    (
+        1,
+        "It could not be done; for check and status: something deserves a look.",
+    ),
+    (2, "For check and status: something is wrong."),
+    (USAGE, "The command line is wrong."),
+    (
+        DATA,
+        "What was asked for makes no sense, or what was read is damaged.",
+    ),
+    (MISSING, "There is no such message, user, alias or file."),
+    (NO_USER, "There is no such address."),
+    (
+        UNAVAILABLE,
+        "The daemon or the queue cannot be reached, or refuses for now.",
+    ),
+    (IO, "A file, or standard output, cannot be read or written."),
+    (
+        AGAIN,
+        "Not all could be done now; the same command again may do the rest.",
+    ),
+    (NO_PERMISSION, "The password is wrong."),
+    (CONFIG, "The configuration is wrong."),
+];
+
 /// What was asked for makes no sense, with what to write instead.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]

@@ -24,6 +24,7 @@ mod exit;
 mod guide;
 mod import;
 mod log;
+mod man;
 mod owner;
 mod panel;
 mod password;
@@ -111,7 +112,7 @@ enum Command {
     Import(import::Command),
     Queue(queue::QueueCommand),
     Completions(completions::Args),
-    Man(completions::ManArgs),
+    Man(man::Args),
 }
 
 /// Runs the command line of this process.
@@ -155,7 +156,7 @@ pub fn main() -> ExitCode {
         Command::Auth(command) => auth::run(config, command),
         Command::Report(args) => report::run(config, args),
         Command::Completions(args) => completions::run(args),
-        Command::Man(args) => completions::man(args),
+        Command::Man(args) => man::run(args),
         Command::Queue(command) => return queue::run(command, config),
     };
     result.unwrap_or_else(|error| exit::report(&error))

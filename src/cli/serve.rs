@@ -3,13 +3,12 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-/// Runs the daemon until a signal ends it; logs to stderr, ready when its listeners accept
+/// Run the daemon until a signal ends it; it logs to stderr, and is ready when its listeners accept
 ///
 /// SIGHUP reloads, SIGTERM finishes what is under way, a second SIGTERM ends at once. Under
 /// systemd use `systemctl start chapar`.
-///
-/// Example: chapar serve --config /etc/chapar/chapar.toml
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  chapar serve --config /etc/chapar/chapar.toml")]
 pub struct Args {}
 
 /// Runs it.

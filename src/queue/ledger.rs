@@ -317,6 +317,7 @@ impl Taken {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sim::disk::{Faults, SimDisk};
 
     fn origin(id: &str) -> Origin {
         Origin::new(
@@ -389,6 +390,68 @@ mod tests {
         assert_eq!(ledger.taken(&two), None);
         assert_eq!(ledger.taken(&three), Some(Some(QueueId(9))));
         settle(&Disk::default(), dir.path(), |_| panic!("all is settled")).unwrap();
+    }
+
+    /// A disk on which every write or sync fails until it is told otherwise.
+    fn failing() -> (SimDisk, Disk) {
+        let sim = SimDisk::new(1);
+        sim.create_dir(Path::new("/store")).unwrap();
+        (sim.clone(), Disk::simulated(sim))
+    }
+
+    #[test]
+    fn q7_a_line_that_could_not_be_written_spoils_none_after_it() {
+        let (sim, disk) = failing();
+        let path = Path::new("/store").join(FILE);
+        let mut ledger = Ledger::open(&disk, &path).unwrap();
+        let (one, two, three) = (origin("one"), origin("two"), origin("three"));
+        ledger.begin(&one, QueueId(7)).unwrap();
+        for (write, sync) in [(1.0, 0.0), (0.0, 1.0)] {
+            sim.set_faults(Faults {
+                write,
+                sync,
+                ..Faults::default()
+            });
+            assert!(ledger.begin(&two, QueueId(8)).is_err());
+        }
+        sim.set_faults(Faults::default());
+        ledger.done(&one, QueueId(7)).unwrap();
+        ledger.done(&three, QueueId(9)).unwrap();
+        drop(ledger);
+        // Neither the file nor a line in it goes with the power.
+        sim.restart(Some(1.0));
+        let ledger = Ledger::open(&disk, &path).unwrap();
+        assert_eq!(ledger.taken(&one), Some(Some(QueueId(7))));
+        assert_eq!(ledger.taken(&two), None);
+        assert_eq!(ledger.taken(&three), Some(Some(QueueId(9))));
+    }
+
+    #[test]
+    fn q7_a_full_disk_leaves_imports_to_be_settled_and_stops_no_start() {
+        let (sim, disk) = failing();
+        let dir = Path::new("/store");
+        let mut ledger = Ledger::open(&disk, &dir.join(FILE)).unwrap();
+        let (one, two) = (origin("one"), origin("two"));
+        ledger.begin(&one, QueueId(7)).unwrap();
+        ledger.begin(&two, QueueId(8)).unwrap();
+        drop(ledger);
+        sim.set_faults(Faults {
+            room: Some(sim.used()),
+            ..Faults::default()
+        });
+        let left = settle(&disk, dir, |id| Ok(id == QueueId(7))).unwrap();
+        assert_eq!(left.iter().map(|one| one.id.0).collect::<Vec<_>>(), [7, 8]);
+        let taken = Taken::new(&disk, dir);
+        let open = taken.open().unwrap();
+        assert!(open.lock().unwrap().is_open(&one));
+        drop(open);
+        assert!(taken.settled(&left).is_err());
+        sim.set_faults(Faults::default());
+        taken.settled(&left).unwrap();
+        let open = taken.open().unwrap();
+        let ledger = open.lock().unwrap();
+        assert_eq!(ledger.taken(&one), Some(Some(QueueId(7))));
+        assert_eq!(ledger.taken(&two), None);
     }
 
     #[test]

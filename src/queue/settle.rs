@@ -12,7 +12,7 @@ use super::actor::{Event, Queue};
 use super::clean;
 use super::commit::{Notice as Ready, Waited, Waiter};
 use super::dsn::Report;
-use super::messages::{Attempt, LOST, Outcome, Record};
+use super::messages::{Attempt, Outcome, Record};
 use super::notice::Work;
 use super::outcome::{decide, is_late};
 use super::{own_reply, schedule, store};
@@ -21,7 +21,7 @@ use super::{own_reply, schedule, store};
 const REMEMBERED: usize = 200;
 
 /// How the reply of a recipient begins whose failure its sender could not be told.
-const UNTOLD: &str = "its failure could not be told to the sender yet";
+pub(super) const UNTOLD: &str = "its failure could not be told to the sender yet";
 
 /// A notification that is ready to be stored, or why there is none.
 pub(super) struct Settled {
@@ -159,7 +159,7 @@ impl Queue {
 
     /// Whom the failure of a message is told, if anybody: its sender where it deserves it (I11),
     /// the postmaster where a notice of ours failed, unless that was to the postmaster already.
-    fn told(&self, message: &Message) -> Option<Told> {
+    pub(super) fn told(&self, message: &Message) -> Option<Told> {
         let envelope = &message.envelope;
         if let Origin::Dsn { .. } = message.origin {
             let postmaster = &self.config.postmaster;
@@ -177,7 +177,13 @@ impl Queue {
     }
 
     /// Makes the new states of recipients so, with what is to be remembered of them.
-    fn decided(&mut self, id: QueueId, reports: Vec<Report>, notices: Vec<Ready>, order: Order) {
+    pub(super) fn decided(
+        &mut self,
+        id: QueueId,
+        reports: Vec<Report>,
+        notices: Vec<Ready>,
+        order: Order,
+    ) {
         let message = self.slots.get(&id).and_then(|slot| slot.message.clone());
         let before = |report: &Report| {
             let (_, state) = recipient(message.as_deref()?, report.recipient)?;
@@ -281,93 +287,8 @@ impl Queue {
         self.settle_with(about, reports, order, tells.into_iter().collect());
     }
 
-    /// The bytes of a message are lost: its sender hears of it as far as it is to be told, and the
-    /// postmaster, whose disk it was, whatever the envelope says.
-    fn settle_lost(&mut self, about: QueueId, reports: Vec<Report>) {
-        let Some(message) = self.slots.get(&about).and_then(|slot| slot.message.clone()) else {
-            return;
-        };
-        let postmaster = self.config.postmaster.clone();
-        let all: Vec<u32> = reports.iter().map(|report| report.recipient).collect();
-        let mut tells: Vec<(String, Vec<u32>)> = Vec::new();
-        if let Some(told) = self.told(&message) {
-            let to = match message.origin {
-                Origin::Dsn { .. } => postmaster.clone(),
-                _ => message.envelope.reverse_path.clone(),
-            };
-            let wants = |position: &u32| {
-                let notify = recipient(&message, *position).map(|(to, _)| to.notify);
-                told.always || notify.is_some_and(|notify| notify.failure)
-            };
-            let some: Vec<u32> = all.iter().copied().filter(wants).collect();
-            if !some.is_empty() {
-                tells.push((to, some));
-            }
-        }
-        // A notice to the postmaster that is lost is told to nobody: there would be no end to it.
-        let ours = matches!(message.origin, Origin::Dsn { .. });
-        let told = tells
-            .iter()
-            .any(|(to, _)| to.eq_ignore_ascii_case(&postmaster));
-        if !postmaster.is_empty() && !told && !ours {
-            tells.push((postmaster, all));
-        }
-        if tells.is_empty() {
-            self.decided(about, reports, Vec::new(), Order::default());
-            return;
-        }
-        self.settle_with(about, reports, Order::default(), tells);
-    }
-
-    /// Ends the recipients of a message whose bytes are lost; those that delivery has may still be
-    /// delivered from memory.
-    pub(super) fn lose(&mut self, id: QueueId) {
-        let Some(slot) = self.slots.get(&id) else {
-            return;
-        };
-        let count = slot
-            .message
-            .as_ref()
-            .map_or(0, |message| message.states.len());
-        let all: Vec<u32> = (0..).take(count).collect();
-        let now = crate::time::now();
-        let waiting = slot.waiting(&all).into_iter();
-        // Writing the notice reads the bytes as well, and finds them lost once more: who could not
-        // be told waits until it is due.
-        let waits = |state: &RecipientState| {
-            let said = state.last_reply.as_ref();
-            let untold = said.is_some_and(|reply| reply.text.starts_with(UNTOLD));
-            let due = slot
-                .message
-                .as_ref()
-                .and_then(|message| self.clock.due(message, state, now));
-            untold && due.is_none_or(|due| due > now)
-        };
-        let ends =
-            waiting.filter(|(position, state)| !slot.handed.contains(position) && !waits(state));
-        let reports: Vec<Report> = ends
-            .map(|(recipient, state)| Report {
-                recipient,
-                state: RecipientState {
-                    status: Status::Bounced,
-                    next_due: 0,
-                    last_reply: Some(own_reply(554, "5.3.0", LOST)),
-                    suspended: None,
-                    ..state
-                },
-                tls: String::new(),
-                at: now,
-            })
-            .collect();
-        if !reports.is_empty() {
-            tracing::error!(%id, "the bytes of a message are lost; its sender and the postmaster are told");
-            self.settle_lost(id, reports);
-        }
-        self.release(id);
-    }
-
     /// Writes and signs a notice to each of these, about these recipients, on a task of its own.
-    fn settle_with(
+    pub(super) fn settle_with(
         &mut self,
         about: QueueId,
         reports: Vec<Report>,
@@ -501,9 +422,9 @@ impl Queue {
 
 /// Somebody is told.
 #[derive(Clone, Copy)]
-struct Told {
+pub(super) struct Told {
     /// Whatever the envelope asks for.
-    always: bool,
+    pub always: bool,
 }
 
 /// How a notice about a recipient is kept in mind while it is written.
@@ -556,7 +477,7 @@ fn events<'a>(reports: impl Iterator<Item = &'a Report>, by: &str) -> Vec<queue_
     events
 }
 
-fn recipient(message: &Message, position: u32) -> Option<(&Recipient, &RecipientState)> {
+pub(super) fn recipient(message: &Message, position: u32) -> Option<(&Recipient, &RecipientState)> {
     let position = usize::try_from(position).ok()?;
     Some((
         message.envelope.recipients.get(position)?,

@@ -164,7 +164,7 @@ impl World {
         options.compact_after = std::time::Duration::from_secs(rng.u64(1..20));
         options.retry = config.retry.clone();
         options.free_space = config.limits.free_space.0;
-        let model = Model::new(config.retry.clone(), &config.postmaster);
+        let model = Model::new(&config);
         World {
             tempers: tempers(&mut rng),
             eager: [0.2, 0.7, 0.95][rng.usize(..3)],

@@ -71,7 +71,7 @@ fn every_command_has_help_with_an_example_a_manual_page_and_a_test() {
             }
             let page = pages.join(format!("{}.1", whole.join("-")));
             let page = fs::read_to_string(page).unwrap_or_default();
-            if !page.contains("Example") {
+            if !page.contains(".SH EXAMPLES") {
                 missing.push(format!("{own}: no manual page with an example"));
             }
             // A test runs it: its words stand in one, side by side.
@@ -189,6 +189,59 @@ fn completions_and_manual_pages_know_every_command() {
         page.contains("destination") && page.contains("reason"),
         "{page}"
     );
+}
+
+/// The sections of man-pages(7), the values of options, and the same mood everywhere.
+#[test]
+fn o14_manual_pages_are_laid_out_as_others_and_say_what_exit_codes_mean() {
+    let site = Site::new();
+    let dir = site.path("man");
+    let (code, _, error) = site.chapar(&["man", dir.to_str().expect("path")], "");
+    assert_eq!(code, Some(0), "{error}");
+    let mut wrong = Vec::new();
+    let mut count = 0;
+    for entry in fs::read_dir(&dir).expect("pages").flatten() {
+        let text = fs::read_to_string(entry.path()).expect("page");
+        let file = entry.file_name().into_string().expect("name");
+        let name = file.trim_end_matches(".1");
+        count += 1;
+        let title = format!(".TH {} 1", name.to_uppercase());
+        for part in [
+            title.as_str(),
+            concat!("chapar ", env!("CARGO_PKG_VERSION")),
+            ".SH NAME",
+            ".SH SYNOPSIS",
+            ".SH DESCRIPTION",
+            ".SH \"EXIT STATUS\"",
+            ".SH \"SEE ALSO\"",
+        ] {
+            if !text.contains(part) {
+                wrong.push(format!("{file}: no {part}"));
+            }
+        }
+        for not in [".SH EXTRA", ".SH VERSION"] {
+            if text.contains(not) {
+                wrong.push(format!("{file}: {not}"));
+            }
+        }
+        // "Print", not "Prints".
+        let about = text.split(" \\- ").nth(1).unwrap_or_default();
+        let verb = about.split_whitespace().next().unwrap_or_default();
+        if verb.ends_with('s') && verb != "Passwords" {
+            wrong.push(format!("{file}: {verb}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+    assert!(count > 90, "{count} pages");
+    let page = fs::read_to_string(dir.join("mta-queue-list.1")).expect("page");
+    for part in [
+        "[\\fB\\-\\-limit\\fR \\fIROWS\\fR]",
+        "\\fB66\\fR\nThere is no such message",
+        ".SH EXAMPLES\n.EX\nmta\\-queue list",
+        "\\fBmta\\-queue\\fR(1)",
+    ] {
+        assert!(page.contains(part), "{part}\n{page}");
+    }
 }
 
 #[test]

@@ -10,7 +10,7 @@ use std::process::ExitCode;
 /// Take over configuration, domains, users, aliases, keys, certificates and mail of another server
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
-    /// Of chasquid
+    /// Take over what chasquid has
     ///
     /// Users log in with their old passwords; addresses lead where they led. Nothing of chasquid's
     /// is changed, and nothing that exists here. Stop chasquid before, so that its queue stands

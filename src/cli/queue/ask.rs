@@ -133,7 +133,7 @@ pub struct Asker<'a>(Asked<'a>);
 enum Asked<'a> {
     /// A connection to the daemon; none after one that the daemon ended.
     Daemon(&'a Config, Option<BufReader<UnixStream>>),
-    Store(Session),
+    Store(Box<Session>),
 }
 
 /// Calls `work` with a client of the daemon if one runs, else of the store itself.
@@ -155,7 +155,7 @@ pub fn with_asker<T>(
         Opening::Unwritable(error) => return Err(error.into()),
     };
     with_queue(config, opened, async |queue| {
-        let mut asker = Asker(Asked::Store(Session::new(&queue)));
+        let mut asker = Asker(Asked::Store(Box::new(Session::new(&queue))));
         work(&mut asker).await
     })
 }

@@ -16,7 +16,9 @@ use super::arrivals::Arrivals;
 use super::index::Index;
 use super::journal::{For, Journal};
 use super::look;
-use super::request::{Action, Applied, Apply, ApplyError, ChangeKind, Relocation, Request};
+use super::request::{
+    Action, Applied, Apply, ApplyError, ChangeKind, Relocation, Request, refuse_rest,
+};
 use super::shared::{Shared, State};
 use super::space::Space;
 use super::{Options, StoreError, failpoint};
@@ -591,14 +593,6 @@ impl Committer {
 /// The numbers of all segments.
 fn numbers(state: &State) -> Vec<u64> {
     state.segments.keys().copied().collect()
-}
-
-/// Answers what comes after the end.
-fn refuse_rest(requests: &mut mpsc::Receiver<Request>) {
-    requests.close();
-    while let Ok(request) = requests.try_recv() {
-        request.refuse(StoreError::Closed);
-    }
 }
 
 /// The message with its true location: whoever worked on it while its bytes were moved does not

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use queue_schema::{Change, Message, QueueId};
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
 use super::StoreError;
 use crate::message::{Body, Content};
@@ -174,4 +174,12 @@ fn content_bytes(content: &Content) -> u64 {
         Body::Spool(_) => 0,
     };
     512 + content.head.len() as u64 + body
+}
+
+/// Answers what comes after the end.
+pub fn refuse_rest(requests: &mut mpsc::Receiver<Request>) {
+    requests.close();
+    while let Ok(request) = requests.try_recv() {
+        request.refuse(StoreError::Closed);
+    }
 }

@@ -2,6 +2,8 @@
 
 use queue_schema::{Change, Recipient, Status};
 
+use std::time::Duration;
+
 use super::*;
 use crate::message::Body;
 
