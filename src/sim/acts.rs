@@ -406,6 +406,7 @@ impl Life<'_> {
             for asked in [
                 json!({ "ask": "resume", "destination": "", "spread": null, "dry_run": false,
                     "by": "drain" }),
+                json!({ "ask": "endorder", "id": "all", "dry_run": false, "by": by }),
                 json!({ "ask": "steer", "verb": "release", "selector": {}, "dry_run": false,
                     "by": by }),
             ] {

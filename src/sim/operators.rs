@@ -38,7 +38,7 @@ pub fn request(json: Value) -> Request {
 /// Any order.
 pub fn order(rng: &mut fastrand::Rng, ids: &[QueueId], by: &str) -> Request {
     let dry = rng.u8(..10) == 0;
-    request(match rng.u8(..40) {
+    request(match rng.u8(..44) {
         0 => json!({ "ask": "list", "selector": {}, "limit": 10 }),
         1 => json!({ "ask": "summary", "selector": {} }),
         2 => json!({ "ask": "show", "id": id(rng, ids) }),
@@ -54,8 +54,25 @@ pub fn order(rng: &mut fastrand::Rng, ids: &[QueueId], by: &str) -> Request {
             let spread = rng.bool().then_some("30s");
             json!({ "ask": "resume", "destination": "", "spread": spread, "dry_run": dry, "by": by })
         }
+        10 | 11 => stand(rng, by, dry),
+        12 => json!({ "ask": "endorder", "id": "all", "dry_run": dry, "by": by }),
+        13 => json!({ "ask": "orders", "ended": rng.bool() }),
         _ => steer(rng, ids, by, dry),
     })
+}
+
+/// An order for the mail there is and the mail to come.
+fn stand(rng: &mut fastrand::Rng, by: &str, dry: bool) -> Value {
+    let does = ["hold", "hold", "discard", "bounce"][rng.usize(..4)];
+    let whose = match rng.u8(..4) {
+        0 => json!({ "user": "user@*" }),
+        1 => json!({ "client": "192.0.2.2" }),
+        2 => json!({ "from": format!("s{}@*", rng.u8(..5)) }),
+        _ => json!({ "domain": domain(rng.usize(..DOMAINS)) }),
+    };
+    let span = format!("{}s", rng.u16(1..300));
+    json!({ "ask": "order", "does": does, "whose": whose, "span": span, "reason": "a trial",
+        "dry_run": dry, "by": by })
 }
 
 fn id(rng: &mut fastrand::Rng, ids: &[QueueId]) -> String {
@@ -64,7 +81,8 @@ fn id(rng: &mut fastrand::Rng, ids: &[QueueId]) -> String {
 }
 
 fn steer(rng: &mut fastrand::Rng, ids: &[QueueId], by: &str, dry: bool) -> Value {
-    let verb = match rng.u8(..12) {
+    let verb = match rng.u8(..13) {
+        12 => "requeue",
         0..3 => "replay",
         3 => "remove",
         4 | 5 => "hold",
@@ -78,6 +96,7 @@ fn steer(rng: &mut fastrand::Rng, ids: &[QueueId], by: &str, dry: bool) -> Value
         0..4 => json!({ "id": id(rng, ids) }),
         4 => json!({ "from": "*" }),
         5 => json!({ "state": "deferred" }),
+        6 => filter(rng),
         _ => json!({ "domain": domain(rng.usize(..DOMAINS)) }),
     };
     let mut asked = json!({ "ask": "steer", "verb": verb, "selector": selector, "dry_run": dry,
@@ -85,11 +104,45 @@ fn steer(rng: &mut fastrand::Rng, ids: &[QueueId], by: &str, dry: bool) -> Value
     if verb == "replay" && rng.bool() {
         asked["spread"] = json!("20s");
     }
+    if verb == "replay" && rng.u8(..4) == 0 {
+        asked["rate"] = json!("10/m");
+        asked["spread"] = Value::Null;
+    }
+    if verb == "replay" {
+        asked["reset_attempts"] = json!(rng.bool());
+    }
+    if verb == "hold" {
+        asked["reason"] = json!(["one", "other"][rng.usize(..2)]);
+        if rng.bool() {
+            asked["span"] = json!(format!("{}s", rng.u16(1..300)));
+        }
+    }
+    if verb == "release" && rng.bool() {
+        match rng.u8(..3) {
+            0 => asked["reason"] = json!("one"),
+            1 => asked["kind"] = json!(["operator", "quarantine", "order"][rng.usize(..3)]),
+            _ => asked["who"] = json!(format!("op{}*", rng.u8(1..10))),
+        }
+    }
     if verb == "redirect" {
         let address = format!("to{}@{}", rng.u8(..3), domain(rng.usize(..DOMAINS)));
         asked["address"] = json!(address);
     }
     asked
+}
+
+/// Filters of all kinds, alternatives and what is not meant.
+fn filter(rng: &mut fastrand::Rng) -> Value {
+    match rng.u8(..8) {
+        0 => json!({ "older": "60s" }),
+        1 => json!({ "newer": "60s", "state": ["queued", "deferred"] }),
+        2 => json!({ "size": "+500" }),
+        3 => json!({ "attempts": "+1" }),
+        4 => json!({ "due": "30s" }),
+        5 => json!({ "user": "user@*" }),
+        6 => json!({ "client": "192.0.2.0/24", "not": "domain=d0.example" }),
+        _ => json!({ "code": "450", "to": ["r0@*", "r1@*"] }),
+    }
 }
 
 /// Gives an order; the answers come to `answers`, unless whoever gave it goes away before.
