@@ -212,6 +212,17 @@ impl Flusher {
     }
 
     fn flush(&mut self, stopping: bool) -> Result<(), IndexError> {
+        self.follow(stopping)?;
+        if stopping {
+            return Ok(());
+        }
+        // Also where nothing was to be written: reading takes memory as well.
+        let layout = &self.shared.layout;
+        self.index.open_again(&layout.disk, &layout.index)
+    }
+
+    /// Brings the index up to the end of the journal.
+    fn follow(&mut self, stopping: bool) -> Result<(), IndexError> {
         let (changes, position) = {
             let mut state = self.shared.state();
             let position = state.position;
@@ -231,11 +242,7 @@ impl Flusher {
         self.shared.state().flushing = Arc::default();
         self.shared.turn.notify_all();
         self.shared.flushed.notify_waiters();
-        if stopping {
-            return Ok(());
-        }
-        let layout = &self.shared.layout;
-        self.index.open_again(&layout.disk, &layout.index)
+        Ok(())
     }
 
     /// Removes the files of messages whose end is on disk.

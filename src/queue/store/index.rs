@@ -4,9 +4,10 @@
 //! follow [`Index::replace`]: while there is no room on the disk the index is held in memory, made
 //! from the journal, and goes back to the disk when there is (see `flusher`).
 //!
-//! sled never gives back the memory of a leaf that it wrote: it pages out only what it read and did
-//! not change. So the index is closed and opened again when enough was written
-//! ([`Index::open_again`]); else a million messages that wait would take 300 bytes each for ever.
+//! sled never gives back the memory of a leaf that it wrote, and pages out what it only read when
+//! it flushes, which an index that is only read never does. So the index is closed and opened again
+//! when enough was written or read ([`Index::open_again`]); else a million messages that wait would
+//! take 300 bytes each for ever, from a start or a `list` on.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
@@ -31,8 +32,8 @@ const CACHE: usize = 4 << 20;
 /// handle and iterator would as well when it is dropped, on whatever thread and however full the
 /// disk.
 const NEVER: usize = 365 * 24 * 3600 * 1000;
-/// Bytes of keys and values after which the index is opened again.
-const WRITTEN: u64 = 16 << 20;
+/// Bytes of values that were written or read after which the index is opened again.
+const HELD: u64 = 16 << 20;
 /// Values that are read at once while all are gone through.
 const PAGE: usize = 1024;
 /// Errors of the system that say nothing about the index and pass: ENOSPC, EDQUOT, EMFILE, ENFILE,
@@ -49,8 +50,8 @@ struct Home {
     tree: Mutex<Tree>,
     /// Handles of the tree that nobody uses now.
     spare: Mutex<Vec<Tree>>,
-    /// Bytes of keys and values that were written since it was opened.
-    written: AtomicU64,
+    /// Bytes of keys and values that were written or read since it was opened.
+    held: AtomicU64,
 }
 
 /// The database that holds it.
@@ -313,8 +314,13 @@ impl Home {
         Home {
             tree: Mutex::new(tree),
             spare: Mutex::default(),
-            written: AtomicU64::new(0),
+            held: AtomicU64::new(0),
         }
+    }
+
+    /// So many bytes of values were read.
+    fn was_read(&self, bytes: usize) {
+        self.held.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
     fn spare(&self) -> MutexGuard<'_, Vec<Tree>> {
@@ -377,21 +383,21 @@ impl Index {
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = Home::new(tree);
     }
 
-    /// Closes it and opens it again, if so much was written that the memory is worth it: to be
-    /// called when all is flushed. All who ask wait for some milliseconds. If it cannot be opened
-    /// it is closed and is to be replaced.
+    /// Closes it and opens it again, if so much was written or read that the memory is worth it: to
+    /// be called when all is flushed. All who ask wait for some milliseconds. If it cannot be
+    /// opened it is closed and is to be replaced.
     pub fn open_again(&self, disk: &Disk, path: &Path) -> Result<(), IndexError> {
         let mut home = self.0.write().unwrap_or_else(PoisonError::into_inner);
         let tree = home.tree.get_mut().unwrap_or_else(PoisonError::into_inner);
         let at_most = match tree {
             Tree::Sled(sled) if sled.broken.load(Ordering::Acquire) => return Ok(()),
-            Tree::Sled(_) => WRITTEN,
+            Tree::Sled(_) => HELD,
             Tree::Memory(_) | Tree::Closed => return Ok(()),
             // So little that it happens.
             #[cfg(any(test, feature = "simulation"))]
-            Tree::Simulated(_) => WRITTEN >> 11,
+            Tree::Simulated(_) => HELD >> 11,
         };
-        if home.written.load(Ordering::Relaxed) < at_most {
+        if home.held.load(Ordering::Relaxed) < at_most {
             return Ok(());
         }
         // sled is closed when its last handle is dropped; it may panic at what it does not expect.
@@ -447,7 +453,11 @@ impl Index {
 
     /// A message.
     pub fn get(&self, id: QueueId) -> Result<Option<Message>, IndexError> {
-        let value = self.with(|tree| tree.get(&index::message_key(id)))?;
+        let value = self.within_home(|home, tree| {
+            let value = tree.get(&index::message_key(id))?;
+            home.was_read(value.iter().map(Vec::len).sum());
+            Ok(value)
+        })?;
         value.map(|value| decode(id, &value)).transpose()
     }
 
@@ -471,7 +481,7 @@ impl Index {
     /// Makes a batch true in memory.
     pub fn apply(&self, batch: Batch) -> Result<(), IndexError> {
         self.within_home(|home, tree| {
-            home.written.fetch_add(batch.bytes(), Ordering::Relaxed);
+            home.held.fetch_add(batch.bytes(), Ordering::Relaxed);
             tree.apply(batch)
         })
     }
@@ -497,7 +507,12 @@ impl Iterator for Messages<'_> {
     fn next(&mut self) -> Option<Self::Item> {
         if self.page.is_empty() {
             let from = index::message_key(self.from.take()?);
-            match self.index.with(|tree| tree.page(&from, &self.end)) {
+            let read = self.index.within_home(|home, tree| {
+                let page = tree.page(&from, &self.end)?;
+                home.was_read(page.iter().map(|(_, value)| value.len()).sum());
+                Ok(page)
+            });
+            match read {
                 Ok(page) => self.page = page.into(),
                 Err(error) => return Some(Err(error)),
             }

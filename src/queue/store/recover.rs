@@ -400,6 +400,9 @@ fn guarded(
     }
 }
 
+/// Messages after which it is asked whether the index has taken much memory.
+const OPEN_AGAIN: usize = 4096;
+
 /// Opens the index and brings it up to the end of the journal.
 pub(super) fn load(
     layout: &Layout,
@@ -469,9 +472,14 @@ pub(super) fn load(
     };
     let mut latest = 0;
     loaded.clock.begin(now);
-    for message in loaded.index.messages(QueueId(0)) {
+    let index = loaded.index.clone();
+    for (number, message) in index.messages(QueueId(0)).enumerate() {
         let message = message?;
         progress.fetch_add(1, Ordering::Relaxed);
+        if number % OPEN_AGAIN == 0 {
+            // What a start takes stays with the arenas of the allocator.
+            index.open_again(&layout.disk, &layout.index)?;
+        }
         if let Some(due) = schedule::due(&message) {
             loaded.waiting.push((due, message.id));
             let waits = ways::waits(options.naming, &loaded.clock, &message, |_| false, now);
