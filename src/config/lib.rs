@@ -207,8 +207,8 @@ impl TlsMode {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Family {
-    /// That of each `delivery.source`, or without one IPv4, and IPv6 if this host has a public
-    /// address of it. `chapar check` tells whether its PTR is right.
+    /// IPv4, and IPv6 if a `delivery.source` or a public address of this host is one. `chapar check`
+    /// tells whether its PTR is right.
     #[default]
     Auto,
     /// IPv4 only.

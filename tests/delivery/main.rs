@@ -8,6 +8,7 @@ mod dane;
 mod faults;
 mod finding;
 mod look;
+mod next_host;
 mod promises;
 mod providers;
 mod recipients;
