@@ -233,6 +233,9 @@ pub struct Route {
     /// Addresses to send from instead of `delivery.source`.
     #[serde(default)]
     pub source: Vec<std::net::IpAddr>,
+    /// What holds for TLS on this way, whatever `tls.domains` says.
+    #[serde(default)]
+    pub tls: Option<TlsRule>,
 }
 
 impl Default for Route {
@@ -242,6 +245,7 @@ impl Default for Route {
             from: everything(),
             via: Vec::new(),
             source: Vec::new(),
+            tls: None,
         }
     }
 }

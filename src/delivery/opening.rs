@@ -195,7 +195,7 @@ impl Connection {
                 if !self.memory.may_use_chunks(address, Instant::now()) {
                     session.client().avoid_chunks();
                 }
-                session.terms = target.hop.is_none().then(|| Terms {
+                session.terms = Some(Terms {
                     host: target.host.clone(),
                     rule: promise.rule,
                     dane: promise.dnssec,
@@ -209,7 +209,8 @@ impl Connection {
             }
         };
         let mut remote = target.remote();
-        let demanded = target.hop.is_none() && !security.is_optional();
+        let ruled = target.hop.is_none() || promise.rule.is_some();
+        let demanded = ruled && !security.is_optional();
         let mut verdict = match &failure {
             Failure::Untrusted(Problem { text: reason, .. }) if strict => {
                 let text = format!("{remote}: the sender requires verified TLS: {reason}");

@@ -13,6 +13,7 @@ mod promises;
 mod providers;
 mod recipients;
 mod reports;
+mod route_tls;
 mod routing;
 mod sts;
 mod transactions;
