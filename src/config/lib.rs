@@ -207,8 +207,8 @@ impl TlsMode {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Family {
-    /// That of each `delivery.source`, or without one IPv4, and IPv6 if this host has a public
-    /// address of it. `chapar check` tells whether its PTR is right.
+    /// IPv4, and IPv6 if a `delivery.source` or a public address of this host is one. `chapar check`
+    /// tells whether its PTR is right.
     #[default]
     Auto,
     /// IPv4 only.
@@ -233,6 +233,9 @@ pub struct Route {
     /// Addresses to send from instead of `delivery.source`.
     #[serde(default)]
     pub source: Vec<std::net::IpAddr>,
+    /// What holds for TLS on this way, whatever `tls.domains` says.
+    #[serde(default)]
+    pub tls: Option<TlsRule>,
 }
 
 impl Default for Route {
@@ -242,6 +245,7 @@ impl Default for Route {
             from: everything(),
             via: Vec::new(),
             source: Vec::new(),
+            tls: None,
         }
     }
 }

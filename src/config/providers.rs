@@ -77,7 +77,9 @@ pub struct Rule {
 impl Rule {
     fn means(&self, reply: &Reply) -> bool {
         (self.codes.is_empty() || self.codes.contains(&reply.code))
-            && (self.enhanced.is_empty() || self.enhanced.contains(&reply.enhanced))
+            && (self.enhanced.is_empty()
+                || self.enhanced.contains(&reply.enhanced)
+                || reply.others.iter().any(|code| self.enhanced.contains(code)))
             && self.text.as_ref().is_none_or(|text| {
                 text.is_match(&reply.text)
                     || text.is_match(&format!("{} {}", reply.enhanced, reply.text))

@@ -6,7 +6,7 @@
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use super::Route;
+use super::{Route, TlsRule};
 use crate::base::names::{self as address, dns_domain};
 
 /// Targets on this machine, or over LMTP, begin like this. No address of SMTP looks like that:
@@ -245,6 +245,8 @@ pub struct Way {
     pub vias: Vec<Via>,
     /// Addresses to send from instead of `delivery.source`.
     pub source: Vec<IpAddr>,
+    /// What holds for TLS on it.
+    pub tls: Option<TlsRule>,
 }
 
 /// The routes in order.
@@ -311,12 +313,39 @@ pub fn read(route: &Route) -> Result<Way, (&'static str, String)> {
             Err(("route.via", problem.to_owned()))
         }
     }?;
+    if let Some(rule) = route.tls {
+        check_tls(rule, &vias).map_err(|problem| ("route.tls", problem))?;
+    }
     Ok(Way {
         from,
         to,
         vias,
         source: route.source.clone(),
+        tls: route.tls,
     })
+}
+
+/// A rule that its hops can not keep would be void, or would keep the mail for ever.
+fn check_tls(rule: TlsRule, vias: &[Via]) -> Result<(), String> {
+    let name = rule.name();
+    let here = |via: &Via| match via {
+        Via::Hop(hop) => hop.protocol == Protocol::LmtpSocket,
+        Via::Mx => false,
+        Via::Maildir(_) | Via::Pipe(_) | Via::Discard => true,
+    };
+    if vias.iter().any(here) {
+        return Err(format!(
+            "tls = \"{name}\" on a way that ends on this machine; leave it out"
+        ));
+    }
+    let proves = |via: &Via| matches!(via, Via::Hop(hop) if hop.user.is_some() || hop.protocol == Protocol::Smtps);
+    if rule == TlsRule::Never && vias.iter().any(proves) {
+        return Err(format!(
+            "tls = \"{name}\" on a way with smtps:// or a password, which travel over TLS only; \
+             leave it out"
+        ));
+    }
+    Ok(())
 }
 
 impl Routes {
@@ -452,6 +481,38 @@ mod tests {
         }
         assert_eq!(Via::of_address("pipe@example.org"), None);
         assert_eq!(Via::of_address("discard:"), Some(Ok(Via::Discard)));
+    }
+
+    #[test]
+    fn d12_a_rule_for_tls_that_a_way_can_not_keep_is_refused() {
+        use TlsRule::*;
+        for (via, rule, fits) in [
+            ("smtp://a", Never, true),
+            ("smtp://a", Dane, true),
+            ("lmtp://a:24", Verify, true),
+            ("smtps://a", Verify, true),
+            ("mx:", Encrypt, true),
+            ("smtps://a", Never, false),
+            ("smtp://me@a:587", Never, false),
+            ("lmtp:/run/x", Encrypt, false),
+            ("maildir:/m", May, false),
+            ("discard:", Verify, false),
+        ] {
+            let route = Route {
+                via: vec![via.to_owned()],
+                tls: Some(rule),
+                ..Route::default()
+            };
+            let read = read(&route).map(|way| way.tls);
+            match fits {
+                true => assert_eq!(read, Ok(Some(rule))),
+                false => {
+                    let (key, problem) = read.expect_err(via);
+                    assert_eq!(key, "route.tls");
+                    assert!(problem.ends_with("; leave it out"), "{problem}");
+                }
+            }
+        }
     }
 
     #[test]

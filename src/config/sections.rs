@@ -78,7 +78,7 @@ sections! {
         port: u16 = 25,
         /// Addresses to send from; of several of one family each message keeps to one; empty: the kernel's choice.
         source: Vec<IpAddr> = Vec::new(),
-        /// Which address family to use; auto: that of each `source`, or without one IPv4, and IPv6 if this host has a public address of it.
+        /// Which address family to use; auto: IPv4, and IPv6 if a `source` or a public address of this host is one.
         family: Family = Family::Auto,
         /// May deliver to loopback and private addresses (labs, tests).
         private_targets: bool = false,

@@ -156,6 +156,12 @@ pub fn defaults() -> Vec<Row> {
             "Addresses to send from instead of delivery.source; of several of one family each message keeps to one.",
         ),
         Row::of(
+            "route.tls",
+            Some(quoted("")),
+            "never | may | encrypt | verify | dane",
+            "What holds for TLS on this way, whatever tls.domains says; empty: as tls.domains says, which counts on routes as well.",
+        ),
+        Row::of(
             "warmup.address",
             None,
             "address",

@@ -2,8 +2,10 @@
 //!
 //! A server that takes no more recipients in one transaction gets the others in the next one; a
 //! host that breaks off before it has the message leaves the other hosts to be asked (RFC 5321
-//! section 5.1). Nothing is tried again once the message may have been taken.
+//! section 5.1), and so does one that lacks what the message needs. Nothing is tried again once the
+//! message may have been taken.
 
+use super::opening::Unreached;
 use super::verdict::Verdict;
 use crate::queue::Outcome;
 use crate::smtp::client::{Answer, Finished, Said, Stage};
@@ -18,6 +20,9 @@ pub(super) enum Again {
     Here,
     /// At another host.
     Elsewhere,
+    /// At another host, which may have the extension that this one lacks. Nothing was said about
+    /// the message, so it costs no session.
+    Lacking,
     /// Over a new connection, so many recipients in a transaction.
     Fewer(usize),
 }
@@ -27,6 +32,17 @@ pub(super) struct Held {
     pub(super) verdicts: Vec<Verdict>,
     pub(super) remote: String,
     pub(super) tls: String,
+}
+
+impl Held {
+    /// Whether it is the last word when no other host has a session, and `why`. That some hosts can
+    /// never take a message ends it only if no other one may yet be reached.
+    pub(super) fn is_final(&self, why: &Unreached) -> bool {
+        let failed = |verdict: &Verdict| verdict.outcome == Outcome::Failed;
+        why.nobody_left
+            || why.verdict.outcome == Outcome::Failed
+            || !self.verdicts.iter().all(failed)
+    }
 }
 
 /// Which answers are not the last word, by their positions, and what to do about them. `verdicts`

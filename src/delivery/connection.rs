@@ -29,7 +29,7 @@ use crate::config::Config;
 use crate::dns::Resolver;
 use crate::message::Content;
 use crate::queue::{Fetch, Outcome};
-use crate::smtp::client::{Answer, Loss, Mail, Said, Stage};
+use crate::smtp::client::{Answer, Loss, Mail, Refusal, Said, Stage};
 use crate::smtp::reply::Reply;
 use crate::time;
 use crate::tls::client::Judge;
@@ -155,18 +155,8 @@ impl Connection {
                     Some(open) => (open, true),
                     None => match self.open(strict, &promise, &tried).await {
                         Ok(open) => (open, false),
-                        Err(_) if held.is_some() => {
-                            let permit = self.permit().await;
-                            if let Some(Held {
-                                verdicts,
-                                remote,
-                                tls,
-                            }) = held.take()
-                            {
-                                let record = part.settle(verdicts.into_iter(), &remote, &tls);
-                                part.reporter().send(record, permit);
-                            }
-                            grade = Some(Grade::Trouble);
+                        Err(unreached) if let Some(said) = held.take() => {
+                            grade = Some(self.give_up(&mut part, said, unreached).await);
                             break;
                         }
                         Err(unreached) if unreached.own => {
@@ -214,7 +204,11 @@ impl Connection {
                     Sent::Untouched => continue,
                     Sent::Reported(reported) => grade = Some(reported),
                     Sent::Again(again, said) => {
-                        held = Some(said);
+                        match again {
+                            // What a host said that may take it later, or a better one, counts.
+                            Again::Lacking => held = Some(held.take().unwrap_or(said)),
+                            _ => held = Some(said),
+                        }
                         match again {
                             Again::Here => {
                                 let more = sent < self.standing.borrow().messages;
@@ -233,6 +227,21 @@ impl Connection {
                                 }
                                 open.quit().await;
                             }
+                            Again::Lacking => {
+                                tried.push(open.address);
+                                if self.has_untried(&tried).await {
+                                    open.quit().await;
+                                    continue;
+                                }
+                                // The session stays good for what it can take.
+                                if let Some(said) = held.take() {
+                                    let nobody = Unreached::nobody_left();
+                                    let given = self.give_up(&mut part, said, nobody).await;
+                                    grade = Some(given);
+                                }
+                                session = self.kept(open, sent).await;
+                                break;
+                            }
                             Again::Fewer(most) => {
                                 let first = part.recipients().iter().take(most);
                                 let fewer = part.split(first.copied().collect());
@@ -243,13 +252,7 @@ impl Connection {
                         continue;
                     }
                 }
-                // Some take so many messages in a connection and no more.
-                let more = sent < self.standing.borrow().messages;
-                match more && open.age() < OLDEST {
-                    true if open.is_ready() => session = Some(open),
-                    true => {}
-                    false => open.quit().await,
-                }
+                session = self.kept(open, sent).await;
                 break;
             }
             if session.is_none() {
@@ -262,6 +265,18 @@ impl Connection {
         if let Some(session) = session {
             session.quit().await;
         }
+    }
+
+    /// The session for the next message, if this one may carry one more.
+    async fn kept(&self, mut open: Session, sent: usize) -> Option<Session> {
+        // Some take so many messages in a connection and no more.
+        let more = sent < self.standing.borrow().messages;
+        match more && open.age() < OLDEST {
+            true if open.is_ready() => return Some(open),
+            true => {}
+            false => open.quit().await,
+        }
+        None
     }
 
     /// The next part, or `None` when this connection is to end.
@@ -307,12 +322,12 @@ impl Connection {
         sessions: usize,
     ) -> Sent {
         let message = Arc::clone(&part.message);
-        let content = match self.content(part).await {
+        let original = match self.content(part).await {
             Ok(content) => content,
             Err(verdict) => return self.settle(session, part, verdict).await,
         };
+        let content = original.clone().under(&message.top);
         let mut eight_bit = message.envelope.body == BodyKind::EightBit;
-        let original = content.clone();
         let offered = session.client().extensions().eight_bit;
         let (content, _encoded) = match eight_bit && !offered && !message.envelope.smtputf8 {
             true => match self.common.seven_bit.encode(&message, content).await {
@@ -320,7 +335,7 @@ impl Connection {
                     eight_bit = false;
                     (encoded.content.clone(), Some(encoded))
                 }
-                Err(verdict) => return self.settle(session, part, verdict).await,
+                Err(verdict) => return self.lacks(session, part, original, verdict).await,
             },
             false => (content, None),
         };
@@ -341,9 +356,11 @@ impl Connection {
         };
         let recipients = part.recipients().iter().map(|at| part.to(*at));
         if let Err(refusal) = session.client().begin(&mail, recipients) {
-            return self
-                .settle(session, part, verdict::judge_refusal(&refusal))
-                .await;
+            let verdict = verdict::judge_refusal(&refusal);
+            return match refusal {
+                Refusal::Address => self.settle(session, part, verdict).await,
+                _ => self.lacks(session, part, original, verdict).await,
+            };
         }
         // A server that answers each recipient by itself (LMTP) may take long over many: what it took
         // is reported as it says so.
@@ -447,17 +464,17 @@ impl Connection {
         content.is_some_and(|content| waives(&content.head))
     }
 
+    /// The message without what goes on top of it, so that it may be put back into its part.
     pub(super) async fn content(&self, part: &mut Pending) -> Result<Content, Verdict> {
-        let top = &part.message.top;
         if let Some(content) = part.content.take() {
-            return Ok(content.under(top));
+            return Ok(content);
         }
         let fetch = Fetch {
             id: part.message.id,
             location: part.message.location.clone(),
         };
         match self.common.fetch.send(fetch).await {
-            Ok(Ok(content)) => Ok(content.under(top)),
+            Ok(Ok(content)) => Ok(content),
             Ok(Err(error)) => {
                 tracing::error!(id = %part.message.id, %error, "a message can not be read back");
                 Err(match error.lost {
@@ -466,6 +483,47 @@ impl Connection {
                 })
             }
             Err(_) => Err(Verdict::deferred(451, "4.3.0", "the queue does not answer")),
+        }
+    }
+
+    /// This host can not take the message at all: another one may (RFC 6531 section 3.2 knows no more
+    /// than the server that is asked).
+    async fn lacks(
+        &self,
+        session: &Session,
+        part: &mut Pending,
+        original: Content,
+        verdict: Verdict,
+    ) -> Sent {
+        if verdict.outcome != Outcome::Failed {
+            return self.settle(session, part, verdict).await;
+        }
+        part.content = Some(original);
+        let held = Held {
+            verdicts: vec![verdict; part.recipients().len()],
+            remote: session.remote.clone(),
+            tls: session.tls.clone(),
+        };
+        Sent::Again(Again::Lacking, held)
+    }
+
+    /// No other host has a session: the part ends with what was said before, unless one of those
+    /// may yet take it.
+    async fn give_up(&self, part: &mut Pending, said: Held, unreached: Unreached) -> Grade {
+        let permit = self.permit().await;
+        let lacking = said
+            .verdicts
+            .iter()
+            .all(|one| one.outcome == Outcome::Failed);
+        let record = match said.is_final(&unreached) {
+            true => part.settle(said.verdicts.into_iter(), &said.remote, &said.tls),
+            false => part.settle_all(&unreached.verdict, &unreached.remote, ""),
+        };
+        part.reporter().send(record, permit);
+        // That a host has no such extension is no trouble with it.
+        match lacking {
+            true => Grade::Neutral,
+            false => Grade::Trouble,
         }
     }
 

@@ -21,7 +21,9 @@ impl Connection {
     /// Delivers a part to its target; each of its recipients is reported.
     pub(super) async fn deliver_here(&self, mut part: Pending) -> Grade {
         let reporter = part.reporter().clone();
+        let top = part.message.top.clone();
         let content = self.content(&mut part).await;
+        let content = content.map(|content| content.under(&top));
         let mut grade = Grade::Neutral;
         let mut refused = Vec::new();
         let mut interrupted = false;

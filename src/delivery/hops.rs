@@ -16,9 +16,9 @@ use super::pending::Pending;
 use super::promise::Promise;
 use super::reach::Destination;
 use super::verdict::Verdict;
-use crate::config::Config;
 use crate::config::providers::Providers;
 use crate::config::routes::{Hop, RouteError, Routes, Via};
+use crate::config::{Config, TlsRule, TlsRules};
 use crate::queue::Naming;
 use crate::tls::sts::Ask;
 
@@ -53,6 +53,8 @@ pub(super) struct Hops {
     lookups: HashMap<String, Lookup>,
     lanes: Lanes,
     providers: Arc<Providers>,
+    /// What holds for TLS to domains with a route.
+    rules: TlsRules,
 }
 
 impl Hops {
@@ -64,6 +66,7 @@ impl Hops {
             lookups: HashMap::new(),
             lanes: Lanes::default(),
             providers: Arc::clone(&config.providers),
+            rules: config.tls.domains.clone(),
         })
     }
 
@@ -109,17 +112,21 @@ impl Hops {
         }
         let (domain, from) = key.split_once('\n').unwrap_or((key, ""));
         let mut source: &[IpAddr] = &[];
+        let mut promise = Arc::default();
         if let Some((_, way)) = self.routes.find(from, domain) {
             if way.vias != [Via::Mx] {
                 let destination = destination(&way.vias, &way.source).run_by(&self.providers);
                 return Some(Found {
                     hop: Ok(Arc::new(destination)),
-                    promise: Arc::default(),
+                    promise: Arc::new(Promise::of_route(domain, way.tls, &self.rules)),
                     until,
                     slow: false,
                 });
             }
             source = &way.source;
+            if let Some(rule) = way.tls {
+                promise = Arc::new(Promise::of_route(domain, Some(rule), &self.rules));
+            }
         }
         let port = self.port;
         let hop = match mx::address_literal(domain)? {
@@ -142,7 +149,7 @@ impl Hops {
         };
         Some(Found {
             hop,
-            promise: Arc::default(),
+            promise,
             until,
             slow: false,
         })
@@ -170,6 +177,7 @@ impl Hops {
         let lane = self.lanes.of(key, Instant::now());
         let (domain, from) = key.split_once('\n').unwrap_or((key, ""));
         let way = self.routes.find(from, domain);
+        let tls = way.and_then(|(_, way)| way.tls);
         let source = way.map(|(_, way)| way.source.clone()).unwrap_or_default();
         let owned = domain.to_owned();
         let lookup = async move {
@@ -177,7 +185,7 @@ impl Hops {
             let (mut found, proven) = looked.unwrap_or_else(|| (unanswered(&owned), false));
             found.slow = slow;
             // A policy may take long to come; the DNS of others does not wait for it.
-            promised(found, &owned, proven, &common).await
+            promised(found, &owned, tls, proven, &common).await
         };
         let lookup = lookup.boxed_local().shared();
         self.lookups.insert(key.to_owned(), lookup.clone());
@@ -287,13 +295,20 @@ async fn look_up(domain: &str, source: Vec<IpAddr>, common: &Common) -> (Found, 
 }
 
 /// Adds what the domain demands of connections to its hosts.
-async fn promised(mut found: Found, domain: &str, dnssec: bool, common: &Common) -> Found {
+async fn promised(
+    mut found: Found,
+    domain: &str,
+    tls: Option<TlsRule>,
+    dnssec: bool,
+    common: &Common,
+) -> Found {
     if found.hop.is_err() {
         return found;
     }
     let mut promise = Promise {
         domain: domain.to_owned(),
-        rule: common.config.tls.domains.find(domain),
+        rule: tls.or_else(|| common.config.tls.domains.find(domain)),
+        of_route: tls.is_some(),
         dnssec,
         ..Promise::default()
     };

@@ -109,7 +109,10 @@ pub async fn look(config: &Config, resolver: &Resolver, domain: &str) -> Result<
     let (lookup, _, proven) = resolver.mx_proven(domain).await;
     let mut promise = Promise {
         domain: domain.to_owned(),
-        rule: config.tls.domains.find(domain),
+        rule: way
+            .and_then(|way| way.tls)
+            .or_else(|| config.tls.domains.find(domain)),
+        of_route: way.is_some_and(|way| way.tls.is_some()),
         dnssec: proven,
         ..Promise::default()
     };

@@ -27,6 +27,8 @@ pub(super) struct Unreached {
     pub(super) own: bool,
     /// The host is this one: the others, which are no better, would bring it back.
     loops: bool,
+    /// Every host there is had its chance before.
+    pub(super) nobody_left: bool,
 }
 
 impl From<Verdict> for Unreached {
@@ -36,6 +38,17 @@ impl From<Verdict> for Unreached {
             remote: String::new(),
             own: false,
             loops: false,
+            nobody_left: false,
+        }
+    }
+}
+
+impl Unreached {
+    /// There is nobody to ask who was not asked before.
+    pub(super) fn nobody_left() -> Unreached {
+        Unreached {
+            nobody_left: true,
+            ..Verdict::deferred(451, "4.4.1", "no address could be tried").into()
         }
     }
 }
@@ -65,16 +78,8 @@ impl Connection {
         tried: &[IpAddr],
     ) -> Result<Session, Unreached> {
         let common = Arc::clone(&self.common);
-        let targets = reach::targets(
-            &self.destination,
-            &common.resolver,
-            &common.reach,
-            &self.memory,
-        )
-        .await?;
         let mut last: Option<Unreached> = None;
-        let untried = |target: &Target| !tried.contains(&target.address.ip());
-        for target in targets.into_iter().filter(untried) {
+        for target in self.untried(tried).await? {
             let opened = self.open_one(&common, &target, strict, promise).await;
             let unreached = match opened {
                 Ok(session) => {
@@ -102,8 +107,29 @@ impl Connection {
                 break;
             }
         }
-        let none = || Verdict::deferred(451, "4.4.1", "no address could be tried").into();
-        Err(last.unwrap_or_else(none))
+        Err(last.unwrap_or_else(Unreached::nobody_left))
+    }
+
+    /// The addresses that had no chance yet, best first.
+    async fn untried(&self, tried: &[IpAddr]) -> Result<Vec<Target>, Verdict> {
+        let common = &self.common;
+        let found = reach::targets(
+            &self.destination,
+            &common.resolver,
+            &common.reach,
+            &self.memory,
+        );
+        let mut targets = found.await?;
+        targets.retain(|target| !tried.contains(&target.address.ip()));
+        Ok(targets)
+    }
+
+    /// Whether another host may be asked, or that can not be found out now.
+    pub(super) async fn has_untried(&self, tried: &[IpAddr]) -> bool {
+        !self
+            .untried(tried)
+            .await
+            .is_ok_and(|targets| targets.is_empty())
     }
 
     /// Opens a session with one host.
@@ -169,7 +195,7 @@ impl Connection {
                 if !self.memory.may_use_chunks(address, Instant::now()) {
                     session.client().avoid_chunks();
                 }
-                session.terms = target.hop.is_none().then(|| Terms {
+                session.terms = Some(Terms {
                     host: target.host.clone(),
                     rule: promise.rule,
                     dane: promise.dnssec,
@@ -183,7 +209,8 @@ impl Connection {
             }
         };
         let mut remote = target.remote();
-        let demanded = target.hop.is_none() && !security.is_optional();
+        let ruled = target.hop.is_none() || promise.rule.is_some();
+        let demanded = ruled && !security.is_optional();
         let mut verdict = match &failure {
             Failure::Untrusted(Problem { text: reason, .. }) if strict => {
                 let text = format!("{remote}: the sender requires verified TLS: {reason}");
@@ -235,6 +262,7 @@ impl Connection {
             remote,
             own,
             loops: answer.said == Said::Nothing(Loss::Ourselves),
+            nobody_left: false,
         })
     }
 

@@ -7,16 +7,18 @@
 use std::sync::Arc;
 
 use super::verdict::Verdict;
-use crate::config::TlsRule;
+use crate::config::{TlsRule, TlsRules};
 use crate::tls::sts::{FetchError, Mode, Policy};
 
 /// See the module.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Promise {
-    /// The domain of the recipients; empty for what a route leads to.
+    /// The domain of the recipients; empty for what a route without a rule leads to.
     pub(super) domain: String,
     /// The operator's rule, which replaces all below.
     pub(super) rule: Option<TlsRule>,
+    /// That is the rule of the route, and not one of `tls.domains`.
+    pub(super) of_route: bool,
     /// Whether DNSSEC proves the MX records, so that TLSA records of the hosts count.
     pub(super) dnssec: bool,
     /// The MTA-STS policy that holds.
@@ -26,6 +28,22 @@ pub(super) struct Promise {
 }
 
 impl Promise {
+    /// What holds for a domain whose way the configuration names. Its own `tls`, or what
+    /// `tls.domains` says: what the domain publishes is about its MX hosts, which get nothing.
+    pub(super) fn of_route(domain: &str, tls: Option<TlsRule>, rules: &TlsRules) -> Promise {
+        let Some(rule) = tls.or_else(|| rules.find(domain)) else {
+            return Promise::default();
+        };
+        Promise {
+            domain: domain.to_owned(),
+            rule: Some(rule),
+            of_route: tls.is_some(),
+            // No MX record leads there that anyone could have forged.
+            dnssec: true,
+            ..Promise::default()
+        }
+    }
+
     /// The policy that is to be obeyed.
     pub(super) fn enforced(&self) -> Option<&Policy> {
         let enforced = |policy: &&Policy| policy.mode == Mode::Enforce && self.rule.is_none();
@@ -40,7 +58,8 @@ impl Promise {
 
     /// Whether mail under the one may share a transaction with mail under the other.
     pub(super) fn is_like(&self, other: &Promise) -> bool {
-        (self.rule, self.dnssec, &self.sts) == (other.rule, other.dnssec, &other.sts)
+        (self.rule, self.of_route, self.dnssec, &self.sts)
+            == (other.rule, other.of_route, other.dnssec, &other.sts)
     }
 
     /// Whether the domain may demand something that a sender can waive.
@@ -151,11 +170,20 @@ pub(super) fn not_named(host: &str, domain: &str) -> Verdict {
     Verdict::deferred(451, "4.7.5", &text)
 }
 
+/// Where the operator's rule stands.
+pub(super) fn said_by(promise: &Promise, rule: TlsRule) -> String {
+    let (rule, domain) = (rule.name(), &promise.domain);
+    match promise.of_route {
+        true => format!("tls of the route says {rule} for {domain}"),
+        false => format!("tls.domains says {rule} for {domain}"),
+    }
+}
+
 /// Who demands what a host did not do, for people.
 pub(super) fn demanded_by(promise: &Promise, dane: bool) -> String {
     let domain = &promise.domain;
     match promise.rule {
-        Some(rule) => format!("tls.domains says {} for {domain}", rule.name()),
+        Some(rule) => said_by(promise, rule),
         None if dane => "its TLSA records (DANE) demand it".to_owned(),
         None => format!("the MTA-STS policy of {domain} demands it"),
     }

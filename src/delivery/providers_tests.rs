@@ -393,6 +393,143 @@ fn replies_of_other_providers() {
     );
 }
 
+/// Words inside other words, and words of mailboxes, mean nothing.
+#[test]
+fn d10_rules_meet_words_and_no_parts_of_words() {
+    for (host, said) in [
+        (
+            "mx0a-00000000.pphosted.com",
+            "450 4.1.1 <x@corporate.example>: user unknown",
+        ),
+        (
+            "mx0a-00000000.pphosted.com",
+            "451 4.3.0 the accelerate.example relay is down",
+        ),
+        (
+            "mx00.gmx.net",
+            "451 4.3.0 corporate limits of x@operate.example",
+        ),
+        ("mx1.qq.com", "550 5.1.1 recipient over its limit"),
+        ("mx1.qq.com", "451 4.3.0 infrequencytest"),
+        (
+            "d000000a.ess.barracudanetworks.com",
+            "451 4.3.0 corporate controls",
+        ),
+        (
+            "gmail-smtp-in.l.google.com",
+            "421 4.7.0 busybody@example.org is unknown",
+        ),
+        ("mta5.am0.yahoodns.net", "550 5.7.9 nodmarchere"),
+        (
+            "eu-smtp-inbound-1.mimecast.com",
+            "451 4.3.0 presender.example",
+        ),
+        ("smtp-in.orange.fr", "421 4.0.0 selfservice refused"),
+    ] {
+        assert_eq!(rule(host, said).0, "none", "{said}");
+    }
+}
+
+/// Replies as providers send them, each with the rule that means it.
+#[test]
+fn d10_replies_as_providers_send_them() {
+    use Action::*;
+    let google = "gmail-smtp-in.l.google.com";
+    for (host, said, name, action) in [
+        (
+            "mx01.mail.icloud.com",
+            "421 4.7.1 Messages to x@icloud.com deferred due to excessive volume. Try again later - https://support.apple.com/en-us/HT204137",
+            "volume",
+            Slow,
+        ),
+        (
+            google,
+            "421 4.7.0 Our system has detected that this message is suspicious due to the very low reputation of the sending IP address. To protect our users from spam, mail sent from your IP address has been temporarily rate limited. Please visit https://support.google.com/mail/answer/188131",
+            "reputation",
+            Slow,
+        ),
+        (
+            google,
+            "421 4.7.28 Our system has detected an unusual rate of unsolicited mail originating from your IP address. To protect our users from spam, mail sent from your IP address has been temporarily rate limited.",
+            "unusual-rate",
+            Slow,
+        ),
+        (
+            google,
+            "550 5.7.1 Our system has detected an unusual rate of unsolicited mail originating from your IP address. To protect our users from spam, mail sent from your IP address has been blocked.",
+            "rate-refused-old",
+            Pause,
+        ),
+        (
+            "mx0a-00000000.pphosted.com",
+            "421 4.7.1 Too many connections from 192.0.2.1",
+            "rate",
+            Slow,
+        ),
+        (
+            "mx0a-00000000.pphosted.com",
+            "452 4.3.1 Sending rate exceeded, try again later",
+            "rate",
+            Slow,
+        ),
+        (
+            "mx00.gmx.net",
+            "450 4.7.0 Requested mail action not taken: rate limit exceeded",
+            "rate",
+            Slow,
+        ),
+        (
+            "mx1.qq.com",
+            "550 5.7.1 Mailbox unavailable or access denied: IP frequency limited",
+            "frequency",
+            Slow,
+        ),
+        (
+            "d000000a.ess.barracudanetworks.com",
+            "450 4.7.1 Rate control: too many messages",
+            "rate",
+            Slow,
+        ),
+        (
+            "eu-smtp-inbound-1.mimecast.com",
+            "451 4.7.1 Internal resources are temporarily unavailable - greylisted",
+            "greylisted",
+            Temporary,
+        ),
+        (
+            "mta5.am0.yahoodns.net",
+            "450 4.2.1 User is receiving mail too quickly",
+            "recipient-too-fast",
+            Mailbox,
+        ),
+        (
+            "smtp-in.orange.fr",
+            "421 4.0.0 smtp.orange.fr: Service refuse. Veuillez essayer plus tard. OFR_506",
+            "limited",
+            Pause,
+        ),
+    ] {
+        assert_eq!(rule(host, said), (name.to_owned(), action), "{said}");
+    }
+}
+
+/// The enhanced code may stand in any line of a reply.
+#[test]
+fn d10_the_code_of_any_line_counts() {
+    let providers = Providers::default();
+    let google = of(&providers, GOOGLE);
+    for bytes in [
+        "550-5.7.28 an unusual rate of mail\r\n550 see https://support.google.com\r\n",
+        "550-5.7.1 blocked\r\n550-5.7.28 an unusual rate\r\n550 5.7.1 gsmtp\r\n",
+    ] {
+        let mut reader = crate::smtp::reply::ReplyReader::default();
+        reader.push(bytes.as_bytes());
+        let raw = reader.poll().expect("a reply").expect("a whole one");
+        let rule = google.rule(&raw.to_reply()).expect("a rule");
+        assert_eq!(rule.name, "rate-refused", "{bytes}");
+    }
+}
+
 #[test]
 fn a_file_of_ones_own_replaces_and_adds() {
     let providers = Providers::read(

@@ -126,15 +126,17 @@ pub(super) struct Reach {
 
 impl Reach {
     /// Reads the configuration. With `family = "auto"`, IPv6 is used if a source address is an
-    /// IPv6 one, or if none is given and this machine has a global IPv6 address.
+    /// IPv6 one, or if this machine has a global IPv6 address. A source address says nothing about
+    /// the other family: hosts that have only that are reached from the address the kernel chooses.
     pub(super) fn new(config: &Config) -> Reach {
         let delivery = &config.delivery;
-        let has = |v6: bool| delivery.source.iter().any(|source| source.is_ipv6() == v6);
         let (ipv4, ipv6) = match delivery.family {
             Family::Ipv4 => (true, false),
             Family::Ipv6 => (false, true),
-            Family::Auto if delivery.source.is_empty() => (true, has_global_ipv6()),
-            Family::Auto => (has(false), has(true)),
+            Family::Auto => {
+                let named = delivery.source.iter().any(IpAddr::is_ipv6);
+                (true, named || has_global_ipv6())
+            }
         };
         let listeners = config.listeners.iter();
         let own = listeners
@@ -281,8 +283,12 @@ pub(super) async fn targets(
     memory: &HostMemory,
 ) -> Result<Vec<Target>, Verdict> {
     let hosts = mx::shuffled(&destination.hosts, |n| fastrand::usize(..n));
-    let own_ipv6 = destination.source_of(false);
-    let own_ipv6 = own_ipv6.or_else(|| reach.source_of(false));
+    // A source binds its own family only; the other leaves from where the kernel says.
+    let source_of = |ipv4| {
+        let source = destination.source_of(ipv4);
+        source.or_else(|| reach.source_of(ipv4))
+    };
+    let (own_ipv4, own_ipv6) = (source_of(true), source_of(false));
     // A server that finds no name for an IPv6 address of ours trusts it less than IPv4, or not at
     // all: then IPv6 is for hosts that can not be reached otherwise.
     let ipv6_first = reach.ipv6 && reach.own_names.are_right(own_ipv6, resolver).await;
@@ -311,13 +317,9 @@ pub(super) async fn targets(
                 host: host.name.clone(),
                 address: socket,
                 hop: hop.cloned(),
-                source: destination
-                    .source_of(address.is_ipv4())
-                    .or_else(|| reach.source_of(address.is_ipv4())),
+                source: source_of(address.is_ipv4()),
                 encrypt: destination.provider.require_tls && hop.is_none(),
             };
-            let no_source = !destination.source.is_empty()
-                && destination.source_of(address.is_ipv4()).is_none();
             if hop.is_some_and(|hop| hop.protocol == Protocol::LmtpSocket) {
                 targets.push((host.rank, target()));
             } else if !destination.routed
@@ -327,10 +329,7 @@ pub(super) async fn targets(
             } else if !destination.routed && !reach.private && !crate::base::net::is_public(address)
             {
                 none.private = Some(address);
-            } else if no_source
-                || (address.is_ipv4() && !reach.ipv4)
-                || (address.is_ipv6() && !reach.ipv6)
-            {
+            } else if (address.is_ipv4() && !reach.ipv4) || (address.is_ipv6() && !reach.ipv6) {
                 none.family = true;
             } else {
                 targets.push((host.rank, target()));
@@ -351,7 +350,11 @@ pub(super) async fn targets(
         let now = Instant::now();
         targets.sort_by_key(|target| {
             let late = !ipv6_first && target.address.is_ipv6();
-            (memory.was_unreachable(target.address.ip(), now), late)
+            // Who named an address to send from wants it used where it can be.
+            let bound = own_ipv4.is_some() || own_ipv6.is_some();
+            let unbound = bound && target.source.is_none();
+            let dead = memory.was_unreachable(target.address.ip(), now);
+            (dead, unbound, late)
         });
     }
     keep_both_families(&mut targets);

@@ -154,3 +154,38 @@ async fn a_family_that_nobody_answers_for_does_not_hold_back_the_other() {
         (451, "4.4.3")
     );
 }
+
+/// An address to send from binds its own family, and is used where a host has that family.
+#[tokio::test]
+async fn d16_a_source_binds_its_own_family_and_goes_first() {
+    let (_dns, resolver, mut config, mut destination) = lab().await;
+    for (source, first) in [("192.0.2.25", "192.0.2."), ("2001:db8::25", "2001:db8::")] {
+        let source: IpAddr = source.parse().expect("an address");
+        config.delivery.source = vec![source];
+        let mut reach = Reach::new(&config);
+        assert!(reach.ipv4);
+        reach.ipv6 = true;
+        let memory = HostMemory::default();
+        let found = targets(&destination, &resolver, &reach, &memory).await;
+        let found = found.expect("targets");
+        assert_eq!(found.len(), 4);
+        for (at, target) in found.iter().enumerate() {
+            let own = target.address.ip().to_string().starts_with(first);
+            assert_eq!(own, at < 2, "{found:?}");
+            assert_eq!(target.source, own.then_some(source));
+        }
+    }
+    // The same for those of a route; what it does not name is that of `delivery.source`.
+    config.delivery.source = vec![OURS.into()];
+    destination.source = vec![Ipv4Addr::new(192, 0, 2, 26).into()];
+    let reach = Reach::new(&config);
+    let memory = HostMemory::default();
+    let found = targets(&destination, &resolver, &reach, &memory).await;
+    for target in found.expect("targets") {
+        let expected = match target.address.is_ipv4() {
+            true => Ipv4Addr::new(192, 0, 2, 26).into(),
+            false => OURS.into(),
+        };
+        assert_eq!(target.source, Some::<IpAddr>(expected));
+    }
+}

@@ -52,26 +52,31 @@ pub(super) async fn plan(
     may_use_tls: bool,
 ) -> Result<Security, Verdict> {
     let hop = target.hop.as_ref();
-    if promise.rule == Some(TlsRule::Never) && !strict {
+    // A password, and a door that is TLS from the first byte, are for who proves to be it.
+    let proof = hop.is_some_and(|hop| hop.user.is_some() || hop.protocol == Protocol::Smtps);
+    // What goes through a socket of this machine is on no wire.
+    let rule = promise.rule.filter(|_| target.socket().is_none());
+    if rule == Some(TlsRule::Never) && !strict && !proof {
         return Ok(Security::clear());
     }
-    let mut demand = match promise.rule {
+    let mut demand = match rule {
         None if target.encrypt => Proof::Unverified,
         Some(TlsRule::Never | TlsRule::May) | None => Proof::Clear,
         Some(TlsRule::Encrypt) => Proof::Unverified,
         Some(TlsRule::Verify | TlsRule::Dane) => Proof::Pkix,
     };
     let tlsa = match hop {
-        None => tlsa(means, target, promise).await?,
-        Some(_) => None,
+        // Hosts that the configuration names are asked for TLSA records if it says so.
+        Some(_) if rule != Some(TlsRule::Dane) => None,
+        None | Some(_) => tlsa(means, target, promise).await?,
     };
     let mut texts = Vec::new();
     if let Some((base, all)) = tlsa {
         let records = dane::usable(&all);
         if !records.is_empty() {
-            return named(means, strict, promise, base, records);
+            return named(means, target, strict, promise, base, records);
         }
-        if promise.rule == Some(TlsRule::Dane) {
+        if rule == Some(TlsRule::Dane) {
             return Err(no_dane(
                 target,
                 promise,
@@ -90,8 +95,6 @@ pub(super) async fn plan(
         }
         demand = Proof::Sts;
     }
-    // A password, and a door that is TLS from the first byte, are for who proves to be it.
-    let proof = hop.is_some_and(|hop| hop.user.is_some() || hop.protocol == Protocol::Smtps);
     let need = match strict || proof {
         true => demand.max(Proof::Pkix),
         false => demand,
@@ -173,23 +176,29 @@ async fn tlsa(
 
 /// The operator wants DANE for a domain that has none.
 fn no_dane(target: &Target, promise: &Promise, why: &str) -> Verdict {
-    let (host, domain) = (&target.host, &promise.domain);
-    let text = format!("{host}: no DANE, {why}; tls.domains says dane for {domain}");
+    let (host, who) = (&target.host, promise::said_by(promise, TlsRule::Dane));
+    let text = format!("{host}: no DANE, {why}; {who}");
     Verdict::deferred(451, "4.7.5", &text)
 }
 
 /// TLS that records prove.
 fn named(
     means: Means<'_>,
+    target: &Target,
     strict: bool,
     promise: &Promise,
     base: String,
     records: Vec<Record>,
 ) -> Result<Security, Verdict> {
-    // RFC 7672 section 3.2.2: the host, and the domain that it stands for.
+    // RFC 7672 section 3.2.2: the host, and the domain that it stands for; the host of a route
+    // stands for itself.
     let names = [base.as_str(), promise.domain.as_str()];
+    let names = match &target.hop {
+        None => names.as_slice(),
+        Some(_) => names.get(..1).unwrap_or_default(),
+    };
     let tlsa = records.iter().map(Record::text).collect();
-    let connector = client::dane(means.config.tls.min_version, records, &names);
+    let connector = client::dane(means.config.tls.min_version, records, names);
     let connector = connector.map_err(|error| {
         Verdict::deferred(451, "4.3.5", &format!("TLS can not be set up: {error}"))
     })?;

@@ -74,7 +74,7 @@ pub(super) struct Session {
     pub(super) proof: Proof,
     /// What is wrong with the certificate, where that has no consequence.
     pub(super) flaw: Option<Problem>,
-    /// Under which promise it was opened; `None`: the host is one that the configuration names.
+    /// Under which promise it was opened.
     pub(super) terms: Option<Terms>,
     opened: Instant,
     /// When the present transaction is given up.

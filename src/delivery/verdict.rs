@@ -15,6 +15,10 @@ use crate::smtp::reply::Reply;
 /// A wait that a reply names is obeyed, but not beyond this.
 pub const LONGEST_NAMED_WAIT: Duration = Duration::from_secs(24 * 3600);
 
+/// A wait that a reply names is not shorter than this: "again in 2 seconds" would otherwise be an
+/// attempt every two seconds.
+pub const SHORTEST_NAMED_WAIT: Duration = Duration::from_secs(60);
+
 /// An outcome and the words for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Verdict {
@@ -178,8 +182,10 @@ pub fn judge_refusal(refusal: &Refusal) -> Verdict {
 /// The wait a reply asks for, as in "try again in 300 seconds" or "retry after 5 minutes".
 fn named_wait(text: &str) -> Option<Duration> {
     let lower = text.to_ascii_lowercase();
+    // A full stop in a word makes an address or a status code of it, and no number.
     let words: Vec<&str> = lower
-        .split(|c: char| !c.is_ascii_alphanumeric())
+        .split(|c: char| !c.is_ascii_alphanumeric() && c != '.')
+        .map(|word| word.trim_matches('.'))
         .filter(|word| !word.is_empty())
         .collect();
     // A number counts only after "in" or "after" and before a unit: texts are full of numbers.
@@ -203,9 +209,32 @@ fn named_wait(text: &str) -> Option<Duration> {
             _ => return None,
         };
         let wait = Duration::from_secs(count.saturating_mul(seconds));
-        (count > 0).then(|| wait.min(LONGEST_NAMED_WAIT))
+        let rate = is_rate(word, words.get(..at).unwrap_or_default());
+        (count > 0 && !rate).then(|| wait.clamp(SHORTEST_NAMED_WAIT, LONGEST_NAMED_WAIT))
     })
 }
+
+/// Whether a span of time with `word` and these words before it is that of a rate, as in "max 10
+/// messages in 2 seconds" or "too many connections in 1 hour": it says how much is allowed, not
+/// when to come again.
+fn is_rate(word: &str, before: &[&str]) -> bool {
+    let near = || before.iter().rev().take(WORDS_OF_A_RATE);
+    let again = |last: &&str| matches!(*last, "again" | "back" | "retry" | "later" | "wait");
+    if before.last().is_some_and(again) || matches!(word, "wait" | "least") {
+        return false;
+    }
+    let number = |said: &&str| said.bytes().all(|byte| byte.is_ascii_digit());
+    let limit = |said: &&str| {
+        matches!(
+            *said,
+            "many" | "much" | "more" | "than" | "max" | "maximum" | "limit" | "most"
+        )
+    };
+    near().any(number) || (word == "in" && near().any(limit))
+}
+
+/// Words between the number, or the limit, of a rate and its span of time.
+const WORDS_OF_A_RATE: usize = 5;
 
 #[cfg(test)]
 mod tests {
@@ -317,6 +346,9 @@ mod tests {
             ("please retry after 10m.", secs(600)),
             ("come back in 2 hours", secs(7200)),
             ("wait 60s", secs(60)),
+            // A floor.
+            ("try again in 2 seconds", secs(60)),
+            ("retry after 59 s", secs(60)),
             ("wait at least 90 sec", secs(90)),
             ("try again in 0 seconds", None),
             ("try again in 99999999999999999999 seconds", None),
@@ -336,6 +368,33 @@ mod tests {
                 counts: true,
             };
             assert_eq!(judge(&answer).outcome, expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn d13_a_rate_is_no_wait() {
+        for text in [
+            "policy: max 10 messages in 2 seconds",
+            "more than 100 recipients from 192.0.2.1 in 1 hour",
+            "Too many connections in 60 seconds",
+            "too many messages received from you in 10 minutes",
+            "rate limit of 20 per sender in 5 minutes exceeded",
+            "you are limited to 30 messages for 1 hour",
+            "blocked: 5 errors after 10 minutes of connection",
+            "at most 3 connections in 10 s are taken",
+        ] {
+            assert_eq!(named_wait(text), None, "{text}");
+        }
+        for (text, wait) in [
+            ("max 10 messages in 2 seconds, try again in 5 minutes", 300),
+            ("Too many connections, retry in 90 seconds", 90),
+            ("limit of 10 messages reached; please wait 2 minutes", 120),
+            ("In 5 minutes it will be taken", 300),
+            ("4.7.1 Greylisted for 5 minutes", 300),
+            ("please come back in 120 seconds", 120),
+        ] {
+            let wait = Some(Duration::from_secs(wait));
+            assert_eq!(named_wait(text), wait, "{text}");
         }
     }
 

@@ -1,5 +1,7 @@
 //! From an attempt's outcome to a recipient's new state. Pure.
 
+use std::time::Duration;
+
 use queue_schema::{Hold, HoldKind, Message, Millis, RecipientState, Reply, Status, Suspended};
 
 use super::clean;
@@ -39,10 +41,22 @@ pub fn decide(
         schedule::next(retry, deadline, attempt.at, before.attempts, named, chance)
     };
     let counts = !matches!(attempt.outcome, Outcome::Deferred { counts: false, .. });
+    // Who names the same wait again has not meant it: from then on the backoff is the least, or
+    // "again in a minute" would be obeyed for days.
+    let again = |named: Option<Duration>| {
+        let waited = before.next_due.saturating_sub(before.last_attempt);
+        let named_before =
+            |named| waited == named || (waited > named && is_said_again(before, attempt));
+        let same = named.map(crate::time::millis).is_some_and(named_before);
+        match counts && before.attempts > 0 && same {
+            true => named.max(Some(schedule::delay(retry, before.attempts, chance))),
+            false => named,
+        }
+    };
     let (status, next_due, word) = match &attempt.outcome {
         Outcome::Delivered => (Status::Delivered, 0, "delivered"),
         Outcome::Failed | Outcome::Lost => (Status::Bounced, 0, "bounced"),
-        Outcome::Deferred { retry_after, .. } => match next(*retry_after) {
+        Outcome::Deferred { retry_after, .. } => match next(again(*retry_after)) {
             Next::At(at) => (Status::Waiting, at, "deferred"),
             Next::Expired => (Status::Expired, 0, "expired"),
         },
@@ -63,6 +77,16 @@ pub fn decide(
         },
         word,
     }
+}
+
+/// Whether the reply is the one before, whatever numbers it has now.
+fn is_said_again(before: &RecipientState, attempt: &Attempt) -> bool {
+    let letters = |text: &str| -> String { text.chars().filter(|c| c.is_alphabetic()).collect() };
+    let now = clean(&attempt.reply.text, MAX_TEXT);
+    before
+        .last_reply
+        .as_ref()
+        .is_some_and(|last| last.code == attempt.reply.code && letters(&last.text) == letters(&now))
 }
 
 /// What holds for its destination keeps a recipient from being tried: it is as it was, but for
@@ -215,6 +239,39 @@ mod tests {
         assert_eq!((waited.attempts, waited.next_due), (1, 41_000));
         let waited = decided(deferred(false, None), 1000, &first).state;
         assert_eq!((waited.attempts, waited.next_due), (1, 1000 + 600_000));
+    }
+
+    #[test]
+    fn d13_a_wait_that_is_named_again_and_again_becomes_the_backoff() {
+        let minute = Duration::from_secs(60);
+        let named = |wait| Outcome::Deferred {
+            retry_after: Some(wait),
+            counts: true,
+        };
+        let mut state = RecipientState::new(0);
+        let (mut now, mut waits) = (1000, Vec::new());
+        for _ in 0..4 {
+            state = decided(named(minute), now, &state).state;
+            waits.push((state.next_due - now) / 1000);
+            now = state.next_due;
+        }
+        assert_eq!(waits, [60, 600, 1200, 2400]);
+        // Another wait is another word, and a longer one stands above the backoff.
+        let mut state = decided(named(minute), 1000, &RecipientState::new(0)).state;
+        state = decided(named(2 * minute), state.next_due, &state).state;
+        assert_eq!(state.next_due - state.last_attempt, 120_000);
+        let hour = Duration::from_secs(3600);
+        let first = decided(named(hour), 1000, &RecipientState::new(0)).state;
+        let second = decided(named(hour), first.next_due, &first).state;
+        assert_eq!(second.next_due - second.last_attempt, 3_600_000);
+        // What is no attempt changes nothing.
+        let held = Outcome::Deferred {
+            retry_after: Some(minute),
+            counts: false,
+        };
+        let first = decided(held.clone(), 1000, &RecipientState::new(0)).state;
+        let second = decided(held, first.next_due, &first).state;
+        assert_eq!(second.next_due - second.last_attempt, 60_000);
     }
 
     #[test]

@@ -24,6 +24,9 @@ pub struct Reply {
     pub enhanced: String,
     /// The text of its lines without enhanced codes, joined by a space.
     pub text: String,
+    /// Enhanced codes of earlier lines, where they are not that of the last one. They decide nothing
+    /// by themselves; rules of providers, which know how those write, look at them.
+    pub others: Vec<String>,
 }
 
 impl Reply {
@@ -35,6 +38,7 @@ impl Reply {
             code,
             enhanced: enhanced.to_owned(),
             text: clean,
+            others: Vec::new(),
         }
     }
 }
@@ -83,9 +87,13 @@ impl<'a> RawReply<'a> {
     pub fn to_reply(&self) -> Reply {
         let mut text = String::new();
         let mut enhanced = "";
+        let mut all: Vec<&str> = Vec::new();
         for line in self.lines() {
             let (code, rest) = split_enhanced(line, self.code);
             enhanced = code;
+            if !code.is_empty() && !all.contains(&code) {
+                all.push(code);
+            }
             if !text.is_empty() && !rest.is_empty() && text.len() < MAX_TEXT {
                 text.push(' ');
             }
@@ -95,6 +103,11 @@ impl<'a> RawReply<'a> {
             code: self.code,
             enhanced: enhanced.to_owned(),
             text,
+            others: all
+                .into_iter()
+                .filter(|code| *code != enhanced)
+                .map(str::to_owned)
+                .collect(),
         }
     }
 }
@@ -265,7 +278,11 @@ mod tests {
     #[test]
     fn the_enhanced_code_is_the_last_lines_own() {
         let reply = read(b"550-5.1.1 no such\r\n550 user\r\n");
-        assert_eq!(reply, Ok(Some(Reply::new(550, "", "no such user"))));
+        let expected = Reply {
+            others: vec!["5.1.1".to_owned()],
+            ..Reply::new(550, "", "no such user")
+        };
+        assert_eq!(reply, Ok(Some(expected)));
         for text in [
             "2.0.0 x",
             "5.0 x",
@@ -282,6 +299,36 @@ mod tests {
             read(b"550 5.1.1\r\n"),
             Ok(Some(Reply::new(550, "5.1.1", "")))
         );
+    }
+
+    /// Those of other lines are kept apart, for rules of providers.
+    #[test]
+    fn d10_codes_of_earlier_lines_are_kept_where_they_differ() {
+        for (text, enhanced, others) in [
+            (
+                "550-5.7.28 unusual rate\r\n550 see help\r\n",
+                "",
+                vec!["5.7.28"],
+            ),
+            (
+                "550-5.7.28 a\r\n550-5.7.28 b\r\n550 5.7.1 c\r\n",
+                "5.7.1",
+                vec!["5.7.28"],
+            ),
+            (
+                "550-5.7.1 a\r\n550-5.7.26 b\r\n550 c\r\n",
+                "",
+                vec!["5.7.1", "5.7.26"],
+            ),
+            ("550-5.7.1 a\r\n550 5.7.1 b\r\n", "5.7.1", vec![]),
+            ("550-4.7.1 a\r\n550 5.7.1 b\r\n", "5.7.1", vec![]),
+        ] {
+            let reply = read(text.as_bytes())
+                .expect("a reply")
+                .expect("a whole one");
+            assert_eq!(reply.enhanced, enhanced, "{text}");
+            assert_eq!(reply.others, others, "{text}");
+        }
     }
 
     #[test]
