@@ -21,7 +21,7 @@ pub enum AuthError {
     /// The client guessed too often.
     #[error("the client's address is banned for now")]
     Banned,
-    /// [`MAX_WAITING`] logins wait already, or `MAX_WAITING_OF_ONE` of this client.
+    /// [`super::MAX_WAITING`] logins wait already, or `MAX_WAITING_OF_ONE` of this client.
     #[error("too many logins are waiting")]
     Busy,
 }
